@@ -1,0 +1,1 @@
+//! The node role: keeps the instances of its assignment running.

@@ -1,0 +1,538 @@
+//! The typed client: one method an endpoint, over a Unix socket or TCP.
+//!
+//! Connections are kept and used again. A request whose connection was closed by the other side before a byte of
+//! the answer came is not sent again here: callers are loops, and the next tick is the retry.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use rung_model::{
+    AppName, Assignment, Deployment, DeploymentNumber, Digest, Generation, NodeFacts, NodeId, Observed,
+    ReleaseNumber, Run, RunId,
+};
+
+use crate::error::{Code, ErrorBody};
+use crate::paths;
+use crate::wire::{
+    AppStatus, ConfigRequest, DeployRequest, DestroyRequest, DoctorReport, EventRecord, HealthReport, Launch,
+    LogLine, LogQuery, ProxyDocuments, ProxyPoll, ReleaseListing, RestartRequest, RollbackRequest, RunRequest,
+    ScaleRequest, SecretListing, SecretRequest, Started,
+};
+
+/// Where an API is served: `unix:/path/api.sock` or `http://127.0.0.1:7864`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an address of the API: write it like http://127.0.0.1:7864 or unix:/path/api.sock")]
+pub struct InvalidAddress(String);
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Self::Unix(path.into()));
+        }
+        let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        if authority.contains('/') || !authority.contains(':') {
+            return Err(InvalidAddress(text.to_owned()));
+        }
+        Ok(Self::Tcp(authority.to_owned()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(authority) => write!(f, "http://{authority}"),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server answered, and said no.
+    #[error(transparent)]
+    Api(#[from] ErrorBody),
+    #[error("connecting to the rung server at {address}")]
+    Connect { address: String, source: std::io::Error },
+    #[error("talking to the rung server at {address}")]
+    Broken { address: String, source: hyper::Error },
+    #[error("answer of the rung server to {path} is not what this version understands")]
+    NotUnderstood { path: String, source: serde_json::Error },
+}
+
+impl ClientError {
+    /// The stable code, when the server said one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Api(body) => Some(body.code),
+            _ => None,
+        }
+    }
+}
+
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    address: Address,
+    token: Option<String>,
+    idle: Mutex<Vec<SendRequest<Body>>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("address", &self.inner.address).finish_non_exhaustive()
+    }
+}
+
+/// More than this many connections are never idle at once in a role's normal work.
+const IDLE_MAX: usize = 8;
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+impl Client {
+    pub fn new(address: Address, token: Option<String>) -> Self {
+        Self { inner: Arc::new(Inner { address, token, idle: Mutex::new(Vec::new()) }) }
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.inner.address
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Body>, ClientError> {
+        let fail = |source| ClientError::Connect { address: self.inner.address.to_string(), source };
+        match &self.inner.address {
+            Address::Unix(path) => {
+                let stream = tokio::net::UnixStream::connect(path).await.map_err(fail)?;
+                self.handshake(stream).await
+            }
+            Address::Tcp(authority) => {
+                let stream = tokio::net::TcpStream::connect(authority).await.map_err(fail)?;
+                stream.set_nodelay(true).map_err(fail)?;
+                self.handshake(stream).await
+            }
+        }
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<SendRequest<Body>, ClientError>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
+        tokio::spawn(async move {
+            // Its end is seen by whoever holds the sender.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(sender)
+    }
+
+    fn broken(&self, source: hyper::Error) -> ClientError {
+        ClientError::Broken { address: self.inner.address.to_string(), source }
+    }
+
+    fn idle_connection(&self) -> Option<SendRequest<Body>> {
+        let mut idle = self.inner.idle.lock().expect("no panic while held");
+        while let Some(sender) = idle.pop() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    /// Sends a request and answers with the response's head and streaming body. Statuses of 400 and more are errors.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Body,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut sender = match self.idle_connection() {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "rung")
+            .header("content-type", content_type);
+        if let Some(token) = &self.inner.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(body).expect("paths are made of checked names and encoded queries");
+        let response = sender.send_request(request).await.map_err(|source| self.broken(source))?;
+        let response = self.refuse_errors(path, response).await?;
+        self.keep(sender);
+        Ok(response)
+    }
+
+    fn keep(&self, sender: SendRequest<Body>) {
+        let client = self.clone();
+        tokio::spawn(async move {
+            let mut sender = sender;
+            // Ready again once the response's body was read.
+            if sender.ready().await.is_ok() {
+                let mut idle = client.inner.idle.lock().expect("no panic while held");
+                if idle.len() < IDLE_MAX {
+                    idle.push(sender);
+                }
+            }
+        });
+    }
+
+    async fn refuse_errors(
+        &self,
+        path: &str,
+        response: Response<Incoming>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        if response.status().as_u16() < 400 {
+            return Ok(response);
+        }
+        let status = response.status();
+        let bytes = response.into_body().collect().await.map_err(|source| self.broken(source))?.to_bytes();
+        match serde_json::from_slice::<ErrorBody>(&bytes) {
+            Ok(body) => Err(ClientError::Api(body)),
+            Err(_) => Err(ClientError::Api(ErrorBody::new(
+                Code::Internal,
+                format!("{path} was answered with status {status}"),
+            ))),
+        }
+    }
+
+    /// Sends a value as JSON and reads the answer as JSON.
+    pub async fn call<I: Serialize + Sync, O: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        input: &I,
+    ) -> Result<O, ClientError> {
+        let body = full(serde_json::to_vec(input).expect("wire types serialize"));
+        self.read(path, self.send(method, path, "application/json", body).await?).await
+    }
+
+    pub async fn get<O: DeserializeOwned>(&self, path: &str) -> Result<O, ClientError> {
+        self.read(path, self.send(Method::GET, path, "application/json", full(Bytes::new())).await?).await
+    }
+
+    async fn read<O: DeserializeOwned>(
+        &self,
+        path: &str,
+        response: Response<Incoming>,
+    ) -> Result<O, ClientError> {
+        let bytes = response.into_body().collect().await.map_err(|source| self.broken(source))?.to_bytes();
+        serde_json::from_slice(&bytes)
+            .map_err(|source| ClientError::NotUnderstood { path: path.to_owned(), source })
+    }
+
+    /// Follows a stream of server-sent events; each call of `next` gives one event.
+    pub async fn stream<O: DeserializeOwned>(&self, path: &str) -> Result<EventStream<O>, ClientError> {
+        let response = self.send(Method::GET, path, "application/json", full(Bytes::new())).await?;
+        Ok(EventStream {
+            client: self.clone(),
+            path: path.to_owned(),
+            body: response.into_body(),
+            decoder: crate::sse::Decoder::default(),
+            ready: std::collections::VecDeque::new(),
+            kind: std::marker::PhantomData,
+        })
+    }
+}
+
+/// Events of one stream, in order.
+#[derive(Debug)]
+pub struct EventStream<O> {
+    client: Client,
+    path: String,
+    body: Incoming,
+    decoder: crate::sse::Decoder,
+    ready: std::collections::VecDeque<String>,
+    kind: std::marker::PhantomData<fn() -> O>,
+}
+
+impl<O: DeserializeOwned> EventStream<O> {
+    /// `None` at the stream's end.
+    pub async fn next(&mut self) -> Option<Result<O, ClientError>> {
+        loop {
+            if let Some(text) = self.ready.pop_front() {
+                return Some(serde_json::from_str(&text).map_err(|source| ClientError::NotUnderstood {
+                    path: self.path.clone(),
+                    source,
+                }));
+            }
+            match self.body.frame().await? {
+                Ok(frame) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.ready.extend(self.decoder.push(data));
+                    }
+                }
+                Err(source) => return Some(Err(self.client.broken(source))),
+            }
+        }
+    }
+}
+
+/// Fills `{…}` of a path in order.
+pub fn fill(path: &str, values: &[&dyn fmt::Display]) -> String {
+    let mut out = String::with_capacity(path.len() + 32);
+    let mut values = values.iter();
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('{') {
+        out.push_str(before);
+        let value = values.next().expect("as many values as parameters");
+        out.push_str(&value.to_string());
+        rest = after.split_once('}').expect("braces in paths are closed").1;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Percent-encodes one value of a query.
+pub fn encode_query(value: &str) -> String {
+    use fmt::Write;
+    let mut out = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ => write!(out, "%{byte:02X}").expect("writing to a string succeeds"),
+        }
+    }
+    out
+}
+
+fn with_wait(path: String, wait: Duration) -> String {
+    format!("{path}?wait_ms={}", wait.as_millis())
+}
+
+/// For people and their tools.
+impl Client {
+    pub async fn health(&self) -> Result<HealthReport, ClientError> {
+        self.get(paths::HEALTH).await
+    }
+
+    pub async fn apps(&self) -> Result<Vec<AppStatus>, ClientError> {
+        self.get(paths::APPS).await
+    }
+
+    pub async fn app(&self, app: &AppName) -> Result<AppStatus, ClientError> {
+        self.get(&fill(paths::APP_STATUS, &[app])).await
+    }
+
+    /// Whether the server holds this tree already, so that it need not be sent.
+    pub async fn has_source(&self, digest: &Digest) -> Result<bool, ClientError> {
+        self.get(&fill(paths::SOURCE, &[digest])).await
+    }
+
+    pub async fn put_source(&self, digest: &Digest, archive: Body) -> Result<(), ClientError> {
+        let path = fill(paths::SOURCE, &[digest]);
+        let response = self.send(Method::PUT, &path, "application/x-tar", archive).await?;
+        self.read(&path, response).await
+    }
+
+    pub async fn deploy(&self, app: &AppName, request: &DeployRequest) -> Result<Started, ClientError> {
+        self.call(Method::POST, &fill(paths::DEPLOYMENTS, &[app]), request).await
+    }
+
+    pub async fn deployments(&self, app: &AppName) -> Result<Vec<Deployment>, ClientError> {
+        self.get(&fill(paths::DEPLOYMENTS, &[app])).await
+    }
+
+    /// The deployment once its timeline has more than `seen` entries or it has ended, at the latest after `wait`.
+    pub async fn deployment(
+        &self,
+        app: &AppName,
+        number: DeploymentNumber,
+        seen: usize,
+        wait: Duration,
+    ) -> Result<Deployment, ClientError> {
+        let path = with_wait(fill(paths::DEPLOYMENT, &[app, &number.0]), wait);
+        self.get(&format!("{path}&seen={seen}")).await
+    }
+
+    pub async fn cancel(&self, app: &AppName, number: DeploymentNumber, by: &str) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::DEPLOYMENT_CANCEL, &[app, &number.0]), &by).await
+    }
+
+    pub async fn releases(&self, app: &AppName) -> Result<Vec<ReleaseListing>, ClientError> {
+        self.get(&fill(paths::RELEASES, &[app])).await
+    }
+
+    pub async fn rollback(&self, app: &AppName, request: &RollbackRequest) -> Result<Started, ClientError> {
+        self.call(Method::POST, &fill(paths::ROLLBACK, &[app]), request).await
+    }
+
+    pub async fn restart(&self, app: &AppName, request: &RestartRequest) -> Result<Started, ClientError> {
+        self.call(Method::POST, &fill(paths::RESTART, &[app]), request).await
+    }
+
+    pub async fn scale(&self, app: &AppName, request: &ScaleRequest) -> Result<AppStatus, ClientError> {
+        self.call(Method::POST, &fill(paths::SCALE, &[app]), request).await
+    }
+
+    pub async fn config(
+        &self,
+        app: &AppName,
+    ) -> Result<std::collections::BTreeMap<String, String>, ClientError> {
+        self.get(&fill(paths::CONFIG, &[app])).await
+    }
+
+    pub async fn set_config(&self, app: &AppName, request: &ConfigRequest) -> Result<Started, ClientError> {
+        self.call(Method::PATCH, &fill(paths::CONFIG, &[app]), request).await
+    }
+
+    pub async fn secrets(&self, app: &AppName) -> Result<Vec<SecretListing>, ClientError> {
+        self.get(&fill(paths::SECRETS, &[app])).await
+    }
+
+    pub async fn set_secrets(&self, app: &AppName, request: &SecretRequest) -> Result<Started, ClientError> {
+        self.call(Method::PATCH, &fill(paths::SECRETS, &[app]), request).await
+    }
+
+    pub async fn start_run(&self, app: &AppName, request: &RunRequest) -> Result<Run, ClientError> {
+        self.call(Method::POST, &fill(paths::RUNS, &[app]), request).await
+    }
+
+    /// The run once it has ended, at the latest after `wait`.
+    pub async fn run(&self, app: &AppName, run: &RunId, wait: Duration) -> Result<Run, ClientError> {
+        self.get(&with_wait(fill(paths::RUN, &[app, run]), wait)).await
+    }
+
+    pub async fn cancel_run(&self, app: &AppName, run: &RunId) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::RUN_CANCEL, &[app, run]), &()).await
+    }
+
+    pub async fn destroy(&self, app: &AppName, request: &DestroyRequest) -> Result<(), ClientError> {
+        self.call(Method::DELETE, &fill(paths::APP, &[app]), request).await
+    }
+
+    pub async fn logs(&self, app: &AppName, query: &LogQuery) -> Result<EventStream<LogLine>, ClientError> {
+        self.stream(&format!("{}?{}", fill(paths::LOGS, &[app]), log_query(query))).await
+    }
+
+    pub async fn events(
+        &self,
+        app: Option<&AppName>,
+        follow: bool,
+    ) -> Result<EventStream<EventRecord>, ClientError> {
+        let app = app.map(|app| format!("&app={app}")).unwrap_or_default();
+        self.stream(&format!("{}?follow={follow}{app}", paths::EVENTS)).await
+    }
+
+    pub async fn doctor(&self) -> Result<DoctorReport, ClientError> {
+        self.get(paths::DOCTOR).await
+    }
+}
+
+/// For nodes.
+impl Client {
+    pub async fn register(&self, node: &NodeId, facts: &NodeFacts) -> Result<(), ClientError> {
+        self.call(Method::PUT, &fill(paths::NODE, &[node]), facts).await
+    }
+
+    pub async fn beat(&self, node: &NodeId) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::NODE_BEAT, &[node]), &()).await
+    }
+
+    /// The assignment once it is newer than `after`; `None` when nothing came within `wait`.
+    pub async fn assignment(
+        &self,
+        node: &NodeId,
+        after: Generation,
+        wait: Duration,
+    ) -> Result<Option<Assignment>, ClientError> {
+        let path = with_wait(fill(paths::ASSIGNMENT, &[node]), wait);
+        self.get(&format!("{path}&after={after}")).await
+    }
+
+    pub async fn report(&self, observed: &Observed) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::OBSERVED, &[&observed.node]), observed).await
+    }
+
+    pub async fn launch(&self, app: &AppName, release: ReleaseNumber) -> Result<Launch, ClientError> {
+        self.get(&fill(paths::LAUNCH, &[app, &release.0])).await
+    }
+
+    /// The archive of an artifact or an uploaded source, as a stream.
+    pub async fn artifact(&self, digest: &Digest) -> Result<Incoming, ClientError> {
+        let path = fill(paths::ARTIFACT, &[digest]);
+        Ok(self.send(Method::GET, &path, "application/json", full(Bytes::new())).await?.into_body())
+    }
+
+    pub async fn put_artifact(&self, digest: &Digest, archive: Body) -> Result<(), ClientError> {
+        let path = fill(paths::ARTIFACT, &[digest]);
+        let response = self.send(Method::PUT, &path, "application/x-tar", archive).await?;
+        self.read(&path, response).await
+    }
+}
+
+/// For proxies.
+impl Client {
+    pub async fn poll_routes(
+        &self,
+        proxy: &str,
+        poll: &ProxyPoll,
+        wait: Duration,
+    ) -> Result<ProxyDocuments, ClientError> {
+        self.call(Method::POST, &with_wait(fill(paths::PROXY_POLL, &[&proxy]), wait), poll).await
+    }
+}
+
+/// A log query as the query of a URL.
+pub fn log_query(query: &LogQuery) -> String {
+    let mut parts = Vec::new();
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            parts.push(format!("{name}={}", encode_query(&value)));
+        }
+    };
+    add("app", query.app.as_ref().map(ToString::to_string));
+    add("service", query.service.as_ref().map(ToString::to_string));
+    add("instance", query.instance.as_ref().map(ToString::to_string));
+    add("run", query.run.as_ref().map(ToString::to_string));
+    add("since", query.since.map(|since| since.to_string()));
+    add("tail", query.tail.map(|tail| tail.to_string()));
+    add("follow", query.follow.then(|| "true".to_owned()));
+    parts.join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_people_write_them() {
+        assert_eq!("http://127.0.0.1:7864/".parse(), Ok(Address::Tcp("127.0.0.1:7864".into())));
+        assert_eq!("unix:/run/rung/api.sock".parse(), Ok(Address::Unix("/run/rung/api.sock".into())));
+        assert!("https//nonsense".parse::<Address>().is_err());
+    }
+
+    #[test]
+    fn paths_are_filled_in_order() {
+        assert_eq!(fill(paths::DEPLOYMENT, &[&"shop", &7]), "/v1/apps/shop/deployments/7");
+    }
+}

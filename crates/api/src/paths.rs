@@ -1,0 +1,43 @@
+//! The endpoints, once: the server's router and the client both take them from here.
+//!
+//! `{…}` stand for path parameters, in axum's spelling.
+
+pub const HEALTH: &str = "/v1/health";
+pub const OPENAPI: &str = "/v1/openapi.json";
+
+// For people and their tools.
+pub const APPS: &str = "/v1/apps";
+pub const APP: &str = "/v1/apps/{app}";
+pub const APP_STATUS: &str = "/v1/apps/{app}/status";
+pub const SOURCE: &str = "/v1/sources/{digest}";
+pub const DEPLOYMENTS: &str = "/v1/apps/{app}/deployments";
+pub const DEPLOYMENT: &str = "/v1/apps/{app}/deployments/{deployment}";
+pub const DEPLOYMENT_CANCEL: &str = "/v1/apps/{app}/deployments/{deployment}/cancel";
+pub const RELEASES: &str = "/v1/apps/{app}/releases";
+pub const ROLLBACK: &str = "/v1/apps/{app}/rollback";
+pub const RESTART: &str = "/v1/apps/{app}/restart";
+pub const SCALE: &str = "/v1/apps/{app}/scale";
+pub const CONFIG: &str = "/v1/apps/{app}/config";
+pub const SECRETS: &str = "/v1/apps/{app}/secrets";
+pub const RUNS: &str = "/v1/apps/{app}/runs";
+pub const RUN: &str = "/v1/apps/{app}/runs/{run}";
+pub const RUN_CANCEL: &str = "/v1/apps/{app}/runs/{run}/cancel";
+pub const RUN_ATTACH: &str = "/v1/apps/{app}/runs/{run}/attach";
+pub const LOGS: &str = "/v1/apps/{app}/logs";
+pub const EVENTS: &str = "/v1/events";
+pub const DOCTOR: &str = "/v1/doctor";
+
+// For nodes.
+pub const NODE: &str = "/v1/nodes/{node}";
+pub const NODE_BEAT: &str = "/v1/nodes/{node}/beat";
+pub const ASSIGNMENT: &str = "/v1/nodes/{node}/assignment";
+pub const OBSERVED: &str = "/v1/nodes/{node}/observed";
+pub const LAUNCH: &str = "/v1/apps/{app}/releases/{release}/launch";
+pub const ARTIFACT: &str = "/v1/artifacts/{digest}";
+
+// For proxies.
+pub const PROXY_POLL: &str = "/v1/proxies/{proxy}/poll";
+
+// Served by each agent on its own address; the server passes people's requests on to it.
+pub const AGENT_LOGS: &str = "/v1/agent/logs";
+pub const AGENT_ATTACH: &str = "/v1/agent/runs/{run}/attach";

@@ -1,0 +1,305 @@
+//! Bodies of requests and answers. Documents of the model travel as they are.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rung_model::app::{Destroying, Scale};
+use rung_model::deployment::{Phase, Trouble};
+use rung_model::generation::Generation;
+use rung_model::ids::{
+    AppName, DeploymentNumber, Digest, InstanceId, NodeId, ReleaseNumber, RunId, SecretName, ServiceName,
+};
+use rung_model::node::IsolationFact;
+use rung_model::observed::InstanceState;
+use rung_model::routes::RouteDocument;
+use rung_model::run::Terminal;
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/health`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HealthReport {
+    pub version: String,
+    pub node: NodeId,
+    /// Where requests for apps are served, `127.0.0.1:8080`.
+    pub http: String,
+    pub data: String,
+}
+
+/// `POST /v1/apps/{app}/deployments`. The source was uploaded with `PUT /v1/sources/{digest}` before.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeployRequest {
+    /// The name under which the texts are shown in errors: `rung.toml` or `Procfile`.
+    pub file_name: String,
+    pub file: String,
+    pub source: Digest,
+    #[serde(default)]
+    pub note: Option<String>,
+    pub by: String,
+}
+
+/// The answer to everything that starts a deployment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "result")]
+pub enum Started {
+    Deployment {
+        number: DeploymentNumber,
+        /// Known at once when nothing is built.
+        release: Option<ReleaseNumber>,
+        /// What the person should know: `the build of v6 is used again`.
+        #[serde(default)]
+        remarks: Vec<String>,
+    },
+    /// What was asked for is what is there.
+    Unchanged { release: ReleaseNumber },
+    /// Kept for the next deployment: nothing is deployed yet.
+    Kept,
+}
+
+/// `POST …/rollback`; without a release: the one before the current.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RollbackRequest {
+    pub to: Option<ReleaseNumber>,
+    pub by: String,
+}
+
+/// `POST …/restart`; without services: all.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RestartRequest {
+    pub by: String,
+}
+
+/// `POST …/scale`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ScaleRequest {
+    pub services: BTreeMap<ServiceName, u32>,
+    pub by: String,
+}
+
+/// `PATCH …/config`; `None` unsets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConfigRequest {
+    pub changes: BTreeMap<String, Option<String>>,
+    pub by: String,
+}
+
+/// `PATCH …/secrets`; `None` unsets. Values are text or base64 of bytes; never answered back.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SecretRequest {
+    pub changes: BTreeMap<SecretName, Option<String>>,
+    pub by: String,
+}
+
+impl std::fmt::Debug for SecretRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretRequest").field("names", &self.changes.keys()).field("by", &self.by).finish()
+    }
+}
+
+/// `GET …/secrets`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SecretListing {
+    pub name: SecretName,
+    pub version: u64,
+    /// Named in the app file's `[secrets] required`.
+    pub required: bool,
+}
+
+/// `POST …/runs`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRequest {
+    pub command: String,
+    pub terminal: Option<Terminal>,
+    pub by: String,
+}
+
+/// `DELETE /v1/apps/{app}`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DestroyRequest {
+    pub volumes: Destroying,
+    pub by: String,
+}
+
+/// `GET /v1/apps/{app}/status` and, as a list, `GET /v1/apps`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AppStatus {
+    pub app: AppName,
+    pub current: Option<ReleaseNumber>,
+    pub urls: Vec<String>,
+    pub services: Vec<ServiceStatus>,
+    pub deployment: Option<DeploymentSummary>,
+    pub destroying: bool,
+    /// What keeps the app from what is desired, in words; empty when all is well.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: ServiceName,
+    pub desired: u32,
+    pub healthy: u32,
+    pub exclusive: bool,
+    pub port: bool,
+    pub scale: Option<Scale>,
+    pub instances: Vec<InstanceStatus>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    pub id: InstanceId,
+    pub node: NodeId,
+    pub service: ServiceName,
+    pub release: ReleaseNumber,
+    pub state: InstanceState,
+    /// Gets requests now.
+    pub routed: bool,
+    pub endpoint: Option<std::net::SocketAddr>,
+    pub pid: Option<u32>,
+    pub restarts: u32,
+    pub since: Timestamp,
+    pub reason: Option<String>,
+    pub log_tail: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeploymentSummary {
+    pub number: DeploymentNumber,
+    pub release: Option<ReleaseNumber>,
+    pub phase: Phase,
+    pub by: String,
+    pub at: Timestamp,
+    pub trouble: Option<Trouble>,
+}
+
+/// `GET …/releases`, newest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReleaseListing {
+    pub number: ReleaseNumber,
+    pub current: bool,
+    pub at: Timestamp,
+    pub by: String,
+    pub reason: String,
+    pub note: Option<String>,
+    pub artifact: Digest,
+    /// Whether its artifact is still kept, so that it can be rolled back to.
+    pub available: bool,
+}
+
+/// `GET …/launch`: what an agent needs to start instances of a release. Answered to nodes only.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Launch {
+    pub release: rung_model::Release,
+    /// Config and secrets, opened.
+    pub env: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launch").field("release", &self.release.number).field("env", &self.env.keys()).finish()
+    }
+}
+
+/// `POST /v1/proxies/{proxy}/poll?wait_ms=…`: waits until something is newer than `after`.
+///
+/// `after` is an acknowledgement: all of the proxy's threads pick from documents of that generation or newer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProxyPoll {
+    pub after: Generation,
+    /// Requests in flight for each instance that the held documents name as draining.
+    #[serde(default)]
+    pub draining: BTreeMap<InstanceId, u64>,
+    /// The proxy holds nothing (or doubts what it holds) and asks for every document.
+    #[serde(default)]
+    pub whole: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProxyDocuments {
+    /// What to send as `after` once these are applied.
+    pub generation: Generation,
+    /// `documents` is all there is; apps that are not in it are gone.
+    pub whole: bool,
+    pub documents: Vec<RouteDocument>,
+    /// Apps that have no routes any more.
+    pub removed: Vec<AppName>,
+}
+
+/// `GET …/logs`, and `GET /v1/agent/logs` with `app` as a parameter.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LogQuery {
+    #[serde(default)]
+    pub app: Option<AppName>,
+    #[serde(default)]
+    pub service: Option<ServiceName>,
+    #[serde(default)]
+    pub instance: Option<InstanceId>,
+    #[serde(default)]
+    pub run: Option<RunId>,
+    /// Only lines from then on.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// Only the newest so many lines of what is there.
+    #[serde(default)]
+    pub tail: Option<usize>,
+    /// Go on with what comes.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// One record of a log, as a server-sent event's data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub at: Timestamp,
+    /// An instance's or a run's id.
+    pub source: String,
+    pub service: Option<ServiceName>,
+    pub stream: Stream,
+    /// The line without its end; bytes that are not UTF-8 and control characters are escaped as `\xNN`.
+    pub text: String,
+    /// The line was longer than a record; the next record goes on with it.
+    #[serde(default)]
+    pub partial: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    Stdout,
+    Stderr,
+    /// Rung's own words: `started`, `120 lines were dropped`.
+    Rung,
+}
+
+/// What happened, for `rung events`; kept bounded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    pub sequence: u64,
+    pub at: Timestamp,
+    pub app: Option<AppName>,
+    /// Stable: `deployment_started`, `instance_exited`, `ingress_restarted`…
+    pub kind: String,
+    pub message: String,
+}
+
+/// `GET /v1/doctor`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DoctorReport {
+    pub version: String,
+    pub checks: Vec<DoctorCheck>,
+    pub isolation: BTreeMap<NodeId, Vec<IsolationFact>>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DoctorCheck {
+    pub name: String,
+    pub state: DoctorState,
+    pub detail: String,
+    pub hint: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DoctorState {
+    Fine,
+    Warning,
+    Broken,
+}

@@ -1,0 +1,1 @@
+//! Artifacts: directory trees packed, unpacked and addressed by digest.

@@ -1,0 +1,1 @@
+//! The server role: HTTP API, leader loop, artifacts, secrets.

@@ -1,0 +1,131 @@
+//! The app file: what a team says of its app, validated.
+//!
+//! [`AppFile`] is the meaning of a `rung.toml` (or a `Procfile`) with every default filled in. [`parse`] reads the
+//! text and reports all errors at once, each with its place and a suggestion.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::duration;
+use crate::ids::{AppName, SecretName, ServiceName, VolumeName};
+
+/// An app file with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppFile {
+    pub app: AppName,
+    /// Host names beside `<app>.localhost`.
+    #[serde(default)]
+    pub domains: Vec<String>,
+    #[serde(default)]
+    pub build: Build,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Secrets without which nothing is deployed.
+    #[serde(default)]
+    pub required_secrets: Vec<SecretName>,
+    #[serde(default)]
+    pub volumes: BTreeMap<VolumeName, Volume>,
+    pub deploy: DeployPolicy,
+    pub services: BTreeMap<ServiceName, Service>,
+    /// Empty: everything goes to the only service with a port, or to `web`.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    pub command: Option<String>,
+    pub test: Option<String>,
+    #[serde(rename = "timeout_ms", with = "duration::ms")]
+    pub timeout: Duration,
+}
+
+impl Build {
+    pub fn is_empty(&self) -> bool {
+        self.command.is_none() && self.test.is_none()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Documented size in bytes; `None` when the file does not say.
+    pub size_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployPolicy {
+    /// Runs once with the new artifact before any new instance starts.
+    pub release: Option<String>,
+    #[serde(rename = "release_timeout_ms", with = "duration::ms")]
+    pub release_timeout: Duration,
+    /// From the end of the build: a deployment that has not succeeded by then is reverted.
+    #[serde(rename = "deadline_ms", with = "duration::ms")]
+    pub deadline: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Goes through `/bin/sh -c`, in the artifact's root.
+    pub command: String,
+    /// Whether it gets `PORT` and listens on it.
+    pub port: bool,
+    pub instances: u32,
+    /// One process owns its state: never two at a time.
+    #[serde(default)]
+    pub exclusive: bool,
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a core.
+    pub cpu_millis: Option<u32>,
+    pub health: Health,
+    /// How long requests in flight may take after the un-routing, before SIGTERM.
+    #[serde(rename = "drain_ms", with = "duration::ms")]
+    pub drain: Duration,
+    /// From SIGTERM to SIGKILL.
+    #[serde(rename = "stop_grace_ms", with = "duration::ms")]
+    pub stop_grace: Duration,
+    /// Until the first byte of an answer.
+    #[serde(rename = "response_timeout_ms", with = "duration::ms")]
+    pub response_timeout: Duration,
+    /// How requests are held while an exclusive service changes hands.
+    pub hold: crate::routes::Hold,
+    /// Where in the instance each volume is seen.
+    #[serde(default)]
+    pub mounts: BTreeMap<VolumeName, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    pub check: Check,
+    /// From the start: failures do not count until then, or until the first success.
+    #[serde(rename = "grace_ms", with = "duration::ms")]
+    pub grace: Duration,
+    #[serde(rename = "interval_ms", with = "duration::ms")]
+    pub interval: Duration,
+    #[serde(rename = "timeout_ms", with = "duration::ms")]
+    pub timeout: Duration,
+    /// So many failures in a row make it unhealthy (un-routed).
+    pub unhealthy_after: u32,
+    /// So many failures in a row make it restart.
+    pub restart_after: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "check")]
+pub enum Check {
+    /// Answers GET with a status from 200 to 399.
+    Http { path: String },
+    /// Accepts connections on its port. The default of a service with a port.
+    Tcp,
+    /// Exits with 0, in the instance's environment.
+    Command { command: String },
+    /// Has stayed up for half a second. The default of a service without a port.
+    Up,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub path: String,
+    pub service: ServiceName,
+}

@@ -1,0 +1,65 @@
+//! Assignments: the whole of what one node shall run.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::generation::Generation;
+use crate::ids::{AppName, DeploymentNumber, InstanceId, NodeId, ReleaseNumber, RunId, ServiceName};
+use crate::run::Run;
+
+/// At `assign/<node>`. References only: the agent fetches releases and artifacts that it does not hold.
+///
+/// The generation is not stored inside the value: it is the store's epoch and the revision of the write, filled in
+/// when the document is read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub node: NodeId,
+    #[serde(default)]
+    pub generation: Generation,
+    /// How many instance ids were ever made for this node; the next one is this plus one.
+    #[serde(default)]
+    pub minted: u64,
+    #[serde(default)]
+    pub instances: BTreeMap<InstanceId, AssignedInstance>,
+    /// Runs that shall be executed here, whole. An ended run stays until the leader has recorded its outcome.
+    #[serde(default)]
+    pub runs: BTreeMap<RunId, Run>,
+    /// Apps whose volumes, logs and caches shall be removed from this node.
+    #[serde(default)]
+    pub purge: Vec<AppName>,
+}
+
+impl Assignment {
+    pub fn empty(node: NodeId) -> Self {
+        Self {
+            node,
+            generation: Generation::ZERO,
+            minted: 0,
+            instances: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            purge: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedInstance {
+    pub app: AppName,
+    pub service: ServiceName,
+    pub release: ReleaseNumber,
+    /// The cohort: the deployment that asked for it.
+    pub deployment: DeploymentNumber,
+    pub intent: Intent,
+}
+
+/// What shall be done with an instance. An instance that is missing from the assignment shall not exist: the agent
+/// stops it (SIGTERM, grace, SIGKILL) and forgets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// Keep it running: start it, restart it with backoff when it exits or stays unhealthy.
+    Run,
+    /// End it and report `Stopped`; it was un-routed and is drained.
+    Stop,
+}

@@ -1,0 +1,224 @@
+//! Identities: newtypes, so that a service's name is never taken for an app's.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A text that is not a name or number of the kind that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {what}: {why}")]
+pub struct InvalidId {
+    pub what: &'static str,
+    pub text: String,
+    pub why: &'static str,
+}
+
+/// Names become part of host names (`<app>.localhost`, a DNS label), paths and store keys.
+/// 40 leaves room for `<app>-<service>-<n>` below the 63 characters of a label's limit in the common case.
+const SLUG_MAX: usize = 40;
+
+fn check_slug(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > SLUG_MAX {
+        return Err("it is longer than 40 characters");
+    }
+    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        return Err("names use a to z, 0 to 9 and -");
+    }
+    if !text.as_bytes()[0].is_ascii_lowercase() {
+        return Err("names start with a letter");
+    }
+    if text.ends_with('-') {
+        return Err("names do not end with -");
+    }
+    Ok(())
+}
+
+fn check_env_name(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > 128 {
+        return Err("it is longer than 128 characters");
+    }
+    if text.as_bytes()[0].is_ascii_digit() {
+        return Err("it starts with a digit");
+    }
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return Err("names of environment variables use letters, digits and _");
+    }
+    Ok(())
+}
+
+/// Instance and run ids are minted by Rung; the check keeps what comes from outside from becoming a path.
+fn check_minted(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > 128 {
+        return Err("it is empty or longer than 128 characters");
+    }
+    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        return Err("ids use a to z, 0 to 9 and -");
+    }
+    Ok(())
+}
+
+fn check_digest(text: &str) -> Result<(), &'static str> {
+    let Some(hex) = text.strip_prefix("sha256:") else { return Err("a digest starts with sha256:") };
+    if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return Err("64 lower-case hexadecimal digits follow sha256:");
+    }
+    Ok(())
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            pub fn new(text: impl Into<String>) -> Result<Self, InvalidId> {
+                let text = text.into();
+                match $check(&text) {
+                    Ok(()) => Ok(Self(text)),
+                    Err(why) => Err(InvalidId { what: $what, text, why }),
+                }
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// A team's application.
+    AppName, "an app's name", check_slug);
+text_id!(
+    /// A named long-running part of an app.
+    ServiceName, "a service's name", check_slug);
+text_id!(
+    /// A named directory that outlives instances and releases.
+    VolumeName, "a volume's name", check_slug);
+text_id!(
+    /// A machine that runs instances.
+    NodeId, "a node's name", check_slug);
+text_id!(
+    /// The name of a secret, which is also the environment variable that carries it.
+    SecretName, "a secret's name", check_env_name);
+text_id!(
+    /// One running copy of a service: `<app>-<service>-<node's letter><count>`, never used twice on a node.
+    InstanceId, "an instance's id", check_minted);
+text_id!(
+    /// One execution of a build, a release command, a one-off command or a job.
+    RunId, "a run's id", check_minted);
+text_id!(
+    /// `sha256:` and 64 hexadecimal digits; addresses an artifact or an uploaded source.
+    Digest, "a digest", check_digest);
+
+macro_rules! number_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let digits = text.strip_prefix($prefix).unwrap_or(text);
+                match digits.parse() {
+                    Ok(n) if n > 0 => Ok(Self(n)),
+                    _ => Err(InvalidId { what: $what, text: text.to_owned(), why: concat!("write it like ", $prefix, "7") }),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&format!(concat!($prefix, "{}"), self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+    };
+}
+
+number_id!(
+    /// Releases of an app are counted from `v1`.
+    ReleaseNumber, "v", "a release");
+number_id!(
+    /// Deployments of an app are counted from `d1`. The number also names the cohort of instances that a
+    /// deployment started, so a restart of `v7` can tell its new instances from the old ones of `v7`.
+    DeploymentNumber, "d", "a deployment");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_break_a_host_name_or_a_path_are_refused() {
+        for bad in ["", "-a", "a-", "A", "ä", "a/b", "..", "a.b", "1a", &"a".repeat(41)] {
+            assert!(AppName::new(bad).is_err(), "{bad:?} was taken for an app's name");
+        }
+        for good in ["a", "shop", "shop-2", &"a".repeat(40)] {
+            assert!(AppName::new(good).is_ok(), "{good:?} was refused");
+        }
+    }
+
+    #[test]
+    fn a_release_is_written_with_or_without_its_v() {
+        assert_eq!("v7".parse(), Ok(ReleaseNumber(7)));
+        assert_eq!("7".parse(), Ok(ReleaseNumber(7)));
+        assert!("v0".parse::<ReleaseNumber>().is_err());
+        assert!("seven".parse::<ReleaseNumber>().is_err());
+        assert_eq!(ReleaseNumber(7).to_string(), "v7");
+    }
+}

@@ -1,0 +1,35 @@
+//! The words of Rung as types.
+//!
+//! Everything that crosses a door between rooms is defined here: identities, generations, the app file, desired
+//! state, assignments, what nodes observe, and the route documents that the ingress follows. The types are plain
+//! data with serde; parsing and validation live beside them in [`appfile`].
+//!
+//! What this crate does not do: no I/O, no clock, no randomness, no async. `clippy.toml` holds it to that.
+
+pub mod app;
+pub mod appfile;
+pub mod assignment;
+pub mod deployment;
+pub mod duration;
+pub mod generation;
+pub mod ids;
+pub mod node;
+pub mod observed;
+pub mod release;
+pub mod routes;
+pub mod run;
+
+pub use app::{App, Scale};
+pub use appfile::AppFile;
+pub use assignment::{AssignedInstance, Assignment, Intent};
+pub use deployment::{Deployment, DeploymentKind, Outcome, Phase, TimelineEntry};
+pub use generation::Generation;
+pub use ids::{
+    AppName, DeploymentNumber, Digest, InstanceId, InvalidId, NodeId, ReleaseNumber, RunId, SecretName,
+    ServiceName, VolumeName,
+};
+pub use node::{Node, NodeFacts};
+pub use observed::{InstanceState, Observed, ObservedInstance, ObservedRun};
+pub use release::{Draft, Release};
+pub use routes::{Backend, Endpoint, Hold, RouteDocument, RouteRule};
+pub use run::{Run, RunKind, RunOutcome, RunState};

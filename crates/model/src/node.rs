@@ -1,0 +1,75 @@
+//! Nodes: machines that run instances.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeId;
+
+/// A node as the cluster knows it, at `nodes/<node>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    pub id: NodeId,
+    /// Counted from 1 in the order of joining; its letters (`a`, `b`, …, `aa`) are part of instance ids.
+    pub number: u32,
+    pub facts: NodeFacts,
+}
+
+impl Node {
+    /// 1 is `a`, 26 is `z`, 27 is `aa`.
+    pub fn letters(&self) -> String {
+        let mut n = self.number.max(1);
+        let mut letters = Vec::new();
+        while n > 0 {
+            n -= 1;
+            letters.push(b'a' + (n % 26) as u8);
+            n /= 26;
+        }
+        letters.reverse();
+        letters.into_iter().map(char::from).collect()
+    }
+}
+
+/// What an agent says of its machine when it registers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// Where the agent's own API (logs, terminals) is reached: `unix:/path/agent.sock`.
+    pub agent: String,
+    pub version: String,
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+    /// What isolation the machine allows, each with what is missing otherwise.
+    #[serde(default)]
+    pub isolation: Vec<IsolationFact>,
+}
+
+/// One line of `rung doctor` about a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsolationFact {
+    /// `pid namespace`, `memory limit`, `own user`…
+    pub name: String,
+    pub available: bool,
+    /// What is not guaranteed without it, and the way out; empty when available.
+    pub consequence: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_count_like_columns_of_a_spreadsheet() {
+        let letters = |number| {
+            let facts = NodeFacts {
+                agent: String::new(),
+                version: String::new(),
+                cpu_millis: 0,
+                memory_bytes: 0,
+                isolation: Vec::new(),
+            };
+            Node { id: NodeId::new("n").unwrap(), number, facts }.letters()
+        };
+        assert_eq!(letters(1), "a");
+        assert_eq!(letters(26), "z");
+        assert_eq!(letters(27), "aa");
+        assert_eq!(letters(703), "aaa");
+    }
+}

@@ -1,0 +1,69 @@
+//! Route documents: what the ingress needs to know of one app.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::duration;
+use crate::generation::Generation;
+use crate::ids::{AppName, InstanceId, ReleaseNumber, ServiceName};
+
+/// At `routes/<app>`: whole, with a generation; a proxy refuses an older one.
+///
+/// As with assignments, the generation is the store's epoch and the revision of the write.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteDocument {
+    pub app: AppName,
+    #[serde(default)]
+    pub generation: Generation,
+    /// Lower-case host names without port, `*.example.com` for any one label in front.
+    pub hosts: Vec<String>,
+    /// The most specific path wins: exact before prefix, long before short.
+    pub rules: Vec<RouteRule>,
+    pub backends: BTreeMap<ServiceName, Backend>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRule {
+    /// `/assets/*` is a prefix, `/health` is exact, `/*` is everything.
+    pub path: String,
+    pub service: ServiceName,
+}
+
+/// A service as the ingress sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    /// New requests go to these only.
+    pub endpoints: Vec<Endpoint>,
+    /// Un-routed but not yet stopped: the proxy reports how many requests each still has in flight.
+    #[serde(default)]
+    pub draining: Vec<Endpoint>,
+    /// While there is no endpoint: hold requests instead of failing them.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+    /// How long an instance may take until the first byte of its answer.
+    #[serde(rename = "response_timeout_ms", with = "duration::ms")]
+    pub response_timeout: Duration,
+    /// Why there is no endpoint, for the error page; empty when there is one.
+    #[serde(default)]
+    pub explanation: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub instance: InstanceId,
+    pub address: SocketAddr,
+    pub release: ReleaseNumber,
+    /// Share of new requests relative to the other endpoints' weights.
+    pub weight: u32,
+}
+
+/// Bounds of holding requests while an exclusive service changes hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub max_requests: u32,
+    #[serde(rename = "max_time_ms", with = "duration::ms")]
+    pub max_time: Duration,
+}

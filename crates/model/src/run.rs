@@ -1,0 +1,80 @@
+//! Runs: executions that end. A build and a release command are runs too.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::duration;
+use crate::ids::{AppName, Digest, NodeId, ReleaseNumber, RunId};
+
+/// A run, at `runs/<app>/<id>`; written before it is launched, so that it is never launched unrecorded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub id: RunId,
+    pub app: AppName,
+    pub kind: RunKind,
+    pub by: String,
+    pub at: Timestamp,
+    /// Where it runs; `None` until it is placed.
+    pub node: Option<NodeId>,
+    /// It is ended, and has failed, when it takes longer.
+    #[serde(rename = "timeout_ms", with = "duration::ms")]
+    pub timeout: Duration,
+    /// Somebody asked to stop it.
+    #[serde(default)]
+    pub cancelled: bool,
+    pub state: RunState,
+}
+
+/// What a run executes. Commands go through `/bin/sh -c`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum RunKind {
+    /// Unpack `source` into a clean directory, run `command`, keep the tree as an artifact, run `test`.
+    /// Sees the app file's `[env]`, no config and no secrets.
+    Build { source: Digest, command: Option<String>, test: Option<String>, env: BTreeMap<String, String> },
+    /// The release command, with the environment of the release that is about to start.
+    Release { release: ReleaseNumber, command: String },
+    /// `rung run`: a command in a new instance of the given release.
+    OneOff { release: ReleaseNumber, command: String, terminal: Option<Terminal> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum RunState {
+    Pending,
+    Running { since: Timestamp },
+    Ended { at: Timestamp, outcome: RunOutcome },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum RunOutcome {
+    Succeeded {
+        /// What a build made.
+        artifact: Option<Digest>,
+    },
+    Failed {
+        /// In words: `exited with code 3`, `test exited with code 1`, `killed by signal 9`, `took longer than 10 minutes`.
+        reason: String,
+        /// `None` when it did not get so far as to exit by itself.
+        exit_code: Option<i32>,
+        #[serde(default)]
+        log_tail: Vec<String>,
+    },
+    Cancelled,
+}
+
+impl Run {
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, RunState::Ended { .. })
+    }
+}

@@ -1,0 +1,1 @@
+//! The real planner and loops over a simulated clock, network, store and drivers.

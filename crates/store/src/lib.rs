@@ -1,0 +1,150 @@
+//! A revisioned key-value store with compare-and-swap transactions, watches that resume, and leases.
+//!
+//! One trait, several backends, one conformance suite ([`conformance`]) that runs over all of them. Every committed
+//! transaction gets the next revision; a watch delivers exactly one batch per revision, with no gap and no duplicate.
+//!
+//! What this crate deliberately does not do: it knows nothing of apps or nodes, it never retries a transaction whose
+//! outcome is unknown (only the caller knows what that would mean), and it keeps no history beyond a bounded log for
+//! watches that resume.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+pub mod conformance;
+pub mod memory;
+pub mod sqlite;
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
+
+/// Counts committed transactions, from 1. 0 is before the first.
+pub type Revision = u64;
+
+/// Limits of a transaction that hold in every backend (they are etcd's).
+pub const TXN_MAX_OPS: usize = 128;
+pub const TXN_MAX_BYTES: usize = 1024 * 1024;
+
+/// A key with its value and the revisions that guards compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub key: String,
+    pub value: Vec<u8>,
+    /// The revision that created the key (after its last deletion).
+    pub created: Revision,
+    /// The revision that wrote this value.
+    pub modified: Revision,
+}
+
+/// What was read, and the revision at which it was true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read<T> {
+    pub revision: Revision,
+    pub value: T,
+}
+
+/// All guards must hold for a transaction to commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guard {
+    Absent { key: String },
+    /// The key exists and was last written at this revision.
+    Modified { key: String, revision: Revision },
+    /// The key exists and was created at this revision: the fencing token of the `leader` key.
+    Created { key: String, revision: Revision },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    Put { key: String, value: Vec<u8>, lease: Option<LeaseId> },
+    Delete { key: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Txn {
+    Committed(Revision),
+    /// A guard did not hold; nothing was changed.
+    Conflict,
+    /// It may have been applied, or may still be. The caller reads again before it does anything that depends on it.
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Put(Entry),
+    Deleted { key: String },
+}
+
+/// What one committed transaction changed below the watched prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    pub revision: Revision,
+    pub events: Vec<Event>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub u64);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("transaction has {ops} operations and {bytes} bytes; at most {TXN_MAX_OPS} and {TXN_MAX_BYTES} are allowed")]
+    TooLarge { ops: usize, bytes: usize },
+    #[error("lease {0:?} does not exist or has expired")]
+    NoLease(LeaseId),
+    /// The disk is full, the file is damaged, the server can't be reached. Nothing was applied.
+    #[error("store is unavailable: {0}")]
+    Unavailable(String),
+    #[error("store at {path} is damaged: {detail}; restore a backup with `rung restore`, nothing was changed")]
+    Damaged { path: String, detail: String },
+    #[error("store at {path} has format {found}, this version of rung knows up to {known}; use the newer rung that wrote it")]
+    Newer { path: String, found: u32, known: u32 },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The log no longer reaches back to where the watch wanted to resume: list again, then watch from there.
+    #[error("history before revision {0} is compacted")]
+    Compacted(Revision),
+    #[error("store is closed")]
+    Closed,
+}
+
+pub type Fut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub entries: Vec<Entry>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// The next batch of a watch. Dropping it ends the watch.
+pub trait Watch: Send {
+    fn next(&mut self) -> Fut<'_, Result<Batch, WatchError>>;
+}
+
+/// Reads are linearizable. See the crate's documentation for the rest of the contract.
+pub trait Store: Send + Sync {
+    /// The epoch of this history: higher than that of any history that was restored or left behind.
+    fn epoch(&self) -> u64;
+
+    fn get<'a>(&'a self, key: &'a str) -> Fut<'a, Result<Read<Option<Entry>>, StoreError>>;
+
+    /// Entries below `prefix` in the order of their keys, `limit` at a time, starting after `from`'s page end.
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        from: Option<&'a str>,
+        limit: usize,
+    ) -> Fut<'a, Result<Read<Page>, StoreError>>;
+
+    fn txn(&self, guards: Vec<Guard>, ops: Vec<Op>) -> Fut<'_, Result<Txn, StoreError>>;
+
+    /// Batches of all transactions after `after` that touched `prefix`.
+    fn watch(&self, prefix: &str, after: Revision) -> Fut<'_, Result<Box<dyn Watch>, WatchError>>;
+
+    fn lease_grant(&self, ttl: Duration) -> Fut<'_, Result<LeaseId, StoreError>>;
+    fn lease_keepalive(&self, lease: LeaseId) -> Fut<'_, Result<(), StoreError>>;
+    /// Deletes the lease and every key that hangs on it.
+    fn lease_revoke(&self, lease: LeaseId) -> Fut<'_, Result<(), StoreError>>;
+}

@@ -1,0 +1,1 @@
+//! User stories against the real binary and real components.
