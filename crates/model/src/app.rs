@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AppName, DeploymentNumber, ReleaseNumber, SecretName, ServiceName};
+use crate::ids::{AppName, DeploymentNumber, Digest, ReleaseNumber, SecretName, ServiceName};
 
 /// The desired state of one app, at `apps/<app>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,12 +27,27 @@ pub struct App {
     /// The newest version of each secret. The sealed values are at `secrets/<app>/<name>`.
     #[serde(default)]
     pub secrets: BTreeMap<SecretName, u64>,
+    /// Releases whose deployment succeeded, oldest first, bounded: what can be rolled back to.
+    #[serde(default)]
+    pub succeeded: Vec<ReleaseNumber>,
+    /// The release command that last ran to success, with its artifact: it is not run twice for the same.
+    #[serde(default)]
+    pub migrated: Option<Migrated>,
     /// Set by `rung destroy`: everything of the app is stopped, then the app is forgotten.
     #[serde(default)]
     pub destroying: Option<Destroying>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migrated {
+    pub artifact: Digest,
+    pub command: String,
+}
+
 impl App {
+    /// How many successful releases are remembered; `rollback` reaches as far as their artifacts are kept.
+    pub const SUCCEEDED_MAX: usize = 100;
+
     pub fn new(name: AppName) -> Self {
         Self {
             name,
@@ -43,6 +58,8 @@ impl App {
             scale: BTreeMap::new(),
             config: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            succeeded: Vec::new(),
+            migrated: None,
             destroying: None,
         }
     }
@@ -62,4 +79,15 @@ pub struct Scale {
 pub enum Destroying {
     KeepVolumes,
     WithVolumes,
+}
+
+impl App {
+    /// How many instances of a service a release with this app file shall have: what a person said last, unless the
+    /// file's own number changed since.
+    pub fn count(&self, service: &ServiceName, from_file: u32) -> u32 {
+        match self.scale.get(service) {
+            Some(scale) if scale.from_file == from_file => scale.count,
+            _ => from_file,
+        }
+    }
 }

@@ -13,6 +13,7 @@ pub mod deployment;
 pub mod duration;
 pub mod generation;
 pub mod ids;
+pub mod keys;
 pub mod node;
 pub mod observed;
 pub mod release;

@@ -1,0 +1,58 @@
+//! The keys of the store, once. Numbers are padded so that keys sort as numbers do.
+
+use crate::ids::{AppName, DeploymentNumber, NodeId, ReleaseNumber, RunId, SecretName};
+
+pub const APPS: &str = "apps/";
+pub const RELEASES: &str = "releases/";
+pub const DEPLOYMENTS: &str = "deployments/";
+pub const RUNS: &str = "runs/";
+pub const NODES: &str = "nodes/";
+pub const ASSIGN: &str = "assign/";
+pub const OBSERVED: &str = "observed/";
+pub const ROUTES: &str = "routes/";
+pub const SECRETS: &str = "secrets/";
+pub const BUILDS: &str = "builds/";
+/// Leased by the leader; the revision that created it is the fencing token of every write of the leader.
+pub const LEADER: &str = "leader";
+
+pub fn app(app: &AppName) -> String {
+    format!("{APPS}{app}")
+}
+
+pub fn release(app: &AppName, number: ReleaseNumber) -> String {
+    format!("{RELEASES}{app}/{:010}", number.0)
+}
+
+pub fn deployment(app: &AppName, number: DeploymentNumber) -> String {
+    format!("{DEPLOYMENTS}{app}/{:010}", number.0)
+}
+
+pub fn run(app: &AppName, run: &RunId) -> String {
+    format!("{RUNS}{app}/{run}")
+}
+
+pub fn node(node: &NodeId) -> String {
+    format!("{NODES}{node}")
+}
+
+pub fn assign(node: &NodeId) -> String {
+    format!("{ASSIGN}{node}")
+}
+
+pub fn observed(node: &NodeId) -> String {
+    format!("{OBSERVED}{node}")
+}
+
+pub fn routes(app: &AppName) -> String {
+    format!("{ROUTES}{app}")
+}
+
+/// A sealed value of a secret.
+pub fn secret(app: &AppName, name: &SecretName, version: u64) -> String {
+    format!("{SECRETS}{app}/{name}/{version:010}")
+}
+
+/// The artifact that a build made; the key covers source and build section.
+pub fn build(app: &AppName, key: &str) -> String {
+    format!("{BUILDS}{app}/{key}")
+}
