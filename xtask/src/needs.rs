@@ -1,0 +1,132 @@
+//! What the tests need beside Rust, a C compiler and Python, and how a Debian machine gets it.
+
+use std::io::{IsTerminal, Write};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::process;
+
+/// What a build or an instance has for a `PATH`; what the tests' applications need must be found there.
+const PLATFORM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The version that the tests are known to work with; a newer one may need a newer Rust.
+const NEXTEST_VERSION: &str = "0.9.143";
+
+struct Need {
+    /// Succeeds when it is there.
+    probe: &'static [&'static str],
+    package: &'static str,
+    what_for: &'static str,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        probe: &["python3", "--version"],
+        package: "python3",
+        what_for: "the guestbook and the test application",
+    },
+    Need {
+        probe: &["python3", "-m", "pip", "--version"],
+        package: "python3-pip",
+        what_for: "examples/datasette and examples/wagtail",
+    },
+    Need { probe: &["node", "--version"], package: "nodejs", what_for: "examples/verdaccio" },
+    Need { probe: &["npm", "--version"], package: "npm", what_for: "examples/verdaccio" },
+    Need { probe: &["git", "--version"], package: "git", what_for: "tidy" },
+    Need { probe: &["mount", "--version"], package: "mount", what_for: "the story of the full disk" },
+    Need { probe: &["setpriv", "--version"], package: "util-linux", what_for: "the stories without root" },
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consent {
+    /// `-y`, or `CI=true`.
+    Given,
+    Ask,
+}
+
+/// Installs what is missing. `Err` names everything that is still missing: one thing that can't be had keeps no other
+/// from being installed.
+pub fn ensure(consent: Consent) -> anyhow::Result<()> {
+    let troubles: Vec<String> = [
+        ensure_packages(consent),
+        ensure_component("fmt", "rustfmt"),
+        ensure_component("clippy", "clippy"),
+        ensure_nextest(consent),
+    ]
+    .into_iter()
+    .filter_map(|outcome| outcome.err().map(|error| format!("{error:#}")))
+    .collect();
+    anyhow::ensure!(troubles.is_empty(), "{}", troubles.join("; "));
+    Ok(())
+}
+
+fn ensure_packages(consent: Consent) -> anyhow::Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_there(need)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for need in &missing {
+        println!("missing: {} (for {})", need.package, need.what_for);
+    }
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    agree(consent, &format!("install {} with apt-get", packages.join(" ")))?;
+    if process::run(apt_get(&["install"]).args(&packages)).is_err() {
+        // A new machine has no package lists, or old ones.
+        process::run(&mut apt_get(&["update"]))?;
+        process::run(apt_get(&["install"]).args(&packages))?;
+    }
+    let still: Vec<&str> = missing.iter().filter(|need| !is_there(need)).map(|need| need.package).collect();
+    if !still.is_empty() {
+        bail!("{} was installed but does not answer", still.join(", "));
+    }
+    Ok(())
+}
+
+fn is_there(need: &Need) -> bool {
+    process::succeeds(Command::new(need.probe[0]).args(&need.probe[1..]).env("PATH", PLATFORM_PATH))
+}
+
+fn apt_get(verb: &[&str]) -> Command {
+    let root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
+    let mut command = Command::new(if root { "apt-get" } else { "sudo" });
+    if !root {
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+    }
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y", "--no-install-recommends"]).args(verb);
+    command
+}
+
+fn ensure_component(subcommand: &str, component: &str) -> anyhow::Result<()> {
+    if process::succeeds(&mut process::cargo(&[subcommand, "--version"])) {
+        return Ok(());
+    }
+    process::run(Command::new("rustup").args(["component", "add", component]))
+        .with_context(|| format!("cargo {subcommand} is missing; install {component} as your Rust came"))
+}
+
+fn ensure_nextest(consent: Consent) -> anyhow::Result<()> {
+    if process::succeeds(&mut process::cargo(&["nextest", "--version"])) {
+        return Ok(());
+    }
+    println!("missing: cargo-nextest (runs the tests); building it takes some minutes");
+    agree(consent, "install cargo-nextest with cargo")?;
+    process::run(&mut process::cargo(&["install", "cargo-nextest", "--version", NEXTEST_VERSION, "--locked"]))
+}
+
+fn agree(consent: Consent, what: &str) -> anyhow::Result<()> {
+    if consent == Consent::Given {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!("nobody can be asked whether to {what}: run it with -y, or CI=true");
+    }
+    print!("{what}? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        bail!("not agreed to {what}");
+    }
+    Ok(())
+}
