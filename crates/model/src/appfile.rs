@@ -3,6 +3,19 @@
 //! [`AppFile`] is the meaning of a `rung.toml` (or a `Procfile`) with every default filled in. [`parse`] reads the
 //! text and reports all errors at once, each with its place and a suggestion.
 
+mod check;
+pub mod defaults;
+mod error;
+mod parse;
+mod procfile;
+mod read;
+mod routes;
+pub mod schema;
+mod service;
+#[cfg(test)]
+mod tests;
+pub mod values;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,6 +23,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::ids::{AppName, SecretName, ServiceName, VolumeName};
+
+pub use check::is_reserved;
+pub use error::{AppFileError, AppFileErrors};
+pub use parse::{parse, slug};
+pub use procfile::parse_procfile;
+
+/// How an app file without TOML is called.
+pub const PROCFILE: &str = "Procfile";
+
+/// Reads an app file by its name: a `Procfile`, which does not name its app, or a `rung.toml`, which does.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn parse_as(file_name: &str, app: &AppName, text: impl AsRef<[u8]>) -> Result<AppFile, AppFileErrors> {
+    if file_name == PROCFILE { parse_procfile(app.clone(), text) } else { parse(file_name, text) }
+}
 
 /// An app file with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,131 @@
+//! What only the whole file shows: keys that contradict each other, names that lead nowhere.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::AppFile;
+use super::error::Findings;
+use super::read::nearest;
+use super::service::ServicePlaces;
+use crate::ids::{SecretName, ServiceName};
+
+/// Where things stand in the text.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    pub env: BTreeMap<String, Range<usize>>,
+    pub secrets: BTreeMap<SecretName, Range<usize>>,
+    pub services: BTreeMap<ServiceName, ServicePlaces>,
+    /// Of each route: its path, its service.
+    pub routes: Vec<(Range<usize>, Range<usize>)>,
+    pub build_timeout: Option<Range<usize>>,
+    pub release_timeout: Option<Range<usize>>,
+}
+
+/// Whether Rung itself sets this variable in every instance.
+pub fn is_reserved(name: &str) -> bool {
+    name == "PORT" || name.starts_with("RUNG_")
+}
+
+pub(super) fn whole(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
+    secrets(file, places, findings);
+    timeouts(file, places, findings);
+    mounts(file, places, findings);
+    routes(file, places, findings);
+    main_service(file, places, findings);
+}
+
+fn secrets(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
+    for name in &file.required_secrets {
+        if let Some(at) = places.env.get(name.as_str()) {
+            findings.report(
+                at.clone(),
+                format!("`{name}` is a required secret, too"),
+                "take it out of `[env]`",
+            );
+        }
+    }
+}
+
+fn timeouts(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
+    if let Some(at) = &places.build_timeout
+        && file.build.is_empty()
+    {
+        findings.report(
+            at.clone(),
+            "`timeout` without anything to build",
+            "add `command` or `test`, or take it out",
+        );
+    }
+    if let Some(at) = &places.release_timeout
+        && file.deploy.release.is_none()
+    {
+        findings.report(
+            at.clone(),
+            "`release_timeout` without a release command",
+            "add `release`, or take it out",
+        );
+    }
+}
+
+fn mounts(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
+    for service in places.services.values() {
+        for (volume, at) in &service.mounts {
+            if file.volumes.contains_key(volume) {
+                continue;
+            }
+            let way_out = match nearest(volume.as_str(), file.volumes.keys().map(|known| known.as_str())) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => format!("add [volumes.{volume}]"),
+            };
+            findings.report(at.clone(), format!("volume `{volume}` is not known"), way_out);
+        }
+    }
+}
+
+fn routes(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
+    let mut seen = std::collections::BTreeSet::new();
+    for (route, (path_at, service_at)) in file.routes.iter().zip(&places.routes) {
+        if !seen.insert(route.path.as_str()) {
+            findings.report(
+                path_at.clone(),
+                format!("{:?} has a route already", route.path),
+                "take one of them out",
+            );
+        }
+        match file.services.get(&route.service) {
+            Some(service) if service.port => {}
+            Some(_) => findings.report(
+                service_at.clone(),
+                format!("service `{}` has no port, so it gets no requests", route.service),
+                format!(
+                    "take `port = false` out of [services.{}], or route to another service",
+                    route.service
+                ),
+            ),
+            None => {
+                let way_out =
+                    match nearest(route.service.as_str(), file.services.keys().map(|known| known.as_str())) {
+                        Some(known) => format!("did you mean `{known}`?"),
+                        None => format!("add [services.{}]", route.service),
+                    };
+                findings.report(
+                    service_at.clone(),
+                    format!("service `{}` is not known", route.service),
+                    way_out,
+                );
+            }
+        }
+    }
+}
+
+fn main_service(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
+    let with_port: Vec<&ServiceName> = file.services_with_port().collect();
+    let ambiguous = places.routes.is_empty() && file.effective_routes().is_empty() && with_port.len() > 1;
+    let Some(second) = with_port.get(1).filter(|_| ambiguous) else { return };
+    let names = with_port.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    findings.report(
+        places.services.get(*second).map_or(0..0, |places| places.table.clone()),
+        format!("{names} have a port, and nothing says which of them gets the requests"),
+        "name one of them `web`, write port = false where no requests go, or write [[routes]]",
+    );
+}

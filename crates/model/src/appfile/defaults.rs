@@ -1,0 +1,97 @@
+//! Every default and every bound of the app file, once, each with its reason.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Enough for a dependency install and an asset build on a small machine; a build that hangs is noticed the same hour.
+pub const BUILD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// Migrations of a first app take seconds; ten minutes leave room for a big table.
+pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// Several rounds of start, grace and drain with the defaults below fit; a deployment that is stuck reverts before
+/// the person has gone for a coffee.
+pub const DEADLINE: Duration = Duration::from_secs(5 * 60);
+
+/// One instance each: a first app often owns its state, and more is one `rung scale` away.
+pub const INSTANCES: u32 = 1;
+
+/// A failure is seen within a few seconds and the checks cost nothing worth measuring.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// An instance that needs two seconds for its own health page would not serve people either.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Interpreted applications with many imports are up within ten seconds on a small machine; twice that.
+pub const HEALTH_GRACE: Duration = Duration::from_secs(20);
+
+/// One lost check is noise, two in a row are a fact.
+pub const UNHEALTHY_AFTER: u32 = 2;
+
+/// About ten seconds with the interval above: time for a garbage collection or a slow query to pass before the
+/// instance loses what it holds in memory.
+pub const RESTART_AFTER: u32 = 5;
+
+/// Longer than nearly every request of a web application; uploads that take longer say so in the file.
+pub const DRAIN: Duration = Duration::from_secs(30);
+
+/// What Docker and Heroku users expect between SIGTERM and SIGKILL.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// What nginx gives by default; slower answers should be jobs.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// About 64 MB of waiting connections at the worst: bounded, and far above what a single process serves at once.
+pub const HOLD_REQUESTS: u32 = 1000;
+
+/// Browsers and load testers wait this long without complaint.
+pub const HOLD_TIME: Duration = Duration::from_secs(30);
+
+/// An agent has 10,000 ports, and a handoff has both generations of a service running.
+pub const INSTANCES_MAX: u32 = 1000;
+
+/// More names than this are a platform of its own; the route document stays small.
+pub const DOMAINS_MAX: usize = 100;
+
+/// Every request walks the rules.
+pub const ROUTES_MAX: usize = 100;
+
+/// More kinds of processes than this is a mistake of a generator.
+pub const SERVICES_MAX: usize = 100;
+
+/// App files are written by people; the store keeps one with every release.
+pub const FILE_BYTES_MAX: usize = 256 * 1024;
+
+/// Linux gives a process 128 KiB for one variable; the rest is room for its name.
+pub const ENV_VALUE_MAX: usize = 120 * 1024;
+
+/// How many errors are shown; the first ones usually explain the others.
+pub const ERRORS_MAX: usize = 50;
+
+/// Checks more often than this load the machine more than they tell.
+pub const INTERVAL_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// A loopback round trip takes less; an hour is longer than any check.
+pub const CHECK_TIMEOUT_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(3600);
+
+/// Zero is meaningful (do not wait at all); a day covers the longest start and the longest download.
+pub const WAIT_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+
+/// Work that takes less than a second cannot be cut off usefully; a day covers the longest migration.
+pub const WORK_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+
+/// Less than 4 MB does not hold a shell; 16 TB is more than any machine has.
+pub const MEMORY_BOUNDS: RangeInclusive<u64> = 4_000_000..=16_000_000_000_000;
+
+/// A volume is at least a file; a petabyte is more than a node has.
+pub const VOLUME_BOUNDS: RangeInclusive<u64> = 1_000_000..=1_000_000_000_000_000;
+
+/// Thousandths of a core. The kernel's scheduler gives no finer shares than a hundredth.
+pub const CPU_BOUNDS: RangeInclusive<u32> = 10..=1_024_000;
+
+/// Of `unhealthy_after` and `restart_after`.
+pub const THRESHOLD_BOUNDS: RangeInclusive<i64> = 1..=1000;
+
+/// Of `hold.max_requests`; zero holds none.
+pub const HOLD_BOUNDS: RangeInclusive<i64> = 0..=100_000;

@@ -1,0 +1,137 @@
+//! The keys of the app file, once: what is read, what is suggested, and what the documentation must name.
+
+/// One table of the app file.
+#[derive(Debug)]
+pub struct Section {
+    /// As the documentation's headings write it: `[services.<name>]`.
+    pub title: &'static str,
+    pub keys: &'static [&'static str],
+    /// Keys of capabilities that come later, and keys that people look for here: each with the way out.
+    pub refused: &'static [Refused],
+}
+
+#[derive(Debug)]
+pub struct Refused {
+    pub key: &'static str,
+    pub why: Why,
+    pub way_out: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Part of the design, not of this version.
+    NotYet,
+    /// It has its place somewhere else.
+    Elsewhere,
+}
+
+const fn later(key: &'static str, way_out: &'static str) -> Refused {
+    Refused { key, why: Why::NotYet, way_out }
+}
+
+const fn elsewhere(key: &'static str, way_out: &'static str) -> Refused {
+    Refused { key, why: Why::Elsewhere, way_out }
+}
+
+pub const TOP: Section = Section {
+    title: "The whole file",
+    keys: &["app", "domains", "build", "env", "secrets", "volumes", "deploy", "services", "routes"],
+    refused: &[
+        later("jobs", "run one by hand with `rung run COMMAND`, or start that from cron"),
+        later(
+            "databases",
+            "run one beside Rung and give its address with `rung secret set DATABASE_URL=...`",
+        ),
+        later("cache", "set caching headers in the application"),
+        later("environments", "give each environment an app name of its own"),
+        elsewhere("command", "commands belong to a service: write it below `[services.web]`"),
+        elsewhere("name", "the app's name is `app = \"...\"`"),
+        elsewhere("release", "write it below `[deploy]`"),
+        elsewhere("service", "services are written `[services.web]`"),
+        elsewhere("health", "write it below the service: `[services.web]`"),
+    ],
+};
+
+pub const BUILD: Section = Section {
+    title: "[build]",
+    keys: &["command", "test", "timeout"],
+    refused: &[
+        later("image", "give a `command` that builds the application"),
+        later("dockerfile", "give a `command` that builds the application"),
+        later("cache", "the build starts in a clean directory"),
+        elsewhere("env", "`[env]` holds for the build, too"),
+    ],
+};
+
+pub const SECRETS: Section = Section { title: "[secrets]", keys: &["required"], refused: &[] };
+
+pub const VOLUME: Section = Section {
+    title: "[volumes.<name>]",
+    keys: &["size"],
+    refused: &[elsewhere(
+        "path",
+        "a service says where it sees the volume: `mounts = { <volume> = \"/data\" }`",
+    )],
+};
+
+pub const DEPLOY: Section = Section {
+    title: "[deploy]",
+    keys: &["release", "release_timeout", "deadline", "strategy"],
+    refused: &[
+        later("steps", "deployments are rolling"),
+        later("abort_if", "a deployment whose instances do not become healthy is reverted by itself"),
+        elsewhere("drain", "write it below the service: `[services.web]`"),
+    ],
+};
+
+pub const SERVICE: Section = Section {
+    title: "[services.<name>]",
+    keys: &[
+        "command",
+        "port",
+        "instances",
+        "exclusive",
+        "memory",
+        "cpu",
+        "health",
+        "drain",
+        "stop_grace",
+        "response_timeout",
+        "hold",
+        "mounts",
+    ],
+    refused: &[
+        later("place", "there is one machine, and everything runs on it"),
+        later("allow", "on one machine every app can reach every service"),
+        later("image", "give a `command`; it runs in the built tree"),
+        later("protocol", "services speak HTTP/1.1, WebSocket included"),
+        later("schedule", "run it by hand with `rung run COMMAND`, or start that from cron"),
+        elsewhere("env", "the environment holds for the whole app: write it below `[env]`"),
+        elsewhere("release", "write it below `[deploy]`"),
+        elsewhere("build", "write it below `[build]`"),
+        elsewhere("domains", "write `domains` at the top of the file, and what goes where in `[[routes]]`"),
+        elsewhere("routes", "write `[[routes]]` with `path` and `service`"),
+        elsewhere("volumes", "write `mounts = { <volume> = \"/data\" }`"),
+    ],
+};
+
+pub const HEALTH: Section = Section {
+    title: "health",
+    keys: &["path", "command", "tcp", "interval", "timeout", "grace", "unhealthy_after", "restart_after"],
+    refused: &[],
+};
+
+pub const HOLD: Section = Section { title: "hold", keys: &["max_requests", "max_time"], refused: &[] };
+
+pub const ROUTE: Section = Section {
+    title: "[[routes]]",
+    keys: &["path", "service"],
+    refused: &[
+        later("cache", "set caching headers in the application"),
+        later("host", "every domain of the app has the same routes"),
+        later("strip", "the application sees the path as it was asked for"),
+    ],
+};
+
+/// Every section, for the documentation's test.
+pub const ALL: &[&Section] = &[&TOP, &BUILD, &SECRETS, &VOLUME, &DEPLOY, &SERVICE, &HEALTH, &HOLD, &ROUTE];

@@ -1,0 +1,248 @@
+//! One `[services.<name>]`, with its health check, its holding of requests and its mounts.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::defaults;
+use super::error::Findings;
+use super::read::{Field, Table, clip};
+use super::schema;
+use super::{Check, Health, Service, values};
+use crate::ids::VolumeName;
+use crate::routes::Hold;
+
+/// Where the keys of a service stand, for errors that need the whole file.
+#[derive(Debug, Default)]
+pub(super) struct ServicePlaces {
+    pub table: Range<usize>,
+    pub mounts: BTreeMap<VolumeName, Range<usize>>,
+}
+
+pub(super) fn read(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> (Service, ServicePlaces) {
+    let port = table.field("port").and_then(|field| field.boolean(findings)).unwrap_or(true);
+    let exclusive = table.field("exclusive").and_then(|field| field.boolean(findings)).unwrap_or(false);
+    let (mounts, places) = mounts(table, findings);
+    let service = Service {
+        command: command(table, findings),
+        port,
+        instances: instances(table, exclusive, findings),
+        exclusive,
+        memory_bytes: table.field("memory").and_then(|field| field.size(findings, defaults::MEMORY_BOUNDS)),
+        cpu_millis: table.field("cpu").and_then(|field| field.cores(findings, defaults::CPU_BOUNDS)),
+        health: health(table, port, findings),
+        drain: wait(table, "drain", findings).unwrap_or(defaults::DRAIN),
+        stop_grace: wait(table, "stop_grace", findings).unwrap_or(defaults::STOP_GRACE),
+        response_timeout: response_timeout(table, findings),
+        hold: hold(table, findings),
+        mounts,
+    };
+    refuse_contradictions(table, port, exclusive, findings);
+    (service, places)
+}
+
+fn command(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> String {
+    match table.field("command") {
+        Some(field) => field.text(findings, "\"bin/server\"").unwrap_or_default().to_owned(),
+        None => {
+            let message = format!("`{}` has no command", clip(&table.name));
+            findings.missing(table.span.clone(), message, "write command = \"bin/server\"");
+            String::new()
+        }
+    }
+}
+
+fn instances(table: &Table<'_, '_>, exclusive: bool, findings: &mut Findings<'_>) -> u32 {
+    let Some(field) = table.field("instances") else { return defaults::INSTANCES };
+    if matches!(field.value(), toml::de::DeValue::Table(_)) {
+        let message = "`instances` with `min` and `max` does not work yet";
+        field.report(findings, message, "write a number, and change it with `rung scale`");
+        return defaults::INSTANCES;
+    }
+    let Some(count) = field.integer(findings, 0..=i64::from(defaults::INSTANCES_MAX)) else {
+        return defaults::INSTANCES;
+    };
+    if exclusive && count > 1 {
+        field.report(
+            findings,
+            format!("`{}` is exclusive and has {count} instances", clip(&table.name)),
+            "an exclusive service has one instance: take `exclusive` or `instances` out",
+        );
+    }
+    u32::try_from(count).expect("it is within 0 and INSTANCES_MAX")
+}
+
+fn wait(table: &Table<'_, '_>, key: &str, findings: &mut Findings<'_>) -> Option<std::time::Duration> {
+    table.field(key)?.duration(findings, defaults::WAIT_BOUNDS)
+}
+
+fn response_timeout(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> std::time::Duration {
+    let field = table.field("response_timeout");
+    field
+        .and_then(|field| field.duration(findings, defaults::WORK_BOUNDS))
+        .unwrap_or(defaults::RESPONSE_TIMEOUT)
+}
+
+fn refuse_contradictions(table: &Table<'_, '_>, port: bool, exclusive: bool, findings: &mut Findings<'_>) {
+    if !port {
+        for key in ["drain", "response_timeout", "hold"] {
+            if let Some(field) = table.field(key) {
+                let message = format!("`{key}` is about requests, and `{}` has no port", clip(&table.name));
+                let way_out = if key == "drain" {
+                    "use `stop_grace`, or take `port = false` out"
+                } else {
+                    "take it or `port = false` out"
+                };
+                findings.report(field.key_span, message, way_out);
+            }
+        }
+    } else if !exclusive && let Some(field) = table.field("hold") {
+        let message =
+            format!("requests are held for exclusive services only, and `{}` is not one", clip(&table.name));
+        findings.report(field.key_span, message, "take `hold` out, or write exclusive = true");
+    }
+}
+
+fn hold(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Hold {
+    let mut hold = Hold { max_requests: defaults::HOLD_REQUESTS, max_time: defaults::HOLD_TIME };
+    let Some(field) = table.field("hold") else { return hold };
+    let example = "hold = { max_requests = 1000, max_time = \"30s\" }";
+    let Some(table) = field.table(&schema::HOLD, findings, example) else { return hold };
+    if let Some(field) = table.field("max_requests")
+        && let Some(max) = field.integer(findings, defaults::HOLD_BOUNDS)
+    {
+        hold.max_requests = u32::try_from(max).expect("it is within HOLD_BOUNDS");
+    }
+    if let Some(max) = wait(&table, "max_time", findings) {
+        hold.max_time = max;
+    }
+    hold
+}
+
+fn mounts(
+    table: &Table<'_, '_>,
+    findings: &mut Findings<'_>,
+) -> (BTreeMap<VolumeName, String>, ServicePlaces) {
+    let mut places = ServicePlaces { table: table.span.clone(), ..ServicePlaces::default() };
+    let mut mounts: BTreeMap<VolumeName, String> = BTreeMap::new();
+    let Some(field) = table.field("mounts") else { return (mounts, places) };
+    for entry in field.entries(findings, "mounts = { data = \"/data\" }") {
+        let path = entry.parsed(findings, "\"/data\"", values::mount_path);
+        let name = match VolumeName::new(entry.key.as_str()) {
+            Ok(name) => name,
+            Err(error) => {
+                let message = format!("`{}` is not {}: {}", clip(&entry.key), error.what, error.why);
+                findings.report(entry.key_span, message, "write mounts = { <volume> = \"/data\" }");
+                continue;
+            }
+        };
+        let Some(path) = path else { continue };
+        let hidden = |other: &String| below(other, &path) || below(&path, other);
+        if let Some((other, at)) = mounts.iter().find(|(_, at)| hidden(at)) {
+            let message = format!("volumes `{other}` at {at:?} and `{name}` at {path:?} hide each other");
+            entry.report(findings, message, "give each volume a directory of its own");
+        }
+        places.mounts.insert(name.clone(), entry.key_span);
+        mounts.insert(name, path);
+    }
+    (mounts, places)
+}
+
+/// Whether `path` is `dir` or lies in it.
+fn below(path: &str, dir: &str) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What an app file that says nothing gets.
+pub(super) fn default_health(port: bool) -> Health {
+    Health {
+        check: if port { Check::Tcp } else { Check::Up },
+        grace: defaults::HEALTH_GRACE,
+        interval: defaults::HEALTH_INTERVAL,
+        timeout: defaults::HEALTH_TIMEOUT,
+        unhealthy_after: defaults::UNHEALTHY_AFTER,
+        restart_after: defaults::RESTART_AFTER,
+    }
+}
+
+fn health(service: &Table<'_, '_>, port: bool, findings: &mut Findings<'_>) -> Health {
+    let mut health = default_health(port);
+    let Some(field) = service.field("health") else { return health };
+    let example = "health = { path = \"/up\" }";
+    let Some(table) = field.table(&schema::HEALTH, findings, example) else { return health };
+    if let Some(check) = check(&table, port, findings) {
+        health.check = check;
+    }
+    if let Some(interval) =
+        table.field("interval").and_then(|f| f.duration(findings, defaults::INTERVAL_BOUNDS))
+    {
+        health.interval = interval;
+    }
+    if let Some(timeout) =
+        table.field("timeout").and_then(|f| f.duration(findings, defaults::CHECK_TIMEOUT_BOUNDS))
+    {
+        health.timeout = timeout;
+    }
+    if let Some(grace) = wait(&table, "grace", findings) {
+        health.grace = grace;
+    }
+    thresholds(&table, &mut health, findings);
+    health
+}
+
+fn thresholds(table: &Table<'_, '_>, health: &mut Health, findings: &mut Findings<'_>) {
+    let count = |findings: &mut Findings<'_>, field: &Field<'_, '_>| {
+        let count = field.integer(findings, defaults::THRESHOLD_BOUNDS)?;
+        Some(u32::try_from(count).expect("it is within THRESHOLD_BOUNDS"))
+    };
+    if let Some(after) = table.field("unhealthy_after").and_then(|field| count(findings, &field)) {
+        health.unhealthy_after = after;
+        // The default follows: an instance is un-routed before it is restarted.
+        health.restart_after = health.restart_after.max(after);
+    }
+    let Some(field) = table.field("restart_after") else { return };
+    let Some(after) = count(findings, &field) else { return };
+    if after < health.unhealthy_after {
+        let message =
+            format!("restarted after {after} failures, but unhealthy only after {}", health.unhealthy_after);
+        field.report(findings, message, format!("write at least restart_after = {}", health.unhealthy_after));
+    }
+    health.restart_after = after;
+}
+
+fn check(table: &Table<'_, '_>, port: bool, findings: &mut Findings<'_>) -> Option<Check> {
+    let given: Vec<Field<'_, '_>> =
+        ["path", "command", "tcp"].into_iter().filter_map(|key| table.field(key)).collect();
+    if let [first, second, ..] = given.as_slice() {
+        findings.report(
+            second.key_span.clone(),
+            format!("`{}` and `{}` are two health checks", first.key, second.key),
+            "a service has one: take the others out",
+        );
+    }
+    let field = given.first()?;
+    if !port && field.key != "command" {
+        let service = table.name.strip_suffix(".health").unwrap_or(&table.name);
+        findings.report(
+            field.key_span.clone(),
+            format!("`{}` needs a port, and `{}` has none", field.key, clip(service)),
+            "write health = { command = \"...\" }, or take `port = false` out",
+        );
+    }
+    match field.key.as_str() {
+        "path" => field.parsed(findings, "\"/up\"", values::health_path).map(|path| Check::Http { path }),
+        "command" => field
+            .text(findings, "\"bin/check\"")
+            .map(|command| Check::Command { command: command.to_owned() }),
+        _ => {
+            if field.boolean(findings)? {
+                return Some(Check::Tcp);
+            }
+            field.report(
+                findings,
+                "`tcp` can only be true",
+                "leave it out, or write health = { command = \"...\" }",
+            );
+            None
+        }
+    }
+}
