@@ -27,8 +27,8 @@ use crate::error::{Code, ErrorBody};
 use crate::paths;
 use crate::wire::{
     AppStatus, ConfigRequest, DeployRequest, DestroyRequest, DoctorReport, EventRecord, HealthReport, Launch,
-    LogLine, LogQuery, ProxyDocuments, ProxyPoll, ReleaseListing, RestartRequest, RollbackRequest, RunRequest,
-    ScaleRequest, SecretListing, SecretRequest, Started,
+    LogLine, LogQuery, ProxyDocuments, ProxyPoll, ReleaseListing, RestartRequest, RollbackRequest,
+    RunRequest, ScaleRequest, SecretListing, SecretRequest, Started,
 };
 
 /// Where an API is served: `unix:/path/api.sock` or `http://127.0.0.1:7864`.
@@ -192,6 +192,29 @@ impl Client {
         Ok(response)
     }
 
+    /// Changes the protocol of a fresh connection to [`crate::attach::PROTOCOL`]; what comes after it are its frames.
+    pub async fn upgrade(&self, path: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>, ClientError> {
+        let mut sender = self.connect().await?;
+        let mut request = Request::builder()
+            .uri(path)
+            .header("host", "rung")
+            .header("connection", "upgrade")
+            .header("upgrade", crate::attach::PROTOCOL);
+        if let Some(token) = &self.inner.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request =
+            request.body(full(Bytes::new())).expect("paths are made of checked names and encoded queries");
+        let response = sender.send_request(request).await.map_err(|source| self.broken(source))?;
+        let response = self.refuse_errors(path, response).await?;
+        if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
+            let message = format!("{path} was answered with status {} and no upgrade", response.status());
+            return Err(ClientError::Api(ErrorBody::new(Code::Internal, message)));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|source| self.broken(source))?;
+        Ok(TokioIo::new(upgraded))
+    }
+
     fn keep(&self, sender: SendRequest<Body>) {
         let client = self.clone();
         tokio::spawn(async move {
@@ -280,10 +303,10 @@ impl<O: DeserializeOwned> EventStream<O> {
     pub async fn next(&mut self) -> Option<Result<O, ClientError>> {
         loop {
             if let Some(text) = self.ready.pop_front() {
-                return Some(serde_json::from_str(&text).map_err(|source| ClientError::NotUnderstood {
-                    path: self.path.clone(),
-                    source,
-                }));
+                return Some(
+                    serde_json::from_str(&text)
+                        .map_err(|source| ClientError::NotUnderstood { path: self.path.clone(), source }),
+                );
             }
             match self.body.frame().await? {
                 Ok(frame) => {
@@ -424,6 +447,15 @@ impl Client {
 
     pub async fn cancel_run(&self, app: &AppName, run: &RunId) -> Result<(), ClientError> {
         self.call(Method::POST, &fill(paths::RUN_CANCEL, &[app, run]), &()).await
+    }
+
+    /// The input and output of a run, as frames of [`crate::attach`].
+    pub async fn attach(
+        &self,
+        app: &AppName,
+        run: &RunId,
+    ) -> Result<TokioIo<hyper::upgrade::Upgraded>, ClientError> {
+        self.upgrade(&fill(paths::RUN_ATTACH, &[app, run])).await
     }
 
     pub async fn destroy(&self, app: &AppName, request: &DestroyRequest) -> Result<(), ClientError> {

@@ -26,8 +26,11 @@ use crate::ids::{AppName, SecretName, ServiceName, VolumeName};
 
 pub use check::is_reserved;
 pub use error::{AppFileError, AppFileErrors};
-pub use parse::{parse, slug};
+pub use parse::{name_of, parse, slug};
 pub use procfile::parse_procfile;
+
+/// How an app file is called.
+pub const FILE_NAME: &str = "rung.toml";
 
 /// How an app file without TOML is called.
 pub const PROCFILE: &str = "Procfile";

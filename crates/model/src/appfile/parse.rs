@@ -31,6 +31,16 @@ pub fn parse(file_name: &str, text: impl AsRef<[u8]>) -> Result<AppFile, AppFile
     Ok(file.expect("a file without errors has a name"))
 }
 
+/// The app's name that a `rung.toml` says, whatever else is wrong with it.
+pub fn name_of(text: &str) -> Option<AppName> {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let (_, value) = document.get_ref().iter().find(|(key, _)| key.get_ref() == "app")?;
+    match value.get_ref() {
+        DeValue::String(text) => AppName::new(text.as_ref()).ok(),
+        _ => None,
+    }
+}
+
 /// The text of a file's bytes, when they are UTF-8 and not too many.
 pub(super) fn text_of<'t>(file_name: &str, bytes: &'t [u8]) -> Result<&'t str, AppFileErrors> {
     if bytes.len() > defaults::FILE_BYTES_MAX {

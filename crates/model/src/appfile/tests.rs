@@ -480,6 +480,12 @@ fn a_directory_s_name_becomes_an_app_s_name() {
     assert!(AppName::new(slug(&"x-".repeat(50))).is_ok());
 }
 
+#[test]
+fn the_app_s_name_is_found_in_a_file_that_is_broken_elsewhere() {
+    assert_eq!(name_of("app = \"shop\"\n[services").unwrap().as_str(), "shop");
+    assert_eq!(name_of("app = 1"), None);
+}
+
 const DOCUMENTATION: &str = include_str!("../../../../docs/app-file.md");
 
 /// The part of the documentation below a heading that ends with `title`, up to the next heading.
