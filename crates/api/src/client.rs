@@ -475,6 +475,11 @@ impl Client {
         self.stream(&format!("{}?follow={follow}{app}", paths::EVENTS)).await
     }
 
+    pub async fn upgrade(&self, program: &std::path::Path) -> Result<(), ClientError> {
+        let request = crate::wire::UpgradeRequest { program: program.to_owned() };
+        self.call(Method::POST, paths::UPGRADE, &request).await
+    }
+
     pub async fn doctor(&self) -> Result<DoctorReport, ClientError> {
         self.get(paths::DOCTOR).await
     }

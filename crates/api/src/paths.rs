@@ -25,6 +25,7 @@ pub const RUN_CANCEL: &str = "/v1/apps/{app}/runs/{run}/cancel";
 pub const RUN_ATTACH: &str = "/v1/apps/{app}/runs/{run}/attach";
 pub const LOGS: &str = "/v1/apps/{app}/logs";
 pub const EVENTS: &str = "/v1/events";
+pub const UPGRADE: &str = "/v1/upgrade";
 pub const DOCTOR: &str = "/v1/doctor";
 
 // For nodes.

@@ -194,7 +194,10 @@ pub struct Launch {
 
 impl std::fmt::Debug for Launch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Launch").field("release", &self.release.number).field("env", &self.env.keys()).finish()
+        f.debug_struct("Launch")
+            .field("release", &self.release.number)
+            .field("env", &self.env.keys())
+            .finish()
     }
 }
 
@@ -302,4 +305,11 @@ pub enum DoctorState {
     Fine,
     Warning,
     Broken,
+}
+
+/// `POST /v1/upgrade`: the running server replaces itself by this binary, after a backup of its state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UpgradeRequest {
+    /// An absolute path on the server's machine.
+    pub program: std::path::PathBuf,
 }

@@ -1,5 +1,22 @@
 //! `Duration` inside, milliseconds on the wire: `#[serde(with = "duration::ms")]` on a field named `…_ms`.
 
+use std::time::Duration;
+
+/// For messages: `250 ms`, `1.5 s`, `5 min`, `1 h 30 min`.
+pub fn in_words(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{ms} ms"),
+        1..=59 if ms % 1000 == 0 => format!("{seconds} s"),
+        1..=59 => format!("{:.1} s", duration.as_secs_f64()),
+        60..=3599 if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        60..=3599 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ if seconds / 60 % 60 == 0 => format!("{} h", seconds / 3600),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
 pub mod ms {
     use std::time::Duration;
 
@@ -12,5 +29,17 @@ pub mod ms {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        let said = |ms| in_words(Duration::from_millis(ms));
+        assert_eq!([said(250), said(1500), said(5000)], ["250 ms", "1.5 s", "5 s"]);
+        assert_eq!([said(300_000), said(90_000), said(5_400_000)], ["5 min", "1 min 30 s", "1 h 30 min"]);
     }
 }

@@ -14,6 +14,9 @@ pub struct Release {
     pub app: AppName,
     pub number: ReleaseNumber,
     pub artifact: Digest,
+    /// The uploaded tree that the artifact was made of: the same source and build section need no second build.
+    #[serde(default)]
+    pub source: Option<Digest>,
     pub file: AppFile,
     pub config: BTreeMap<String, String>,
     pub secrets: BTreeMap<SecretName, u64>,

@@ -1,1 +1,105 @@
-//! What shall run where, and what is routed: pure functions from the world to a plan.
+//! What shall run where, and what is routed.
+//!
+//! [`plan`] is a function from the world (what the store holds), the proxies' acknowledgements and a clock to a
+//! [`Plan`]: the documents to be written next, each with the revision it replaces, and when to look again. It is
+//! level-triggered: it does not know what happened, only what is, so that running it twice, or after a crash, or in
+//! the middle of its own half-written plan, is the same as running it once.
+//!
+//! The way through, in the order of [`plan`]:
+//! - [`world`]: the index of the store, kept by its events; equal to one that is built from scratch.
+//! - [`rollout`]: moves each deployment on by its phases.
+//! - [`reconcile`]: gives each service its instances, and ends those that are not wanted, in the handoff's order.
+//! - [`schedule`]: chooses the node, or says for each node why not.
+//! - [`routes`]: which instances get requests.
+//!
+//! What it deliberately does not do: no I/O, no clock, no randomness, no async, and nothing is remembered here
+//! between two plans beside [`Progress`], which holds only when timers began.
+
+mod draft;
+mod fleet;
+pub mod proxies;
+pub mod reconcile;
+pub mod rollout;
+pub mod routes;
+pub mod schedule;
+pub mod world;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rung_model::{AppName, DeploymentNumber, InstanceId};
+
+pub use proxies::{Proxies, Proxy};
+pub use schedule::Waiting;
+pub use world::{Held, World};
+
+use crate::draft::Draft;
+
+/// Everything a plan depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    pub world: &'a World,
+    pub proxies: &'a Proxies,
+    pub clock: Clock,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// Monotonic, since this leadership began; what every timer counts with.
+    pub elapsed: Duration,
+    /// For display only: it may step.
+    pub wall: Timestamp,
+}
+
+/// When timers began, in this leadership. Lost with it: timers then begin anew, so a step may take longer after a
+/// change of leader but is never skipped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Up to when a deployment's time was taken off its `remaining`.
+    accounted: BTreeMap<(AppName, DeploymentNumber), Duration>,
+    /// When the un-routing of an instance was first seen as acknowledged by all.
+    unrouted: BTreeMap<InstanceId, Duration>,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// In this order; each is one transaction, and any prefix of them keeps the invariants.
+    pub steps: Vec<Step>,
+    /// What keeps instances from being placed or an app from what is desired.
+    pub waiting: Vec<Waiting>,
+    /// When a timer of this plan ends, on the clock's `elapsed`. Look again then at the latest.
+    pub wake_at: Option<Duration>,
+}
+
+/// Writes that belong together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// For the log, in a few words.
+    pub why: String,
+    pub writes: Vec<Write>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    pub key: String,
+    /// `None` deletes.
+    pub value: Option<Vec<u8>>,
+    /// The revision of the document that this replaces; `None` when there was none.
+    pub replaces: Option<u64>,
+}
+
+/// Makes the next plan.
+pub fn plan(input: Input<'_>, progress: &mut Progress) -> Plan {
+    let mut draft = Draft::new(input, progress);
+    for app in input.world.apps.keys() {
+        rollout::advance_deployment(&mut draft, app);
+        reconcile::reconcile_app(&mut draft, app);
+        routes::publish_routes(&mut draft, app);
+    }
+    reconcile::record_ended_runs(&mut draft);
+    reconcile::forget_destroyed_apps(&mut draft);
+    reconcile::forget_old_history(&mut draft);
+    draft.into_plan()
+}

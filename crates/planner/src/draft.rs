@@ -1,0 +1,252 @@
+//! A plan in the making: changed documents beside the held ones, turned into guarded writes at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rung_model::{
+    App, AppName, AssignedInstance, Assignment, Deployment, Generation, InstanceId, NodeId, Release,
+    ReleaseNumber, RouteDocument, Run, RunId, keys,
+};
+use serde::Serialize;
+
+use crate::{Input, Plan, Progress, Step, Waiting, Write};
+
+pub struct Draft<'a> {
+    pub(crate) input: Input<'a>,
+    pub(crate) progress: &'a mut Progress,
+    /// Documents of one app that change together: the app, its deployment, a new release, a new run.
+    changed: BTreeMap<AppName, Changed>,
+    assignments: BTreeMap<NodeId, Assignment>,
+    routes: BTreeMap<AppName, Option<RouteDocument>>,
+    recorded_runs: BTreeMap<RunId, Run>,
+    deleted: BTreeSet<String>,
+    waiting: Vec<Waiting>,
+    wake_at: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Changed {
+    app: Option<App>,
+    deployment: Option<Deployment>,
+    release: Option<Release>,
+    run: Option<Run>,
+}
+
+impl std::fmt::Debug for Draft<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Draft").field("changed", &self.changed).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(input: Input<'a>, progress: &'a mut Progress) -> Self {
+        Self {
+            input,
+            progress,
+            changed: BTreeMap::new(),
+            assignments: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            recorded_runs: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            waiting: Vec::new(),
+            wake_at: None,
+        }
+    }
+
+    // Reading: what was changed in this plan first, then what is held.
+
+    pub(crate) fn app(&self, app: &AppName) -> &App {
+        let changed = self.changed.get(app).and_then(|changed| changed.app.as_ref());
+        changed.unwrap_or_else(|| &self.input.world.apps[app].value)
+    }
+
+    pub(crate) fn deployment(&self, app: &AppName) -> Option<&Deployment> {
+        let changed = self.changed.get(app).and_then(|changed| changed.deployment.as_ref());
+        changed.or_else(|| self.input.world.last_deployment(app))
+    }
+
+    pub(crate) fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<&Release> {
+        let changed = self.changed.get(app).and_then(|changed| changed.release.as_ref());
+        changed
+            .filter(|release| release.number == number)
+            .or_else(|| self.input.world.release(app, number))
+    }
+
+    pub(crate) fn assignment(&self, node: &NodeId) -> Option<&Assignment> {
+        self.assignments
+            .get(node)
+            .or_else(|| self.input.world.assignments.get(node).map(|held| &held.value))
+    }
+
+    /// Every node's assignment, as changed so far.
+    pub(crate) fn assignments(&self) -> impl Iterator<Item = (&NodeId, &Assignment)> {
+        self.input.world.nodes.keys().filter_map(|node| Some((node, self.assignment(node)?)))
+    }
+
+    pub(crate) fn route_document(&self, app: &AppName) -> Option<&RouteDocument> {
+        self.input.world.routes.get(app).map(|held| &held.value)
+    }
+
+    /// Whether every proxy follows the stored route document of an app, and it was not changed in this plan.
+    pub(crate) fn routes_acknowledged(&self, app: &AppName) -> bool {
+        if self.routes.contains_key(app) {
+            return false;
+        }
+        let Some(document) = self.route_document(app) else { return true };
+        self.acknowledged(document.generation)
+    }
+
+    pub(crate) fn acknowledged(&self, generation: Generation) -> bool {
+        self.input.proxies.have_acknowledged(generation, self.input.clock.elapsed)
+    }
+
+    // Changing.
+
+    pub(crate) fn change_app(&mut self, app: &AppName) -> &mut App {
+        let held = &self.input.world.apps[app].value;
+        self.changed.entry(app.clone()).or_default().app.get_or_insert_with(|| held.clone())
+    }
+
+    pub(crate) fn change_deployment(&mut self, app: &AppName) -> &mut Deployment {
+        let world = self.input.world;
+        self.changed
+            .entry(app.clone())
+            .or_default()
+            .deployment
+            .get_or_insert_with(|| world.last_deployment(app).expect("a deployment is changed only where one is").clone())
+    }
+
+    pub(crate) fn add_release(&mut self, release: Release) {
+        let changed = self.changed.entry(release.app.clone()).or_default();
+        changed.release = Some(release);
+    }
+
+    /// Records a run before it is launched: it is written in the same step as the deployment that waits for it.
+    pub(crate) fn add_run(&mut self, run: Run) {
+        let changed = self.changed.entry(run.app.clone()).or_default();
+        changed.run = Some(run);
+    }
+
+    pub(crate) fn change_assignment(&mut self, node: &NodeId) -> &mut Assignment {
+        let held = self.input.world.assignments.get(node).map(|held| &held.value);
+        self.assignments
+            .entry(node.clone())
+            .or_insert_with(|| held.cloned().unwrap_or_else(|| Assignment::empty(node.clone())))
+    }
+
+    /// Makes an id that this node never had before, and assigns the instance.
+    pub(crate) fn mint(&mut self, node: &NodeId, instance: AssignedInstance) -> InstanceId {
+        let letters = self.input.world.nodes[node].value.letters();
+        let assignment = self.change_assignment(node);
+        assignment.minted += 1;
+        let id = format!("{}-{}-{letters}{}", instance.app, instance.service, assignment.minted);
+        let id = InstanceId::new(id).expect("two names, letters and a number make an id");
+        assignment.instances.insert(id.clone(), instance);
+        id
+    }
+
+    pub(crate) fn publish(&mut self, app: &AppName, document: Option<RouteDocument>) {
+        self.routes.insert(app.clone(), document);
+    }
+
+    /// Writes a known run anew, in the step of its node's assignment when that changes too.
+    pub(crate) fn record_run(&mut self, run: Run) {
+        self.recorded_runs.insert(run.id.clone(), run);
+    }
+
+    pub(crate) fn delete(&mut self, key: String) {
+        self.deleted.insert(key);
+    }
+
+    pub(crate) fn wait_for(&mut self, waiting: Waiting) {
+        self.waiting.push(waiting);
+    }
+
+    pub(crate) fn wake_at(&mut self, at: Duration) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    // The end.
+
+    pub(crate) fn into_plan(mut self) -> Plan {
+        if let Some(at) = self.input.proxies.next_silence(self.input.clock.elapsed) {
+            self.wake_at(at);
+        }
+        let mut steps = Vec::new();
+        for (app, changed) in std::mem::take(&mut self.changed) {
+            self.push(&mut steps, format!("move {app} on"), self.writes_of(&app, &changed));
+        }
+        for (app, document) in std::mem::take(&mut self.routes) {
+            let key = keys::routes(&app);
+            let write = match document {
+                Some(document) => self.write(key, &document),
+                None => self.removal(key),
+            };
+            self.push(&mut steps, format!("route {app}"), vec![write]);
+        }
+        self.push_assignments(&mut steps);
+        // Etcd's limit of a transaction is 128 operations; the leader's guard and some room are left.
+        let deleted: Vec<String> = std::mem::take(&mut self.deleted).into_iter().collect();
+        for chunk in deleted.chunks(100) {
+            let writes = chunk.iter().map(|key| self.removal(key.clone())).collect();
+            self.push(&mut steps, "forget what is not needed any more".to_owned(), writes);
+        }
+        Plan { steps, waiting: self.waiting, wake_at: self.wake_at }
+    }
+
+    fn writes_of(&self, app: &AppName, changed: &Changed) -> Vec<Write> {
+        let mut writes = Vec::new();
+        if let Some(release) = &changed.release {
+            writes.push(self.write(keys::release(app, release.number), release));
+        }
+        if let Some(run) = &changed.run {
+            writes.push(self.write(keys::run(app, &run.id), run));
+        }
+        if let Some(deployment) = &changed.deployment {
+            writes.push(self.write(keys::deployment(app, deployment.number), deployment));
+        }
+        if let Some(value) = &changed.app {
+            writes.push(self.write(keys::app(app), value));
+        }
+        writes
+    }
+
+    /// A run is recorded in the same step that gives it to its node or takes it away: neither is seen without the other.
+    fn push_assignments(&mut self, steps: &mut Vec<Step>) {
+        let mut recorded = std::mem::take(&mut self.recorded_runs);
+        for (node, assignment) in std::mem::take(&mut self.assignments) {
+            let mut writes = Vec::new();
+            recorded.retain(|id, run| {
+                let here = run.node.as_ref() == Some(&node);
+                if here {
+                    writes.push(self.write(keys::run(&run.app, id), run));
+                }
+                !here
+            });
+            writes.push(self.write(keys::assign(&node), &assignment));
+            self.push(steps, format!("assign to {node}"), writes);
+        }
+        for (id, run) in recorded {
+            let write = self.write(keys::run(&run.app, &id), &run);
+            self.push(steps, format!("record {id}"), vec![write]);
+        }
+    }
+
+    fn push(&self, steps: &mut Vec<Step>, why: String, mut writes: Vec<Write>) {
+        writes.retain(|write| write.value.is_some() || write.replaces.is_some());
+        if !writes.is_empty() {
+            steps.push(Step { why, writes });
+        }
+    }
+
+    fn write<T: Serialize>(&self, key: String, value: &T) -> Write {
+        let replaces = self.input.world.revision_of(&key);
+        let value = serde_json::to_vec(value).expect("documents of the model serialize");
+        Write { key, value: Some(value), replaces }
+    }
+
+    fn removal(&self, key: String) -> Write {
+        let replaces = self.input.world.revision_of(&key);
+        Write { key, value: None, replaces }
+    }
+}

@@ -1,0 +1,350 @@
+//! Instances: what shall be assigned, and the end of what is not wanted, in the handoff's order.
+//!
+//! Of each service there are at most three kinds of instances at a time:
+//! - *wanted*: of the cohort that shall serve; started until there are enough.
+//! - *standby*: of the live cohort, while a deployment brings the next one; kept until that has succeeded.
+//! - *leaving*: all others; un-routed, drained, stopped, forgotten.
+//!
+//! An exclusive service has no standby: its old instance leaves first, and the next is assigned once it has ended.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rung_model::app::Destroying;
+use rung_model::appfile::Service;
+use rung_model::{
+    AppName, AssignedInstance, DeploymentNumber, Intent, NodeId, Phase, ReleaseNumber, Run, RunId, RunOutcome,
+    RunState, ServiceName, keys,
+};
+
+use crate::draft::Draft;
+use crate::fleet::{Member, Routing, members};
+use crate::schedule::{Refusal, Waiting, choose_node};
+
+/// Which cohort shall serve an app, which one waits behind it, and by which release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Aim {
+    pub cohort: DeploymentNumber,
+    pub release: ReleaseNumber,
+    pub standby: Option<DeploymentNumber>,
+}
+
+/// `None`: nothing of the app shall run.
+pub(crate) fn aim(draft: &Draft<'_>, app: &AppName) -> Option<Aim> {
+    let record = draft.app(app);
+    if record.destroying.is_some() {
+        return None;
+    }
+    let rolling = draft.deployment(app).filter(|deployment| deployment.phase == Phase::Rolling);
+    match rolling {
+        Some(deployment) => {
+            Some(Aim { cohort: deployment.number, release: deployment.release?, standby: record.live })
+        }
+        None => Some(Aim { cohort: record.live?, release: record.current?, standby: None }),
+    }
+}
+
+/// A service's instances by kind.
+#[derive(Debug, Default)]
+pub(crate) struct Kinds {
+    pub wanted: Vec<Member>,
+    pub standby: Vec<Member>,
+    pub leaving: Vec<Member>,
+    /// Never two alive at a time: the release that is aimed at says so, or one of an instance that is still there.
+    pub exclusive: bool,
+}
+
+/// What the aimed-at release says of a service; `None` when it has no such service.
+pub(crate) fn declared(draft: &Draft<'_>, app: &AppName, aim: Option<Aim>, service: &ServiceName) -> Option<Service> {
+    draft.release(app, aim?.release)?.file.services.get(service).cloned()
+}
+
+pub(crate) fn desired_count(draft: &Draft<'_>, app: &AppName, service: &ServiceName, declared: &Service) -> u32 {
+    let count = draft.app(app).count(service, declared.instances);
+    if declared.exclusive { count.min(1) } else { count }
+}
+
+/// Every service of an app that is declared or still has instances.
+pub(crate) fn services(draft: &Draft<'_>, app: &AppName) -> Vec<ServiceName> {
+    let declared = aim(draft, app).and_then(|aim| draft.release(app, aim.release));
+    let mut found: Vec<ServiceName> =
+        declared.map(|release| release.file.services.keys().cloned().collect()).unwrap_or_default();
+    for (_, assignment) in draft.assignments() {
+        let of_app = assignment.instances.values().filter(|assigned| assigned.app == *app);
+        found.extend(of_app.map(|assigned| assigned.service.clone()));
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn is_exclusive(
+    draft: &Draft<'_>,
+    app: &AppName,
+    service: &ServiceName,
+    declared: Option<&Service>,
+    members: &[Member],
+) -> bool {
+    let says_so = |release: ReleaseNumber| {
+        let file = draft.release(app, release).map(|release| &release.file);
+        file.and_then(|file| file.services.get(service)).is_some_and(|declared| declared.exclusive)
+    };
+    declared.is_some_and(|declared| declared.exclusive) || members.iter().any(|member| says_so(member.release))
+}
+
+pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> Kinds {
+    let aim = aim(draft, app);
+    let declared = declared(draft, app, aim, service);
+    let desired = declared.as_ref().map_or(0, |declared| desired_count(draft, app, service, declared));
+    let all = members(draft, app, service);
+    let exclusive = is_exclusive(draft, app, service, declared.as_ref(), &all);
+    let mut kinds = Kinds { exclusive, ..Kinds::default() };
+    for member in all {
+        let of = |cohort: Option<DeploymentNumber>| cohort == Some(member.cohort) && member.intent == Intent::Run;
+        if declared.is_some() && of(aim.map(|aim| aim.cohort)) {
+            kinds.wanted.push(member);
+        } else if !exclusive && of(aim.and_then(|aim| aim.standby)) {
+            kinds.standby.push(member);
+        } else {
+            kinds.leaving.push(member);
+        }
+    }
+    // Too many are wanted: the healthy stay, and of these the oldest.
+    kinds.wanted.sort_by_key(|member| !member.is_healthy());
+    let surplus = kinds.wanted.split_off(kinds.wanted.len().min(desired as usize));
+    kinds.leaving.extend(surplus);
+    kinds
+}
+
+/// Gives every service of the app its instances.
+pub fn reconcile_app(draft: &mut Draft<'_>, app: &AppName) {
+    for service in services(draft, app) {
+        let kinds = kinds(draft, app, &service);
+        start_missing(draft, app, &service, &kinds);
+        for member in &kinds.leaving {
+            let drain = drain_time(draft, app, &service, member.release);
+            send_off(draft, app, member, drain);
+        }
+    }
+    place_runs(draft, app);
+}
+
+fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kinds) {
+    let Some(aim) = aim(draft, app) else { return };
+    let Some(declared) = declared(draft, app, Some(aim), service) else { return };
+    let desired = desired_count(draft, app, service, &declared);
+    let missing = desired.saturating_sub(kinds.wanted.len() as u32);
+    if missing == 0 {
+        return;
+    }
+    if kinds.exclusive && !kinds.leaving.is_empty() {
+        let reasons = kinds.leaving.iter().map(|member| (member.node.clone(), Refusal::ExclusiveStillAlive));
+        let reasons = reasons.collect();
+        draft.wait_for(Waiting { app: app.clone(), service: service.clone(), instances: missing, reasons });
+        return;
+    }
+    for placed in 0..missing {
+        match choose_node(draft, &declared) {
+            Ok(node) => {
+                let instance = AssignedInstance {
+                    app: app.clone(),
+                    service: service.clone(),
+                    release: aim.release,
+                    deployment: aim.cohort,
+                    intent: Intent::Run,
+                };
+                draft.mint(&node, instance);
+            }
+            Err(reasons) => {
+                let instances = missing - placed;
+                draft.wait_for(Waiting { app: app.clone(), service: service.clone(), instances, reasons });
+                return;
+            }
+        }
+    }
+}
+
+fn drain_time(draft: &Draft<'_>, app: &AppName, service: &ServiceName, release: ReleaseNumber) -> Option<Duration> {
+    let declared = draft.release(app, release)?.file.services.get(service)?;
+    declared.port.then_some(declared.drain)
+}
+
+/// One step on the way out: un-routed (by [`crate::routes`]) and acknowledged, drained, told to stop, forgotten.
+fn send_off(draft: &mut Draft<'_>, app: &AppName, member: &Member, drain: Option<Duration>) {
+    if member.has_ended() {
+        draft.change_assignment(&member.node).instances.remove(&member.id);
+        draft.progress.unrouted.remove(&member.id);
+        return;
+    }
+    if member.intent == Intent::Run && may_stop(draft, app, member, drain) {
+        let assignment = draft.change_assignment(&member.node);
+        if let Some(assigned) = assignment.instances.get_mut(&member.id) {
+            assigned.intent = Intent::Stop;
+        }
+    }
+}
+
+fn may_stop(draft: &mut Draft<'_>, app: &AppName, member: &Member, drain: Option<Duration>) -> bool {
+    // Without a port there are no requests to wait for.
+    let Some(drain) = drain else { return true };
+    if member.routing == Routing::Routed || !draft.routes_acknowledged(app) {
+        return false;
+    }
+    if member.routing == Routing::Absent || !member.state().may_run() {
+        return true;
+    }
+    let elapsed = draft.input.clock.elapsed;
+    let since = *draft.progress.unrouted.entry(member.id.clone()).or_insert(elapsed);
+    if draft.input.proxies.in_flight(&member.id, elapsed) == 0 || elapsed >= since + drain {
+        return true;
+    }
+    draft.wake_at(since + drain);
+    false
+}
+
+/// Assigns the app's runs that have no node yet, and passes on which ones were cancelled.
+fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
+    let world = draft.input.world;
+    let going = world.runs.values().map(|held| &held.value).filter(|run| run.app == *app && !run.has_ended());
+    let destroying = draft.app(app).destroying.is_some();
+    for run in going {
+        match &run.node {
+            Some(node) if run.cancelled || destroying => cancel(draft, node, &run.id),
+            Some(_) => {}
+            None if run.cancelled || destroying => {
+                let state = RunState::Ended { at: draft.input.clock.wall, outcome: RunOutcome::Cancelled };
+                draft.record_run(Run { state, ..run.clone() });
+            }
+            None => {
+                let Some(node) = node_with_fewest_runs(draft) else { return };
+                let placed = Run { node: Some(node.clone()), ..run.clone() };
+                draft.change_assignment(&node).runs.insert(run.id.clone(), placed.clone());
+                draft.record_run(placed);
+            }
+        }
+    }
+}
+
+/// Marks an assigned run, which stays until its node says that it has ended.
+fn cancel(draft: &mut Draft<'_>, node: &NodeId, run: &RunId) {
+    let assigned = draft.assignment(node).and_then(|assignment| assignment.runs.get(run));
+    if assigned.is_some_and(|run| !run.cancelled)
+        && let Some(assigned) = draft.change_assignment(node).runs.get_mut(run)
+    {
+        assigned.cancelled = true;
+    }
+}
+
+fn node_with_fewest_runs(draft: &Draft<'_>) -> Option<NodeId> {
+    let nodes = draft.input.world.nodes.keys();
+    nodes.min_by_key(|node| draft.assignment(node).map_or(0, |assignment| assignment.runs.len())).cloned()
+}
+
+/// Takes over what nodes say of their runs; an ended run leaves its assignment in the step that records its outcome.
+pub fn record_ended_runs(draft: &mut Draft<'_>) {
+    let world = draft.input.world;
+    for (node, observed) in &world.observed {
+        for (id, seen) in &observed.value.runs {
+            let Some(held) = world.runs.get(id) else { continue };
+            if held.value.has_ended() || held.value.node.as_ref() != Some(node) || held.value.state == seen.state {
+                continue;
+            }
+            if matches!(seen.state, RunState::Ended { .. }) {
+                draft.change_assignment(node).runs.remove(id);
+            }
+            draft.record_run(Run { state: seen.state.clone(), ..held.value.clone() });
+        }
+    }
+    forget_old_runs(draft);
+}
+
+/// How many ended runs of an app are kept in the store, builds and release commands included.
+const RUNS_KEPT: usize = 100;
+
+fn forget_old_runs(draft: &mut Draft<'_>) {
+    let world = draft.input.world;
+    let mut by_app: BTreeMap<&AppName, Vec<&Run>> = BTreeMap::new();
+    for run in world.runs.values().map(|held| &held.value).filter(|run| run.has_ended()) {
+        by_app.entry(&run.app).or_default().push(run);
+    }
+    for (app, mut runs) in by_app {
+        runs.sort_by_key(|run| (run.at, &run.id));
+        let excess = runs.len().saturating_sub(RUNS_KEPT);
+        let in_use = draft.deployment(app).and_then(|deployment| deployment.run.clone());
+        for run in runs.into_iter().take(excess).filter(|run| Some(&run.id) != in_use.as_ref()) {
+            draft.delete(keys::run(app, &run.id));
+        }
+    }
+}
+
+/// An app whose last instance and run are gone is forgotten, after its nodes have removed what they keep of it: until
+/// then its name is not free, so that nothing of the old app meets the new one.
+pub fn forget_destroyed_apps(draft: &mut Draft<'_>) {
+    let world = draft.input.world;
+    for (app, held) in &world.apps {
+        let Some(volumes) = held.value.destroying else { continue };
+        let busy = draft.assignments().any(|(_, assignment)| {
+            assignment.instances.values().any(|assigned| assigned.app == *app)
+                || assignment.runs.values().any(|run| run.app == *app)
+        });
+        if busy || (volumes == Destroying::WithVolumes && !is_purged(draft, app)) {
+            continue;
+        }
+        for node in world.nodes.keys() {
+            if draft.assignment(node).is_some_and(|assignment| assignment.purge.contains(app)) {
+                draft.change_assignment(node).purge.retain(|purged| purged != app);
+            }
+        }
+        for key in world.keys_of_app(app) {
+            draft.delete(key);
+        }
+        draft.delete(keys::app(app));
+    }
+}
+
+/// Tells every node to remove what it keeps of the app; true once all of them converged on having been told.
+fn is_purged(draft: &mut Draft<'_>, app: &AppName) -> bool {
+    let world = draft.input.world;
+    let mut done = true;
+    for node in world.nodes.keys() {
+        let told = world.assignments.get(node).filter(|held| held.value.purge.contains(app));
+        let observed = world.observed.get(node);
+        match (told, observed) {
+            (Some(told), Some(observed)) if observed.value.assignment >= told.value.generation => {}
+            (Some(_), _) => done = false,
+            (None, _) => {
+                draft.change_assignment(node).purge.push(app.clone());
+                done = false;
+            }
+        }
+    }
+    done
+}
+
+/// How many releases and deployments of an app are kept beside those in use.
+const HISTORY_KEPT: usize = 100;
+
+/// Keeps the history bounded: the newest, and whatever runs or can be rolled back to.
+pub fn forget_old_history(draft: &mut Draft<'_>) {
+    let world = draft.input.world;
+    for (app, of_app) in &world.deployments {
+        let excess = of_app.len().saturating_sub(HISTORY_KEPT);
+        for (number, held) in of_app.iter().take(excess) {
+            if held.value.has_ended() {
+                draft.delete(keys::deployment(app, *number));
+            }
+        }
+    }
+    for (app, of_app) in &world.releases {
+        let excess = of_app.len().saturating_sub(HISTORY_KEPT);
+        let Some(record) = world.apps.get(app).map(|held| &held.value) else { continue };
+        for number in of_app.keys().take(excess) {
+            let runs = world.assignments.values().any(|held| {
+                held.value.instances.values().any(|assigned| assigned.app == *app && assigned.release == *number)
+            });
+            if !runs && record.current != Some(*number) {
+                draft.delete(keys::release(app, *number));
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Which instances get requests.
+//!
+//! Wanted instances are routed as soon as they are healthy. Others go on being routed only as far as the wanted ones
+//! that every proxy follows do not make up the count yet; then they are named as draining until they are told to stop.
+
+use std::collections::BTreeMap;
+
+use rung_model::appfile::{AppFile, Service};
+use rung_model::{
+    AppName, Backend, Endpoint, InstanceState, Intent, Phase, RouteDocument, RouteRule, ServiceName,
+};
+
+use crate::draft::Draft;
+use crate::fleet::{Member, Routing};
+use crate::reconcile::{Kinds, aim, desired_count, kinds, services};
+
+/// Every endpoint's share of new requests; canaries will differ.
+const WEIGHT: u32 = 100;
+
+/// Writes the app's route document when it is not as it shall be.
+pub fn publish_routes(draft: &mut Draft<'_>, app: &AppName) {
+    let held = draft.route_document(app).cloned();
+    let wished = document(draft, app, held.as_ref());
+    if wished != held {
+        draft.publish(app, wished);
+    }
+}
+
+fn document(draft: &Draft<'_>, app: &AppName, held: Option<&RouteDocument>) -> Option<RouteDocument> {
+    let file = routing_file(draft, app);
+    let mut backends = BTreeMap::new();
+    for service in services(draft, app) {
+        let kinds = kinds(draft, app, &service);
+        if let Some(backend) = backend(draft, app, &service, &kinds) {
+            backends.insert(service, backend);
+        }
+    }
+    if file.is_none() && backends.is_empty() {
+        return None;
+    }
+    let (hosts, rules) = file.map_or_else(Default::default, |file| (hosts(app, file), rules(file)));
+    let generation = held.map(|held| held.generation).unwrap_or_default();
+    Some(RouteDocument { app: app.clone(), generation, hosts, rules, backends })
+}
+
+/// Hosts and rules are the live release's; a first deployment's are its own. They change when it has succeeded.
+fn routing_file<'a>(draft: &'a Draft<'_>, app: &AppName) -> Option<&'a AppFile> {
+    let record = draft.app(app);
+    if record.destroying.is_some() {
+        return None;
+    }
+    let rolling = draft.deployment(app).filter(|deployment| deployment.phase == Phase::Rolling);
+    let number = record.current.or_else(|| rolling.and_then(|deployment| deployment.release))?;
+    draft.release(app, number).map(|release| &release.file)
+}
+
+fn hosts(app: &AppName, file: &AppFile) -> Vec<String> {
+    let mut hosts = vec![format!("{app}.localhost")];
+    hosts.extend(file.domains.iter().cloned());
+    hosts
+}
+
+fn rules(file: &AppFile) -> Vec<RouteRule> {
+    let routes = file.effective_routes().into_iter();
+    routes.map(|route| RouteRule { path: route.path, service: route.service }).collect()
+}
+
+fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kinds) -> Option<Backend> {
+    let declared = declaration(draft, app, service, kinds)?;
+    if !declared.port {
+        return None;
+    }
+    let desired = aim(draft, app).map_or(0, |_| desired_count(draft, app, service, &declared));
+    let mut endpoints: Vec<Endpoint> = kinds.wanted.iter().filter_map(routable).collect();
+    if !kinds.exclusive {
+        endpoints.extend(still_needed(draft, app, kinds, desired as usize));
+    }
+    let named = |member: &Member| endpoints.iter().any(|endpoint| endpoint.instance == member.id);
+    let others = kinds.standby.iter().chain(&kinds.leaving);
+    let draining = others
+        .filter(|member| member.intent == Intent::Run && member.routing != Routing::Absent && !named(member))
+        .filter_map(endpoint)
+        .collect();
+    let explanation =
+        if endpoints.is_empty() { explain(service, kinds, desired) } else { String::new() };
+    let hopeless = kinds.wanted.iter().any(|member| {
+        matches!(member.state(), InstanceState::CrashLooping | InstanceState::Failed)
+    });
+    Some(Backend {
+        endpoints,
+        draining,
+        hold: (kinds.exclusive && !hopeless && desired > 0).then_some(declared.hold),
+        response_timeout: declared.response_timeout,
+        explanation,
+    })
+}
+
+/// What the aimed-at release says, or, for a service that it has no more, the release of the instances that are left.
+fn declaration(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kinds) -> Option<Service> {
+    let of_aim = crate::reconcile::declared(draft, app, aim(draft, app), service);
+    of_aim.or_else(|| {
+        let left = kinds.leaving.iter().chain(&kinds.standby).next()?;
+        draft.release(app, left.release)?.file.services.get(service).cloned()
+    })
+}
+
+/// Instances of the old cohort that the new one does not stand in for yet.
+///
+/// A routed one stays until a wanted one that every proxy follows takes its place; a standby comes back when too few
+/// of the wanted are healthy.
+fn still_needed(draft: &Draft<'_>, app: &AppName, kinds: &Kinds, desired: usize) -> Vec<Endpoint> {
+    let acknowledged = draft.routes_acknowledged(app);
+    let healthy = kinds.wanted.iter().filter(|member| member.is_healthy());
+    let standing_in = healthy.clone().filter(|member| acknowledged && member.routing == Routing::Routed).count();
+    let (routed, warm): (Vec<&Member>, Vec<&Member>) = kinds
+        .standby
+        .iter()
+        .chain(&kinds.leaving)
+        .filter(|member| member.intent == Intent::Run)
+        .partition(|member| member.routing == Routing::Routed);
+    let mut needed: Vec<Endpoint> =
+        routed.into_iter().filter_map(routable).take(desired.saturating_sub(standing_in)).collect();
+    let short_by = desired.saturating_sub(healthy.count() + needed.len());
+    let is_standby = |member: &&Member| kinds.standby.iter().any(|standby| standby.id == member.id);
+    needed.extend(warm.into_iter().filter(is_standby).filter_map(routable).take(short_by));
+    needed
+}
+
+fn routable(member: &Member) -> Option<Endpoint> {
+    if member.is_healthy() { endpoint(member) } else { None }
+}
+
+fn endpoint(member: &Member) -> Option<Endpoint> {
+    let address = member.observed.as_ref()?.endpoint?;
+    Some(Endpoint { instance: member.id.clone(), address, release: member.release, weight: WEIGHT })
+}
+
+/// For the error page: why nobody can answer.
+fn explain(service: &ServiceName, kinds: &Kinds, desired: u32) -> String {
+    if desired == 0 {
+        return format!("{service} is scaled to 0 instances");
+    }
+    let count = |wanted: &[InstanceState]| {
+        kinds.wanted.iter().filter(|member| wanted.contains(&member.state())).count()
+    };
+    let looping = count(&[InstanceState::CrashLooping, InstanceState::Failed]);
+    if looping > 0 {
+        return format!("{looping} of {desired} instances of {service} exit again and again");
+    }
+    let starting =
+        count(&[InstanceState::Preparing, InstanceState::Starting, InstanceState::BackingOff]);
+    if starting > 0 || kinds.wanted.is_empty() {
+        let handoff = if kinds.exclusive { "is changing hands" } else { "is starting" };
+        return format!("{service} {handoff}");
+    }
+    format!("no instance of {service} passes its health checks")
+}

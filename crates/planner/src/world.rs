@@ -1,0 +1,196 @@
+//! The index of what the store holds, as typed documents.
+//!
+//! Kept by [`World::put`] and [`World::delete`] from a listing and then from watch events. Applying events one by
+//! one gives the same world as listing everything anew (a property that the tests hold it to).
+
+use std::collections::BTreeMap;
+
+use rung_model::{
+    App, AppName, Assignment, Deployment, DeploymentNumber, Generation, Node, NodeId, Observed, Release,
+    ReleaseNumber, RouteDocument, Run, RunId, keys,
+};
+use serde::de::DeserializeOwned;
+
+/// A document with the revision that wrote it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held<T> {
+    pub revision: u64,
+    pub value: T,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct World {
+    pub epoch: u64,
+    /// Everything up to this revision is in.
+    pub revision: u64,
+    pub apps: BTreeMap<AppName, Held<App>>,
+    pub releases: BTreeMap<AppName, BTreeMap<ReleaseNumber, Held<Release>>>,
+    pub deployments: BTreeMap<AppName, BTreeMap<DeploymentNumber, Held<Deployment>>>,
+    pub runs: BTreeMap<RunId, Held<Run>>,
+    pub nodes: BTreeMap<NodeId, Held<Node>>,
+    pub assignments: BTreeMap<NodeId, Held<Assignment>>,
+    pub observed: BTreeMap<NodeId, Held<Observed>>,
+    pub routes: BTreeMap<AppName, Held<RouteDocument>>,
+}
+
+/// A stored document that this version can't read. It is left alone: an older binary must not destroy what a newer
+/// one wrote.
+#[derive(Debug, thiserror::Error)]
+#[error("document at {key} can't be read")]
+pub struct Undecodable {
+    pub key: String,
+    pub source: serde_json::Error,
+}
+
+impl World {
+    pub fn new(epoch: u64) -> Self {
+        Self { epoch, ..Self::default() }
+    }
+
+    /// Takes a key's new value in. Keys that the planner does not need are passed over.
+    pub fn put(&mut self, key: &str, value: &[u8], revision: u64) -> Result<(), Undecodable> {
+        let generation = Generation::new(self.epoch, revision);
+        let Some((kind, _)) = key.split_once('/') else { return Ok(()) };
+        match kind {
+            "apps" => {
+                let app: App = decode(key, value)?;
+                self.apps.insert(app.name.clone(), Held { revision, value: app });
+            }
+            "releases" => {
+                let release: Release = decode(key, value)?;
+                let of_app = self.releases.entry(release.app.clone()).or_default();
+                of_app.insert(release.number, Held { revision, value: release });
+            }
+            "deployments" => {
+                let deployment: Deployment = decode(key, value)?;
+                let of_app = self.deployments.entry(deployment.app.clone()).or_default();
+                of_app.insert(deployment.number, Held { revision, value: deployment });
+            }
+            "runs" => {
+                let run: Run = decode(key, value)?;
+                self.runs.insert(run.id.clone(), Held { revision, value: run });
+            }
+            "nodes" => {
+                let node: Node = decode(key, value)?;
+                self.nodes.insert(node.id.clone(), Held { revision, value: node });
+            }
+            "assign" => {
+                let mut assignment: Assignment = decode(key, value)?;
+                assignment.generation = generation;
+                self.assignments.insert(assignment.node.clone(), Held { revision, value: assignment });
+            }
+            "observed" => {
+                let observed: Observed = decode(key, value)?;
+                self.observed.insert(observed.node.clone(), Held { revision, value: observed });
+            }
+            "routes" => {
+                let mut document: RouteDocument = decode(key, value)?;
+                document.generation = generation;
+                self.routes.insert(document.app.clone(), Held { revision, value: document });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: &str) {
+        let mut parts = key.splitn(3, '/');
+        let (Some(kind), Some(first)) = (parts.next(), parts.next()) else { return };
+        let second = parts.next();
+        match kind {
+            "apps" => remove(&mut self.apps, first),
+            "nodes" => remove(&mut self.nodes, first),
+            "assign" => remove(&mut self.assignments, first),
+            "observed" => remove(&mut self.observed, first),
+            "routes" => remove(&mut self.routes, first),
+            "runs" => {
+                if let Some(Ok(id)) = second.map(RunId::new) {
+                    self.runs.remove(&id);
+                }
+            }
+            "releases" => remove_numbered(&mut self.releases, first, second, ReleaseNumber),
+            "deployments" => remove_numbered(&mut self.deployments, first, second, DeploymentNumber),
+            _ => {}
+        }
+    }
+
+    pub fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<&Release> {
+        self.releases.get(app)?.get(&number).map(|held| &held.value)
+    }
+
+    pub fn deployment(&self, app: &AppName, number: DeploymentNumber) -> Option<&Deployment> {
+        self.deployments.get(app)?.get(&number).map(|held| &held.value)
+    }
+
+    /// The app's newest deployment, ended or not.
+    pub fn last_deployment(&self, app: &AppName) -> Option<&Deployment> {
+        self.deployments.get(app)?.last_key_value().map(|(_, held)| &held.value)
+    }
+
+    /// The deployment that is going on.
+    pub fn active_deployment(&self, app: &AppName) -> Option<&Deployment> {
+        self.last_deployment(app).filter(|deployment| !deployment.has_ended())
+    }
+
+    /// The revision of whatever is held under a key.
+    pub fn revision_of(&self, key: &str) -> Option<u64> {
+        let mut parts = key.splitn(3, '/');
+        let (kind, first) = (parts.next()?, parts.next()?);
+        let second = parts.next();
+        match kind {
+            "apps" => self.apps.get(&AppName::new(first).ok()?).map(|held| held.revision),
+            "nodes" => self.nodes.get(&NodeId::new(first).ok()?).map(|held| held.revision),
+            "assign" => self.assignments.get(&NodeId::new(first).ok()?).map(|held| held.revision),
+            "observed" => self.observed.get(&NodeId::new(first).ok()?).map(|held| held.revision),
+            "routes" => self.routes.get(&AppName::new(first).ok()?).map(|held| held.revision),
+            "runs" => self.runs.get(&RunId::new(second?).ok()?).map(|held| held.revision),
+            "releases" => {
+                let number = ReleaseNumber(second?.parse().ok()?);
+                self.releases.get(&AppName::new(first).ok()?)?.get(&number).map(|held| held.revision)
+            }
+            "deployments" => {
+                let number = DeploymentNumber(second?.parse().ok()?);
+                self.deployments.get(&AppName::new(first).ok()?)?.get(&number).map(|held| held.revision)
+            }
+            _ => None,
+        }
+    }
+
+    /// Every key that is held for one app beside its own and its routes, for its destruction.
+    pub fn keys_of_app(&self, app: &AppName) -> Vec<String> {
+        let mut found = Vec::new();
+        found.extend(
+            self.runs.values().filter(|run| run.value.app == *app).map(|run| keys::run(app, &run.value.id)),
+        );
+        let releases = self.releases.get(app).into_iter().flat_map(BTreeMap::keys);
+        found.extend(releases.map(|number| keys::release(app, *number)));
+        let deployments = self.deployments.get(app).into_iter().flat_map(BTreeMap::keys);
+        found.extend(deployments.map(|number| keys::deployment(app, *number)));
+        found
+    }
+}
+
+fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Undecodable> {
+    serde_json::from_slice(value).map_err(|source| Undecodable { key: key.to_owned(), source })
+}
+
+fn remove<K: Ord + std::str::FromStr, V>(map: &mut BTreeMap<K, V>, key: &str) {
+    if let Ok(key) = key.parse() {
+        map.remove(&key);
+    }
+}
+
+fn remove_numbered<K: Ord, V>(
+    map: &mut BTreeMap<AppName, BTreeMap<K, V>>,
+    app: &str,
+    number: Option<&str>,
+    make: impl Fn(u64) -> K,
+) {
+    let (Ok(app), Some(Ok(number))) = (AppName::new(app), number.map(str::parse)) else { return };
+    if let Some(of_app) = map.get_mut(&app) {
+        of_app.remove(&make(number));
+        if of_app.is_empty() {
+            map.remove(&app);
+        }
+    }
+}
