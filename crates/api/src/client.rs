@@ -475,7 +475,7 @@ impl Client {
         self.stream(&format!("{}?follow={follow}{app}", paths::EVENTS)).await
     }
 
-    pub async fn upgrade(&self, program: &std::path::Path) -> Result<(), ClientError> {
+    pub async fn upgrade_server(&self, program: &std::path::Path) -> Result<(), ClientError> {
         let request = crate::wire::UpgradeRequest { program: program.to_owned() };
         self.call(Method::POST, paths::UPGRADE, &request).await
     }
