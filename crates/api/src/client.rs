@@ -321,7 +321,7 @@ impl<O: DeserializeOwned> EventStream<O> {
 }
 
 /// Fills `{…}` of a path in order.
-pub fn fill(path: &str, values: &[&dyn fmt::Display]) -> String {
+pub fn fill(path: &str, values: &[&(dyn fmt::Display + Sync)]) -> String {
     let mut out = String::with_capacity(path.len() + 32);
     let mut values = values.iter();
     let mut rest = path;

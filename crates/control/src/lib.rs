@@ -1,1 +1,55 @@
-//! The server role: HTTP API, leader loop, artifacts, secrets.
+//! The server role: the HTTP API, the leader's loop, artifacts and secrets.
+//!
+//! A request that changes something writes desired state to the store by compare-and-swap and is answered once that
+//! is durable. The leader's loop ([`reconcile`], driven by [`leader`]) sees the change, lets the planner make a plan,
+//! and writes assignments and routes. Agents and proxies take theirs by long polls. Reads come from the loop's index
+//! of the store, which is as new as the last committed write that the caller made.
+//!
+//! What it deliberately does not do: it never runs users' code (a build is a run on an agent), never talks to
+//! instances, and keeps nothing that matters outside the store and the artifacts' directory.
+
+pub mod doctor;
+pub mod events;
+pub mod http;
+mod launch;
+pub mod leader;
+pub mod prune;
+pub mod reconcile;
+pub mod shared;
+pub mod status;
+pub mod trees;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rung_api::seal::SealKey;
+use rung_model::NodeId;
+use rung_store::Store;
+
+pub use http::{Listeners, Via};
+pub use shared::{Control, StartError};
+
+/// What the server role is made of; composed by the `rung` crate.
+pub struct ControlConfig {
+    pub store: Arc<dyn Store>,
+    /// Where artifacts, events and spools are kept.
+    pub data: PathBuf,
+    pub seal_key: SealKey,
+    /// What `Authorization: Bearer` must carry on TCP.
+    pub token: String,
+    pub node: NodeId,
+    /// Where apps are served, for URLs that are shown to people.
+    pub http: String,
+    pub version: String,
+    /// Asked to replace this process by another binary.
+    pub upgrades: tokio::sync::mpsc::Sender<PathBuf>,
+}
+
+impl std::fmt::Debug for ControlConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlConfig")
+            .field("data", &self.data)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}

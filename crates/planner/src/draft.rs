@@ -67,15 +67,11 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<&Release> {
         let changed = self.changed.get(app).and_then(|changed| changed.release.as_ref());
-        changed
-            .filter(|release| release.number == number)
-            .or_else(|| self.input.world.release(app, number))
+        changed.filter(|release| release.number == number).or_else(|| self.input.world.release(app, number))
     }
 
     pub(crate) fn assignment(&self, node: &NodeId) -> Option<&Assignment> {
-        self.assignments
-            .get(node)
-            .or_else(|| self.input.world.assignments.get(node).map(|held| &held.value))
+        self.assignments.get(node).or_else(|| self.input.world.assignments.get(node).map(|held| &held.value))
     }
 
     /// Every node's assignment, as changed so far.
@@ -109,11 +105,9 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn change_deployment(&mut self, app: &AppName) -> &mut Deployment {
         let world = self.input.world;
-        self.changed
-            .entry(app.clone())
-            .or_default()
-            .deployment
-            .get_or_insert_with(|| world.last_deployment(app).expect("a deployment is changed only where one is").clone())
+        self.changed.entry(app.clone()).or_default().deployment.get_or_insert_with(|| {
+            world.last_deployment(app).expect("a deployment is changed only where one is").clone()
+        })
     }
 
     pub(crate) fn add_release(&mut self, release: Release) {

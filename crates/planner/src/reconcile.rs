@@ -13,8 +13,8 @@ use std::time::Duration;
 use rung_model::app::Destroying;
 use rung_model::appfile::Service;
 use rung_model::{
-    AppName, AssignedInstance, DeploymentNumber, Intent, NodeId, Phase, ReleaseNumber, Run, RunId, RunOutcome,
-    RunState, ServiceName, keys,
+    AppName, AssignedInstance, DeploymentNumber, Intent, NodeId, Phase, ReleaseNumber, Run, RunId,
+    RunOutcome, RunState, ServiceName, keys,
 };
 
 use crate::draft::Draft;
@@ -55,11 +55,21 @@ pub(crate) struct Kinds {
 }
 
 /// What the aimed-at release says of a service; `None` when it has no such service.
-pub(crate) fn declared(draft: &Draft<'_>, app: &AppName, aim: Option<Aim>, service: &ServiceName) -> Option<Service> {
+pub(crate) fn declared(
+    draft: &Draft<'_>,
+    app: &AppName,
+    aim: Option<Aim>,
+    service: &ServiceName,
+) -> Option<Service> {
     draft.release(app, aim?.release)?.file.services.get(service).cloned()
 }
 
-pub(crate) fn desired_count(draft: &Draft<'_>, app: &AppName, service: &ServiceName, declared: &Service) -> u32 {
+pub(crate) fn desired_count(
+    draft: &Draft<'_>,
+    app: &AppName,
+    service: &ServiceName,
+    declared: &Service,
+) -> u32 {
     let count = draft.app(app).count(service, declared.instances);
     if declared.exclusive { count.min(1) } else { count }
 }
@@ -89,7 +99,8 @@ fn is_exclusive(
         let file = draft.release(app, release).map(|release| &release.file);
         file.and_then(|file| file.services.get(service)).is_some_and(|declared| declared.exclusive)
     };
-    declared.is_some_and(|declared| declared.exclusive) || members.iter().any(|member| says_so(member.release))
+    declared.is_some_and(|declared| declared.exclusive)
+        || members.iter().any(|member| says_so(member.release))
 }
 
 pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> Kinds {
@@ -100,7 +111,8 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
     let exclusive = is_exclusive(draft, app, service, declared.as_ref(), &all);
     let mut kinds = Kinds { exclusive, ..Kinds::default() };
     for member in all {
-        let of = |cohort: Option<DeploymentNumber>| cohort == Some(member.cohort) && member.intent == Intent::Run;
+        let of =
+            |cohort: Option<DeploymentNumber>| cohort == Some(member.cohort) && member.intent == Intent::Run;
         if declared.is_some() && of(aim.map(|aim| aim.cohort)) {
             kinds.wanted.push(member);
         } else if !exclusive && of(aim.and_then(|aim| aim.standby)) {
@@ -164,7 +176,12 @@ fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, ki
     }
 }
 
-fn drain_time(draft: &Draft<'_>, app: &AppName, service: &ServiceName, release: ReleaseNumber) -> Option<Duration> {
+fn drain_time(
+    draft: &Draft<'_>,
+    app: &AppName,
+    service: &ServiceName,
+    release: ReleaseNumber,
+) -> Option<Duration> {
     let declared = draft.release(app, release)?.file.services.get(service)?;
     declared.port.then_some(declared.drain)
 }
@@ -246,7 +263,10 @@ pub fn record_ended_runs(draft: &mut Draft<'_>) {
     for (node, observed) in &world.observed {
         for (id, seen) in &observed.value.runs {
             let Some(held) = world.runs.get(id) else { continue };
-            if held.value.has_ended() || held.value.node.as_ref() != Some(node) || held.value.state == seen.state {
+            if held.value.has_ended()
+                || held.value.node.as_ref() != Some(node)
+                || held.value.state == seen.state
+            {
                 continue;
             }
             if matches!(seen.state, RunState::Ended { .. }) {
@@ -340,7 +360,10 @@ pub fn forget_old_history(draft: &mut Draft<'_>) {
         let Some(record) = world.apps.get(app).map(|held| &held.value) else { continue };
         for number in of_app.keys().take(excess) {
             let runs = world.assignments.values().any(|held| {
-                held.value.instances.values().any(|assigned| assigned.app == *app && assigned.release == *number)
+                held.value
+                    .instances
+                    .values()
+                    .any(|assigned| assigned.app == *app && assigned.release == *number)
             });
             if !runs && record.current != Some(*number) {
                 draft.delete(keys::release(app, *number));

@@ -9,8 +9,8 @@ use rung_model::app::{Migrated, Scale};
 use rung_model::deployment::Trouble;
 use rung_model::duration::in_words;
 use rung_model::{
-    App, AppName, Deployment, DeploymentKind, InstanceState, Intent, Phase, Release, ReleaseNumber, Run, RunId,
-    RunKind, RunOutcome, RunState, ServiceName, TimelineEntry,
+    App, AppName, Deployment, DeploymentKind, InstanceState, Intent, Phase, Release, ReleaseNumber, Run,
+    RunId, RunKind, RunOutcome, RunState, ServiceName, TimelineEntry,
 };
 
 use crate::draft::Draft;
@@ -181,7 +181,13 @@ fn make_release(draft: &mut Draft<'_>, app: &AppName, artifact: rung_model::Dige
     let is_deploy = draft.deployment(app).is_some_and(|deployment| deployment.kind == DeploymentKind::Deploy);
     match command.filter(|_| is_deploy) {
         Some(command) if draft.app(app).migrated == Some(Migrated { artifact, command: command.clone() }) => {
-            enter(draft, app, Phase::Rolling, policy.deadline, format!("{number} is made; `{command}` ran for it already"));
+            enter(
+                draft,
+                app,
+                Phase::Rolling,
+                policy.deadline,
+                format!("{number} is made; `{command}` ran for it already"),
+            );
         }
         Some(command) => {
             let budget = policy.release_timeout + RUN_MARGIN;
@@ -337,7 +343,8 @@ fn service_state(
     let (new, old): (Vec<&Member>, Vec<&Member>) = all.iter().partition(|member| member.cohort == cohort);
     let new: Vec<&Member> = new.into_iter().filter(|member| member.intent == Intent::Run).collect();
     let healthy = new.iter().filter(|member| member.is_healthy()).count() as u32;
-    let routed = new.iter().filter(|member| member.is_healthy() && member.routing == Routing::Routed).count() as u32;
+    let routed =
+        new.iter().filter(|member| member.is_healthy() && member.routing == Routing::Routed).count() as u32;
     let old_is_unrouted = old.iter().all(|member| member.routing != Routing::Routed);
     let has_traffic =
         !declared.port || (routed >= desired && old_is_unrouted && draft.routes_acknowledged(app));

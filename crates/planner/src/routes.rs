@@ -81,11 +81,11 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
         .filter(|member| member.intent == Intent::Run && member.routing != Routing::Absent && !named(member))
         .filter_map(endpoint)
         .collect();
-    let explanation =
-        if endpoints.is_empty() { explain(service, kinds, desired) } else { String::new() };
-    let hopeless = kinds.wanted.iter().any(|member| {
-        matches!(member.state(), InstanceState::CrashLooping | InstanceState::Failed)
-    });
+    let explanation = if endpoints.is_empty() { explain(service, kinds, desired) } else { String::new() };
+    let hopeless = kinds
+        .wanted
+        .iter()
+        .any(|member| matches!(member.state(), InstanceState::CrashLooping | InstanceState::Failed));
     Some(Backend {
         endpoints,
         draining,
@@ -111,7 +111,8 @@ fn declaration(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &
 fn still_needed(draft: &Draft<'_>, app: &AppName, kinds: &Kinds, desired: usize) -> Vec<Endpoint> {
     let acknowledged = draft.routes_acknowledged(app);
     let healthy = kinds.wanted.iter().filter(|member| member.is_healthy());
-    let standing_in = healthy.clone().filter(|member| acknowledged && member.routing == Routing::Routed).count();
+    let standing_in =
+        healthy.clone().filter(|member| acknowledged && member.routing == Routing::Routed).count();
     let (routed, warm): (Vec<&Member>, Vec<&Member>) = kinds
         .standby
         .iter()
@@ -147,8 +148,7 @@ fn explain(service: &ServiceName, kinds: &Kinds, desired: u32) -> String {
     if looping > 0 {
         return format!("{looping} of {desired} instances of {service} exit again and again");
     }
-    let starting =
-        count(&[InstanceState::Preparing, InstanceState::Starting, InstanceState::BackingOff]);
+    let starting = count(&[InstanceState::Preparing, InstanceState::Starting, InstanceState::BackingOff]);
     if starting > 0 || kinds.wanted.is_empty() {
         let handoff = if kinds.exclusive { "is changing hands" } else { "is starting" };
         return format!("{service} {handoff}");

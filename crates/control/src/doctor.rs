@@ -1,0 +1,143 @@
+//! `rung doctor`: what is not as it should be, and the way out.
+
+use std::time::Duration;
+
+use rung_api::wire::{DoctorCheck, DoctorReport, DoctorState};
+use rung_store::{Op, Txn};
+
+use crate::shared::Control;
+
+/// An agent beats every 2 s and is lost at 8 s.
+const AGENT_LOST_AFTER: Duration = Duration::from_secs(8);
+
+/// Below this much free space a deploy is likely to fail.
+const DISK_LOW_BYTES: u64 = 1 << 30;
+
+fn check(name: &str, state: DoctorState, detail: impl Into<String>, hint: Option<&str>) -> DoctorCheck {
+    DoctorCheck { name: name.to_owned(), state, detail: detail.into(), hint: hint.map(str::to_owned) }
+}
+
+impl Control {
+    pub(crate) async fn doctor(&self) -> DoctorReport {
+        let mut checks = vec![self.check_store().await, self.check_disk()];
+        checks.extend(self.check_agents());
+        checks.push(self.check_ingress());
+        checks.extend(self.check_apps());
+        let isolation = self.read(|world| {
+            world
+                .nodes
+                .values()
+                .map(|held| (held.value.id.clone(), held.value.facts.isolation.clone()))
+                .collect()
+        });
+        DoctorReport { version: self.inner.version.clone(), checks, isolation }
+    }
+
+    async fn check_store(&self) -> DoctorCheck {
+        let op = Op::Put { key: "doctor".to_owned(), value: Vec::new(), lease: None };
+        match self.inner.store.txn(Vec::new(), vec![op]).await {
+            Ok(Txn::Committed(revision)) => {
+                let epoch = self.inner.store.epoch();
+                check("store", DoctorState::Fine, format!("writable, at generation {epoch}.{revision}"), None)
+            }
+            Ok(outcome) => check(
+                "store",
+                DoctorState::Broken,
+                format!("a write ended as {outcome:?}"),
+                Some("start rung again"),
+            ),
+            Err(error) => check(
+                "store",
+                DoctorState::Broken,
+                error.to_string(),
+                Some("free some space on the disk of the data directory; running apps are not affected"),
+            ),
+        }
+    }
+
+    fn check_disk(&self) -> DoctorCheck {
+        let path = self.inner.data.display();
+        match nix::sys::statvfs::statvfs(&self.inner.data) {
+            Ok(found) => {
+                let free_bytes = found.blocks_available() as u64 * found.fragment_size() as u64;
+                let detail = format!("{} MB free at {path}", free_bytes / 1_000_000);
+                if free_bytes < DISK_LOW_BYTES {
+                    check(
+                        "disk",
+                        DoctorState::Warning,
+                        detail,
+                        Some("free some space, or move the data directory"),
+                    )
+                } else {
+                    check("disk", DoctorState::Fine, detail, None)
+                }
+            }
+            Err(error) => check("disk", DoctorState::Broken, format!("looking at {path}: {error}"), None),
+        }
+    }
+
+    fn check_agents(&self) -> Vec<DoctorCheck> {
+        let beats = self.inner.beats.lock().expect("no panic while held").clone();
+        let nodes: Vec<_> = self.read(|world| world.nodes.keys().cloned().collect());
+        let describe = |node: &rung_model::NodeId| match beats.get(node).map(std::time::Instant::elapsed) {
+            Some(ago) if ago < AGENT_LOST_AFTER => {
+                check(&format!("agent {node}"), DoctorState::Fine, "beats", None)
+            }
+            Some(ago) => check(
+                &format!("agent {node}"),
+                DoctorState::Broken,
+                format!("was last heard of {} s ago", ago.as_secs()),
+                Some("its instances go on; start rung again on that machine"),
+            ),
+            None => {
+                check(&format!("agent {node}"), DoctorState::Broken, "was not heard of since the start", None)
+            }
+        };
+        nodes.iter().map(describe).collect()
+    }
+
+    fn check_ingress(&self) -> DoctorCheck {
+        let proxies = self.read_loop(|reconcile| reconcile.proxies().clone());
+        let following: Vec<&String> = proxies
+            .0
+            .iter()
+            .filter(|(_, proxy)| proxy.silent_since.is_none())
+            .map(|(name, _)| name)
+            .collect();
+        match following.as_slice() {
+            [] => check(
+                "ingress",
+                DoctorState::Broken,
+                "no ingress follows the routes",
+                Some("look for `ingress` in `rung events`"),
+            ),
+            [one] => check(
+                "ingress",
+                DoctorState::Fine,
+                format!("{one} follows the routes at {}", self.inner.http),
+                None,
+            ),
+            several => {
+                check("ingress", DoctorState::Fine, format!("{} follow the routes", several.len()), None)
+            }
+        }
+    }
+
+    fn check_apps(&self) -> Vec<DoctorCheck> {
+        let apps: Vec<_> = self.read(|world| world.apps.keys().cloned().collect());
+        let mut checks = Vec::new();
+        for app in apps {
+            let status =
+                self.read_loop(|reconcile| crate::status::app_status(reconcile, &app, &self.inner.http));
+            for problem in status.map(|status| status.problems).unwrap_or_default() {
+                checks.push(check(
+                    &format!("app {app}"),
+                    DoctorState::Warning,
+                    problem,
+                    Some("`rung logs` tells more"),
+                ));
+            }
+        }
+        checks
+    }
+}

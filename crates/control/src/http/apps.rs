@@ -1,0 +1,161 @@
+//! Apps: shown, scaled, destroyed; and what concerns the server as a whole.
+
+use axum::Json;
+use axum::extract::State;
+use rung_api::wire::{
+    AppStatus, DestroyRequest, DoctorReport, HealthReport, ReleaseListing, ScaleRequest, UpgradeRequest,
+};
+use rung_api::{Code, ErrorBody};
+use rung_model::{App, AppFile, AppName, Scale, keys};
+use rung_store::{Guard, Op};
+
+use super::extract::{Body, Named};
+use super::{Answer, Refused};
+use crate::shared::{ATTEMPTS, Committed, Control, contended};
+use crate::status;
+
+/// A typing mistake must not ask one machine for a million processes.
+const COUNT_MAX: u32 = 1000;
+
+pub(crate) fn no_such_app(app: &AppName) -> ErrorBody {
+    ErrorBody::new(Code::NotFound, format!("there is no app {app}")).hint("`rung status` lists the apps")
+}
+
+impl Control {
+    pub(crate) fn status_of(&self, app: &AppName) -> Result<AppStatus, ErrorBody> {
+        self.read_loop(|reconcile| status::app_status(reconcile, app, &self.inner.http))
+            .ok_or_else(|| no_such_app(app))
+    }
+
+    /// The app's record with the revision it was read at. An app that is being destroyed is not to be changed.
+    pub(crate) fn record_of(&self, app: &AppName) -> Result<(App, u64), ErrorBody> {
+        let held = self.read(|world| world.apps.get(app).cloned()).ok_or_else(|| no_such_app(app))?;
+        if held.value.destroying.is_some() {
+            let message = format!("app {app} is being destroyed");
+            return Err(
+                ErrorBody::new(Code::Refused, message).hint("wait until it is gone, then deploy it anew")
+            );
+        }
+        Ok((held.value, held.revision))
+    }
+
+    /// The app file of the release that serves.
+    pub(crate) fn current_file(&self, app: &App) -> Option<AppFile> {
+        self.read(|world| Some(world.release(&app.name, app.current?)?.file.clone()))
+    }
+}
+
+/// Replaces an app's record if nobody else did meanwhile.
+pub(crate) fn replace_app(app: &App, revision: u64) -> (Guard, Op) {
+    let key = keys::app(&app.name);
+    let value = serde_json::to_vec(app).expect("documents of the model serialize");
+    (Guard::Modified { key: key.clone(), revision }, Op::Put { key, value, lease: None })
+}
+
+pub async fn health(State(control): State<Control>) -> Json<HealthReport> {
+    Json(HealthReport {
+        version: control.inner.version.clone(),
+        node: control.inner.node.clone(),
+        http: control.inner.http.clone(),
+        data: control.inner.data.display().to_string(),
+    })
+}
+
+pub async fn list(State(control): State<Control>) -> Json<Vec<AppStatus>> {
+    let http = &control.inner.http;
+    Json(control.read_loop(|reconcile| {
+        let apps = reconcile.world().apps.keys();
+        apps.filter_map(|app| status::app_status(reconcile, app, http)).collect()
+    }))
+}
+
+pub async fn show(State(control): State<Control>, named: Named) -> Answer<AppStatus> {
+    Ok(Json(control.status_of(&named.get("app")?)?))
+}
+
+pub async fn releases(State(control): State<Control>, named: Named) -> Answer<Vec<ReleaseListing>> {
+    let app: AppName = named.get("app")?;
+    control.status_of(&app)?;
+    Ok(Json(control.read(|world| status::releases(world, &app))))
+}
+
+pub async fn doctor(State(control): State<Control>) -> Json<DoctorReport> {
+    Json(control.doctor().await)
+}
+
+pub async fn scale(
+    State(control): State<Control>,
+    named: Named,
+    Body(request): Body<ScaleRequest>,
+) -> Answer<AppStatus> {
+    let app: AppName = named.get("app")?;
+    for _ in 0..ATTEMPTS {
+        let (mut record, revision) = control.record_of(&app)?;
+        let file = control.current_file(&record).ok_or_else(|| {
+            ErrorBody::new(Code::Refused, format!("app {app} is not deployed yet"))
+                .hint("`instances` in rung.toml says how many there are at first")
+        })?;
+        check_counts(&file, &request)?;
+        for (service, count) in &request.services {
+            let from_file = file.services[service].instances;
+            record.scale.insert(service.clone(), Scale { count: *count, from_file });
+        }
+        let (guard, op) = replace_app(&record, revision);
+        if let Committed::Done = control.commit(vec![guard], vec![op]).await? {
+            let asked: Vec<String> =
+                request.services.iter().map(|(service, count)| format!("{service}={count}")).collect();
+            control.record(Some(&app), "scaled", format!("{} by {}", asked.join(" "), request.by));
+            return Ok(Json(control.status_of(&app)?));
+        }
+    }
+    Err(contended(&format!("app {app}")).into())
+}
+
+fn check_counts(file: &AppFile, request: &ScaleRequest) -> Result<(), ErrorBody> {
+    for (service, count) in &request.services {
+        let Some(declared) = file.services.get(service) else {
+            let known: Vec<&str> = file.services.keys().map(|name| name.as_str()).collect();
+            let message = format!("app {} has no service {service}", file.app);
+            return Err(ErrorBody::new(Code::NotFound, message).hint(format!("it has {}", known.join(", "))));
+        };
+        if declared.exclusive && *count > 1 {
+            let message = format!("service {service} is exclusive: it can't have {count} instances");
+            return Err(ErrorBody::new(Code::Refused, message)
+                .hint("one process owns its state; remove `exclusive` when that is not so any more"));
+        }
+        if *count > COUNT_MAX {
+            let message = format!("{count} instances of {service} are too many: {COUNT_MAX} at most");
+            return Err(ErrorBody::new(Code::InvalidRequest, message));
+        }
+    }
+    Ok(())
+}
+
+pub async fn destroy(
+    State(control): State<Control>,
+    named: Named,
+    Body(request): Body<DestroyRequest>,
+) -> Answer<()> {
+    let app: AppName = named.get("app")?;
+    for _ in 0..ATTEMPTS {
+        let held = control.read(|world| world.apps.get(&app).cloned()).ok_or_else(|| no_such_app(&app))?;
+        let mut record = held.value;
+        record.destroying = Some(request.volumes);
+        let (guard, op) = replace_app(&record, held.revision);
+        if let Committed::Done = control.commit(vec![guard], vec![op]).await? {
+            control.record(Some(&app), "destroyed", format!("app {app} is destroyed by {}", request.by));
+            return Ok(Json(()));
+        }
+    }
+    Err(contended(&format!("app {app}")).into())
+}
+
+pub async fn upgrade(State(control): State<Control>, Body(request): Body<UpgradeRequest>) -> Answer<()> {
+    if !request.program.is_absolute() || !request.program.is_file() {
+        let message = format!("{} is not a program on the server's machine", request.program.display());
+        return Err(Refused(ErrorBody::new(Code::InvalidRequest, message).hint("give its absolute path")));
+    }
+    let taken = control.inner.upgrades.try_send(request.program);
+    taken.map_err(|_| ErrorBody::new(Code::Conflict, "another upgrade is going on"))?;
+    Ok(Json(()))
+}

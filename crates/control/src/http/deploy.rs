@@ -1,0 +1,384 @@
+//! Deployments: what starts one, what follows it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body as HttpBody;
+use axum::extract::State;
+use jiff::Timestamp;
+use rung_api::wire::{DeployRequest, RestartRequest, RollbackRequest, Started};
+use rung_api::{Code, ErrorBody};
+use rung_artifact::Limits;
+use rung_model::appfile;
+use rung_model::{
+    App, AppFile, AppName, Deployment, DeploymentKind, DeploymentNumber, Digest, Draft, Phase, Release,
+    ReleaseNumber, TimelineEntry, keys,
+};
+use rung_store::{Guard, Op};
+
+use super::Answer;
+use super::apps::replace_app;
+use super::extract::{Body, Named, Query};
+use crate::shared::{ATTEMPTS, Committed, Control, contended};
+
+/// What a deployment may take before its first phase sets its own budget.
+const FIRST_BUDGET: Duration = Duration::from_secs(120);
+
+/// What a new deployment does.
+pub(crate) enum Move {
+    /// Make a release of this, then roll it out.
+    Make(Draft),
+    /// Start the instances of a release anew.
+    Again(ReleaseNumber),
+}
+
+pub async fn has_source(State(control): State<Control>, named: Named) -> Answer<bool> {
+    let digest: Digest = named.get("digest")?;
+    Ok(Json(control.inner.trees.has(&digest).await?))
+}
+
+pub async fn put_source(State(control): State<Control>, named: Named, body: HttpBody) -> Answer<()> {
+    let digest: Digest = named.get("digest")?;
+    control.inner.trees.put(&digest, Limits::source(), body.into_data_stream()).await?;
+    Ok(Json(()))
+}
+
+pub async fn deploy(
+    State(control): State<Control>,
+    named: Named,
+    Body(request): Body<DeployRequest>,
+) -> Answer<Started> {
+    let app: AppName = named.get("app")?;
+    let file = read_file(&app, &request)?;
+    if !control.inner.trees.has(&request.source).await? {
+        let message = format!("source {} was not uploaded", request.source);
+        return Err(ErrorBody::new(Code::NotFound, message).hint("upload it first, then deploy").into());
+    }
+    for _ in 0..ATTEMPTS {
+        let (record, revision) = control.record_or_new(&app)?;
+        require_secrets(&record, &file)?;
+        let mut draft = Draft {
+            file: file.clone(),
+            config: record.config.clone(),
+            secrets: record.secrets.clone(),
+            source: Some(request.source.clone()),
+            artifact: None,
+            reason: "deploy".to_owned(),
+            note: request.note.clone(),
+        };
+        let earlier = control.built_before(&app, &draft).await?;
+        let mut remarks = Vec::new();
+        match &earlier {
+            _ if file.build.is_empty() => draft.artifact = Some(request.source.clone()),
+            Some((number, artifact)) => {
+                draft.artifact = Some(artifact.clone());
+                remarks
+                    .push(format!("source and build section are those of {number}: its build is used again"));
+            }
+            None => {}
+        }
+        if let Some(release) = control.is_unchanged(&record, &draft) {
+            return Ok(Json(Started::Unchanged { release }));
+        }
+        if let Some(number) =
+            control.begin(record, revision, DeploymentKind::Deploy, Move::Make(draft), &request.by).await?
+        {
+            return Ok(Json(Started::Deployment { number, release: None, remarks }));
+        }
+    }
+    Err(contended(&format!("app {app}")).into())
+}
+
+fn read_file(app: &AppName, request: &DeployRequest) -> Result<AppFile, ErrorBody> {
+    let parsed = if request.file_name.ends_with("Procfile") {
+        appfile::parse_procfile(app.clone(), &request.file)
+    } else {
+        appfile::parse(&request.file_name, &request.file)
+    };
+    let file = parsed.map_err(|errors| ErrorBody::new(Code::InvalidAppFile, errors.to_string()))?;
+    if file.app != *app {
+        let message = format!("{} is for app {}, not for {app}", request.file_name, file.app);
+        return Err(ErrorBody::new(Code::InvalidAppFile, message).hint("leave --app out, or change `app`"));
+    }
+    Ok(file)
+}
+
+fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
+    let missing: Vec<&str> = file
+        .required_secrets
+        .iter()
+        .filter(|name| !record.secrets.contains_key(name))
+        .map(|name| name.as_str())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let app = &file.app;
+    let message = format!("secrets that app {app} requires are not set: {}", missing.join(", "));
+    Err(ErrorBody::new(Code::MissingSecret, message)
+        .hint(format!("rung secret set {} --app {app}", missing.join(" "))))
+}
+
+impl Control {
+    /// The app's record; a fresh one (at revision 0) when it was never heard of.
+    pub(crate) fn record_or_new(&self, app: &AppName) -> Result<(App, u64), ErrorBody> {
+        match self.record_of(app) {
+            Err(error) if error.code == Code::NotFound => Ok((App::new(app.clone()), 0)),
+            found => found,
+        }
+    }
+
+    /// A successful release of the same source and build section whose artifact is still kept.
+    async fn built_before(
+        &self,
+        app: &AppName,
+        draft: &Draft,
+    ) -> Result<Option<(ReleaseNumber, Digest)>, ErrorBody> {
+        let same = |release: &Release| {
+            release.source == draft.source
+                && release.file.build == draft.file.build
+                && release.file.env == draft.file.env
+        };
+        let found = self.read(|world| {
+            let releases = world.releases.get(app)?.values().rev().map(|held| &held.value);
+            releases
+                .filter(|release| same(release))
+                .map(|release| (release.number, release.artifact.clone()))
+                .next()
+        });
+        match found {
+            Some((number, artifact)) if self.inner.trees.has(&artifact).await? => {
+                Ok(Some((number, artifact)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The current release, when the draft would make the very same one.
+    fn is_unchanged(&self, record: &App, draft: &Draft) -> Option<ReleaseNumber> {
+        let current = record.current?;
+        self.read(|world| {
+            let release = world.release(&record.name, current)?;
+            let same = Some(&release.artifact) == draft.artifact.as_ref()
+                && release.file == draft.file
+                && release.config == draft.config
+                && release.secrets == draft.secrets;
+            (same && world.active_deployment(&record.name).is_none()).then_some(current)
+        })
+    }
+
+    /// Records a new deployment together with the app. `None`: somebody else changed the app; decide anew.
+    pub(crate) async fn begin(
+        &self,
+        mut record: App,
+        revision: u64,
+        kind: DeploymentKind,
+        what: Move,
+        by: &str,
+    ) -> Result<Option<DeploymentNumber>, ErrorBody> {
+        self.refuse_while_deploying(&record)?;
+        let number = record.last_deployment.next();
+        record.last_deployment = number;
+        let at = Timestamp::now();
+        let (phase, draft, release, message) = match what {
+            Move::Make(draft) if draft.artifact.is_none() => (Phase::Building, Some(draft), None, "building"),
+            Move::Make(draft) => (Phase::Building, Some(draft), None, "nothing to build"),
+            Move::Again(release) => (Phase::Rolling, None, Some(release), "starting new instances"),
+        };
+        let building = draft.as_ref().filter(|draft| draft.artifact.is_none());
+        let remaining = match (building, release) {
+            (Some(draft), _) => draft.file.build.timeout + FIRST_BUDGET,
+            (None, Some(release)) => {
+                let found = self.read(|world| world.release(&record.name, release).cloned());
+                found.map_or(FIRST_BUDGET, |release| release.file.deploy.deadline)
+            }
+            (None, None) => FIRST_BUDGET,
+        };
+        let deployment = Deployment {
+            app: record.name.clone(),
+            number,
+            kind,
+            by: by.to_owned(),
+            at,
+            phase,
+            draft,
+            release,
+            from: record.current,
+            run: None,
+            remaining,
+            cancelled_by: None,
+            trouble: None,
+            timeline: vec![TimelineEntry { at, phase, message: message.to_owned() }],
+        };
+        let key = keys::deployment(&record.name, number);
+        let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");
+        let (mut guard, op) = replace_app(&record, revision);
+        if revision == 0 {
+            guard = Guard::Absent { key: keys::app(&record.name) };
+        }
+        let guards = vec![guard, Guard::Absent { key: key.clone() }];
+        match self.commit(guards, vec![op, Op::Put { key, value, lease: None }]).await? {
+            Committed::Done => Ok(Some(number)),
+            Committed::Conflict => Ok(None),
+        }
+    }
+
+    pub(crate) fn refuse_while_deploying(&self, record: &App) -> Result<(), ErrorBody> {
+        let app = &record.name;
+        let active = self.read(|world| world.active_deployment(app).cloned());
+        let Some(active) = active else { return Ok(()) };
+        let since = (Timestamp::now().as_second() - active.at.as_second()).max(0);
+        let message = format!("{} is deploying app {app} ({}, since {since} s)", active.by, active.number);
+        Err(ErrorBody::new(Code::Deploying, message)
+            .hint(format!("wait until it ends, or stop it: rung cancel --app {app}")))
+    }
+}
+
+pub async fn list(State(control): State<Control>, named: Named) -> Answer<Vec<Deployment>> {
+    let app: AppName = named.get("app")?;
+    control.status_of(&app)?;
+    let newest_first = control.read(|world| {
+        let of_app = world.deployments.get(&app).into_iter().flat_map(|of_app| of_app.values().rev());
+        of_app.map(|held| held.value.clone()).collect()
+    });
+    Ok(Json(newest_first))
+}
+
+#[derive(Debug, serde::Deserialize)]
+pub struct Seen {
+    #[serde(default)]
+    seen: usize,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+/// Answers once there is more of the timeline than was seen, or the deployment has ended, or the wait is over.
+pub async fn show(
+    State(control): State<Control>,
+    named: Named,
+    Query(seen): Query<Seen>,
+) -> Answer<Deployment> {
+    let (app, number): (AppName, DeploymentNumber) = (named.get("app")?, named.get("deployment")?);
+    let find = || control.read(|world| world.deployment(&app, number).cloned());
+    let missing = || ErrorBody::new(Code::NotFound, format!("app {app} has no deployment {number}"));
+    find().ok_or_else(missing)?;
+    let wait = Duration::from_millis(seen.wait_ms).min(Duration::from_secs(60));
+    let news = control.wait_for(wait, |reconcile| {
+        let deployment = reconcile.world().deployment(&app, number)?;
+        (deployment.has_ended() || deployment.timeline.len() > seen.seen).then(|| deployment.clone())
+    });
+    match news.await {
+        Some(deployment) => Ok(Json(deployment)),
+        None => Ok(Json(find().ok_or_else(missing)?)),
+    }
+}
+
+pub async fn cancel(State(control): State<Control>, named: Named, Body(by): Body<String>) -> Answer<()> {
+    let (app, number): (AppName, DeploymentNumber) = (named.get("app")?, named.get("deployment")?);
+    for _ in 0..ATTEMPTS {
+        let held = control.read(|world| world.deployments.get(&app)?.get(&number).cloned());
+        let held = held
+            .ok_or_else(|| ErrorBody::new(Code::NotFound, format!("app {app} has no deployment {number}")))?;
+        let mut deployment = held.value;
+        if deployment.has_ended() {
+            let message = format!("{number} of app {app} has ended already");
+            return Err(ErrorBody::new(Code::Refused, message)
+                .hint("`rung rollback` goes back to the release before it")
+                .into());
+        }
+        deployment.cancelled_by = Some(by.clone());
+        let key = keys::deployment(&app, number);
+        let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");
+        let guard = Guard::Modified { key: key.clone(), revision: held.revision };
+        if let Committed::Done =
+            control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
+        {
+            return Ok(Json(()));
+        }
+    }
+    Err(contended(&format!("{number} of app {app}")).into())
+}
+
+pub async fn rollback(
+    State(control): State<Control>,
+    named: Named,
+    Body(request): Body<RollbackRequest>,
+) -> Answer<Started> {
+    let app: AppName = named.get("app")?;
+    for _ in 0..ATTEMPTS {
+        let (record, revision) = control.record_of(&app)?;
+        let target = control.rollback_target(&record, request.to)?;
+        if !control.inner.trees.has(&target.artifact).await? {
+            let message = format!("the artifact of {} is not kept any more", target.number);
+            return Err(ErrorBody::new(Code::Refused, message)
+                .hint("`rung releases` shows which ones are; or deploy its source again")
+                .into());
+        }
+        let draft = Draft {
+            file: target.file,
+            config: target.config,
+            secrets: target.secrets,
+            source: target.source,
+            artifact: Some(target.artifact),
+            reason: format!("rollback to {}", target.number),
+            note: None,
+        };
+        let what = Move::Make(draft);
+        if let Some(number) =
+            control.begin(record, revision, DeploymentKind::Rollback, what, &request.by).await?
+        {
+            let remarks = vec!["what a release command changed (a migration) is not undone".to_owned()];
+            return Ok(Json(Started::Deployment { number, release: None, remarks }));
+        }
+    }
+    Err(contended(&format!("app {app}")).into())
+}
+
+impl Control {
+    /// The named release, or the successful one before the current.
+    fn rollback_target(&self, record: &App, to: Option<ReleaseNumber>) -> Result<Release, ErrorBody> {
+        let app = &record.name;
+        let Some(current) = record.current else {
+            let message = format!("app {app} has no release to go back from");
+            return Err(ErrorBody::new(Code::Refused, message).hint("deploy it first"));
+        };
+        let number = match to {
+            Some(number) if number == current => {
+                let message = format!("{number} is the release that serves");
+                return Err(ErrorBody::new(Code::Refused, message));
+            }
+            Some(number) if record.succeeded.contains(&number) => number,
+            Some(number) => {
+                let message = format!("{number} is not a release of app {app} that ever served");
+                return Err(ErrorBody::new(Code::NotFound, message).hint("`rung releases` lists them"));
+            }
+            None => *record.succeeded.iter().rev().find(|number| **number != current).ok_or_else(|| {
+                ErrorBody::new(Code::Refused, format!("{current} is the first release of app {app}"))
+            })?,
+        };
+        let found = self.read(|world| world.release(app, number).cloned());
+        found.ok_or_else(|| ErrorBody::new(Code::NotFound, format!("release {number} is not kept any more")))
+    }
+}
+
+pub async fn restart(
+    State(control): State<Control>,
+    named: Named,
+    Body(request): Body<RestartRequest>,
+) -> Answer<Started> {
+    let app: AppName = named.get("app")?;
+    for _ in 0..ATTEMPTS {
+        let (record, revision) = control.record_of(&app)?;
+        let Some(current) = record.current else {
+            let message = format!("app {app} is not deployed yet: nothing can be restarted");
+            return Err(ErrorBody::new(Code::Refused, message).into());
+        };
+        let what = Move::Again(current);
+        if let Some(number) =
+            control.begin(record, revision, DeploymentKind::Restart, what, &request.by).await?
+        {
+            return Ok(Json(Started::Deployment { number, release: Some(current), remarks: Vec::new() }));
+        }
+    }
+    Err(contended(&format!("app {app}")).into())
+}

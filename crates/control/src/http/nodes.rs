@@ -1,0 +1,188 @@
+//! For nodes and proxies: assignments and routes go out by long polls, observations come in.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::body::Body as HttpBody;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use rung_api::wire::{Launch, ProxyDocuments, ProxyPoll};
+use rung_api::{Code, ErrorBody};
+use rung_artifact::Limits;
+use rung_model::{
+    AppName, Assignment, Digest, Generation, Node, NodeFacts, NodeId, Observed, ReleaseNumber, keys,
+};
+use rung_store::{Guard, Op};
+
+use super::Answer;
+use super::Refused;
+use super::extract::{Body, Named, Query, Wait};
+use crate::reconcile::{Event, Reconcile};
+use crate::shared::{ATTEMPTS, Committed, Control, contended};
+
+pub async fn register(
+    State(control): State<Control>,
+    named: Named,
+    Body(facts): Body<NodeFacts>,
+) -> Answer<()> {
+    let id: NodeId = named.get("node")?;
+    for _ in 0..ATTEMPTS {
+        let (held, joined) = control.read(|world| (world.nodes.get(&id).cloned(), world.nodes.len() as u32));
+        let number = held.as_ref().map_or(joined + 1, |held| held.value.number);
+        let node = Node { id: id.clone(), number, facts: facts.clone() };
+        if held.as_ref().is_some_and(|held| held.value == node) {
+            return Ok(Json(()));
+        }
+        let committed = control.put(keys::node(&id), &node, held.map(|held| held.revision)).await?;
+        if let Committed::Done = committed {
+            return Ok(Json(()));
+        }
+    }
+    Err(contended(&format!("node {id}")).into())
+}
+
+impl Control {
+    async fn put<T: serde::Serialize>(
+        &self,
+        key: String,
+        document: &T,
+        replaces: Option<u64>,
+    ) -> Result<Committed, ErrorBody> {
+        let value = serde_json::to_vec(document).expect("documents of the model serialize");
+        let guard = match replaces {
+            Some(revision) => Guard::Modified { key: key.clone(), revision },
+            None => Guard::Absent { key: key.clone() },
+        };
+        self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await
+    }
+}
+
+/// Beats stay in memory: a heartbeat in the store would be a write per node and two seconds.
+pub async fn beat(State(control): State<Control>, named: Named) -> Answer<()> {
+    let id: NodeId = named.get("node")?;
+    control.inner.beats.lock().expect("no panic while held").insert(id, Instant::now());
+    Ok(Json(()))
+}
+
+#[derive(Debug, serde::Deserialize)]
+pub struct After {
+    after: Generation,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+pub async fn assignment(
+    State(control): State<Control>,
+    named: Named,
+    Query(after): Query<After>,
+) -> Answer<Option<Assignment>> {
+    let id: NodeId = named.get("node")?;
+    let wait = Duration::from_millis(after.wait_ms).min(Duration::from_secs(60));
+    let newer = control.wait_for(wait, |reconcile| {
+        let held = reconcile.world().assignments.get(&id)?;
+        (held.value.generation > after.after).then(|| held.value.clone())
+    });
+    Ok(Json(newer.await))
+}
+
+/// An agent's report. One that is older than what is held is passed over: reports may overtake each other.
+pub async fn report(
+    State(control): State<Control>,
+    named: Named,
+    Body(observed): Body<Observed>,
+) -> Answer<()> {
+    let id: NodeId = named.get("node")?;
+    if observed.node != id {
+        let message = format!("report of node {} was sent as node {id}", observed.node);
+        return Err(ErrorBody::new(Code::InvalidRequest, message).into());
+    }
+    control.inner.beats.lock().expect("no panic while held").insert(id.clone(), Instant::now());
+    for _ in 0..ATTEMPTS {
+        let held = control.read(|world| world.observed.get(&id).cloned());
+        let age = |observed: &Observed| (observed.agent_started, observed.sequence);
+        if held.as_ref().is_some_and(|held| age(&held.value) >= age(&observed)) {
+            return Ok(Json(()));
+        }
+        let committed = control.put(keys::observed(&id), &observed, held.map(|held| held.revision)).await?;
+        if let Committed::Done = committed {
+            return Ok(Json(()));
+        }
+    }
+    Err(contended(&format!("report of node {id}")).into())
+}
+
+pub async fn launch(State(control): State<Control>, named: Named) -> Answer<Launch> {
+    let (app, release): (AppName, ReleaseNumber) = (named.get("app")?, named.get("release")?);
+    Ok(Json(control.launch(&app, release).await?))
+}
+
+pub async fn artifact(State(control): State<Control>, named: Named) -> Result<Response, Refused> {
+    let digest: Digest = named.get("digest")?;
+    let archive = control.inner.trees.get(&digest).await?;
+    let headers = [(axum::http::header::CONTENT_TYPE, "application/x-tar")];
+    Ok((headers, HttpBody::from_stream(archive)).into_response())
+}
+
+pub async fn put_artifact(State(control): State<Control>, named: Named, body: HttpBody) -> Answer<()> {
+    let digest: Digest = named.get("digest")?;
+    control.inner.trees.put(&digest, Limits::tree(), body.into_data_stream()).await?;
+    Ok(Json(()))
+}
+
+/// Tells the loop when a poll is over, however it ended: answered, timed out, or dropped with its connection.
+struct Poll<'a> {
+    control: &'a Control,
+    proxy: &'a str,
+}
+
+impl Drop for Poll<'_> {
+    fn drop(&mut self) {
+        let _ = self.control.inner.mailbox.send(Event::PollEnded { proxy: self.proxy.to_owned() });
+    }
+}
+
+pub async fn poll_routes(
+    State(control): State<Control>,
+    named: Named,
+    Query(wait): Query<Wait>,
+    Body(poll): Body<ProxyPoll>,
+) -> Answer<ProxyDocuments> {
+    let proxy = named.text("proxy");
+    let polled = Event::Polled {
+        proxy: proxy.to_owned(),
+        acknowledged: poll.after,
+        draining: poll.draining.into_iter().collect(),
+    };
+    let _ = control.inner.mailbox.send(polled);
+    let _ended = Poll { control: &control, proxy };
+    let whole = poll.whole;
+    let news = control.wait_for(wait.duration(), |reconcile| newer_routes(reconcile, poll.after, whole));
+    let nothing =
+        ProxyDocuments { generation: poll.after, whole: false, documents: Vec::new(), removed: Vec::new() };
+    Ok(Json(news.await.unwrap_or(nothing)))
+}
+
+/// Documents that are newer than what a proxy holds; `None` when there are none.
+fn newer_routes(reconcile: &Reconcile, after: Generation, whole: bool) -> Option<ProxyDocuments> {
+    let world = reconcile.world();
+    if world.revision == 0 {
+        return None;
+    }
+    let generation = Generation::new(world.epoch, world.revision);
+    let documents = world.routes.values().map(|held| &held.value);
+    let removed = (after.epoch == world.epoch).then(|| reconcile.removed_since(after.revision)).flatten();
+    let Some(removed) = removed.filter(|_| !whole) else {
+        return Some(ProxyDocuments {
+            generation,
+            whole: true,
+            documents: documents.cloned().collect(),
+            removed: Vec::new(),
+        });
+    };
+    let documents: Vec<_> = documents.filter(|document| document.generation > after).cloned().collect();
+    let present: BTreeSet<&AppName> = world.routes.keys().collect();
+    let removed: Vec<AppName> = removed.into_iter().filter(|app| !present.contains(app)).collect();
+    let is_news = !documents.is_empty() || !removed.is_empty();
+    is_news.then_some(ProxyDocuments { generation, whole: false, documents, removed })
+}

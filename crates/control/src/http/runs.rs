@@ -1,0 +1,110 @@
+//! One-off runs: `rung run`.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use jiff::Timestamp;
+use rung_api::wire::RunRequest;
+use rung_api::{Code, ErrorBody};
+use rung_model::{AppName, Run, RunId, RunKind, RunState, keys};
+use rung_store::{Guard, Op};
+
+use super::Answer;
+use super::extract::{Body, Named, Query, Wait};
+use crate::shared::{ATTEMPTS, Committed, Control, contended};
+
+/// Nobody types at a terminal for longer; what runs longer is a service or a job.
+const ONE_OFF_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+pub async fn start(
+    State(control): State<Control>,
+    named: Named,
+    Body(request): Body<RunRequest>,
+) -> Answer<Run> {
+    let app: AppName = named.get("app")?;
+    let (record, _) = control.record_of(&app)?;
+    let Some(release) = record.current else {
+        let message = format!("app {app} is not deployed yet: there is no release to run a command in");
+        return Err(ErrorBody::new(Code::Refused, message).hint("rung deploy").into());
+    };
+    if request.command.trim().is_empty() {
+        return Err(ErrorBody::new(Code::InvalidRequest, "there is no command to run").into());
+    }
+    for _ in 0..ATTEMPTS {
+        let run = Run {
+            id: control.next_run_id(&app),
+            app: app.clone(),
+            kind: RunKind::OneOff { release, command: request.command.clone(), terminal: request.terminal },
+            by: request.by.clone(),
+            at: Timestamp::now(),
+            node: None,
+            timeout: ONE_OFF_TIMEOUT,
+            cancelled: false,
+            state: RunState::Pending,
+        };
+        let key = keys::run(&app, &run.id);
+        let value = serde_json::to_vec(&run).expect("documents of the model serialize");
+        let guard = Guard::Absent { key: key.clone() };
+        if let Committed::Done =
+            control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
+        {
+            control.record(Some(&app), "run", format!("{} runs `{}`", request.by, request.command));
+            return Ok(Json(run));
+        }
+    }
+    Err(contended(&format!("runs of app {app}")).into())
+}
+
+impl Control {
+    /// `<app>-run-<n>`: one more than the highest that is known.
+    fn next_run_id(&self, app: &AppName) -> RunId {
+        let prefix = format!("{app}-run-");
+        let highest = self.read(|world| {
+            let numbers =
+                world.runs.keys().filter_map(|id| id.as_str().strip_prefix(&prefix)?.parse::<u64>().ok());
+            numbers.max().unwrap_or(0)
+        });
+        RunId::new(format!("{prefix}{}", highest + 1)).expect("a name and a number make an id")
+    }
+
+    fn run_of(&self, app: &AppName, run: &RunId) -> Result<(Run, u64), ErrorBody> {
+        let held = self.read(|world| world.runs.get(run).filter(|held| held.value.app == *app).cloned());
+        let held =
+            held.ok_or_else(|| ErrorBody::new(Code::NotFound, format!("app {app} has no run {run}")))?;
+        Ok((held.value, held.revision))
+    }
+}
+
+pub async fn show(State(control): State<Control>, named: Named, Query(wait): Query<Wait>) -> Answer<Run> {
+    let (app, run): (AppName, RunId) = (named.get("app")?, named.get("run")?);
+    let (before, _) = control.run_of(&app, &run)?;
+    let ended = control.wait_for(wait.duration(), |reconcile| {
+        let held = reconcile.world().runs.get(&run)?;
+        held.value.has_ended().then(|| held.value.clone())
+    });
+    Ok(Json(match ended.await {
+        Some(ended) => ended,
+        None => control.run_of(&app, &run).map_or(before, |(now, _)| now),
+    }))
+}
+
+pub async fn cancel(State(control): State<Control>, named: Named) -> Answer<()> {
+    let (app, run): (AppName, RunId) = (named.get("app")?, named.get("run")?);
+    for _ in 0..ATTEMPTS {
+        let (mut record, revision) = control.run_of(&app, &run)?;
+        if record.has_ended() {
+            return Err(ErrorBody::new(Code::Refused, format!("run {run} has ended already")).into());
+        }
+        record.cancelled = true;
+        let key = keys::run(&app, &run);
+        let value = serde_json::to_vec(&record).expect("documents of the model serialize");
+        let guard = Guard::Modified { key: key.clone(), revision };
+        if let Committed::Done =
+            control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
+        {
+            return Ok(Json(()));
+        }
+    }
+    Err(contended(&format!("run {run}")).into())
+}

@@ -1,0 +1,206 @@
+//! Config and secrets. Each change makes a release of its own, once something is deployed.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use rung_api::wire::{ConfigRequest, SecretListing, SecretRequest, Started};
+use rung_api::{Code, ErrorBody};
+use rung_model::{App, AppName, DeploymentKind, Draft, SecretName, appfile, keys};
+use rung_store::{Guard, Op};
+
+use super::Answer;
+use super::apps::{no_such_app, replace_app};
+use super::deploy::Move;
+use super::extract::{Body, Named};
+use crate::launch::seal_context;
+use crate::shared::{ATTEMPTS, Committed, Control, contended};
+
+/// A transaction of the store holds 1 MiB; a sealed value needs some room beside the rest.
+const SECRET_MAX_BYTES: usize = 512 * 1024;
+/// Config lives in the app's record and in every release.
+const CONFIG_MAX_BYTES: usize = 64 * 1024;
+
+pub async fn config(State(control): State<Control>, named: Named) -> Answer<BTreeMap<String, String>> {
+    let app: AppName = named.get("app")?;
+    let found = control.read(|world| Some(world.apps.get(&app)?.value.config.clone()));
+    Ok(Json(found.ok_or_else(|| no_such_app(&app))?))
+}
+
+pub async fn set_config(
+    State(control): State<Control>,
+    named: Named,
+    Body(request): Body<ConfigRequest>,
+) -> Answer<Started> {
+    let app: AppName = named.get("app")?;
+    let names: Vec<&str> = request.changes.keys().map(String::as_str).collect();
+    names.iter().try_for_each(|name| check_name(name))?;
+    for _ in 0..ATTEMPTS {
+        let (mut record, revision) = control.record_or_new(&app)?;
+        for (name, value) in &request.changes {
+            match value {
+                Some(value) => record.config.insert(name.clone(), value.clone()),
+                None => record.config.remove(name),
+            };
+        }
+        let size: usize = record.config.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > CONFIG_MAX_BYTES {
+            let message = format!("config of app {app} would be {size} bytes; {CONFIG_MAX_BYTES} at most");
+            return Err(ErrorBody::new(Code::TooLarge, message).hint("keep large data in a volume").into());
+        }
+        let reason = format!("config: {}", names.join(", "));
+        if let Some(started) = control
+            .begin_with(record, revision, Vec::new(), DeploymentKind::Config, reason, &request.by)
+            .await?
+        {
+            return Ok(Json(started));
+        }
+    }
+    Err(contended(&format!("config of app {app}")).into())
+}
+
+fn check_name(name: &str) -> Result<(), ErrorBody> {
+    SecretName::new(name).map_err(|error| ErrorBody::new(Code::InvalidRequest, error.to_string()))?;
+    if appfile::is_reserved(name) {
+        let message = format!("{name} is given by Rung itself and can't be set");
+        return Err(ErrorBody::new(Code::InvalidRequest, message));
+    }
+    Ok(())
+}
+
+pub async fn secrets(State(control): State<Control>, named: Named) -> Answer<Vec<SecretListing>> {
+    let app: AppName = named.get("app")?;
+    let record = control.read(|world| Some(world.apps.get(&app)?.value.clone()));
+    let record = record.ok_or_else(|| no_such_app(&app))?;
+    let required = control.current_file(&record).map(|file| file.required_secrets).unwrap_or_default();
+    let listed = record.secrets.iter().map(|(name, version)| SecretListing {
+        name: name.clone(),
+        version: *version,
+        required: required.contains(name),
+    });
+    Ok(Json(listed.collect()))
+}
+
+pub async fn set_secrets(
+    State(control): State<Control>,
+    named: Named,
+    Body(request): Body<SecretRequest>,
+) -> Answer<Started> {
+    let app: AppName = named.get("app")?;
+    let names: Vec<&str> = request.changes.keys().map(|name| name.as_str()).collect();
+    names.iter().try_for_each(|name| check_name(name))?;
+    for _ in 0..ATTEMPTS {
+        let (mut record, revision) = control.record_or_new(&app)?;
+        let sealed = control.seal_changes(&mut record, &request)?;
+        let reason = format!("secrets: {}", names.join(", "));
+        if let Some(started) =
+            control.begin_with(record, revision, sealed, DeploymentKind::Secret, reason, &request.by).await?
+        {
+            return Ok(Json(started));
+        }
+    }
+    Err(contended(&format!("secrets of app {app}")).into())
+}
+
+impl Control {
+    /// Gives each changed secret its next version in the record; answers the sealed values as store operations.
+    ///
+    /// The version counts up over all that were ever set, so an old release never opens a newer value.
+    fn seal_changes(
+        &self,
+        record: &mut App,
+        request: &SecretRequest,
+    ) -> Result<Vec<(String, Vec<u8>)>, ErrorBody> {
+        let mut sealed = Vec::new();
+        for (name, value) in &request.changes {
+            let Some(value) = value else {
+                if record.secrets.remove(name).is_none() {
+                    let message = format!("app {} has no secret {name}", record.name);
+                    return Err(
+                        ErrorBody::new(Code::NotFound, message).hint("`rung secret list` shows the names")
+                    );
+                }
+                continue;
+            };
+            if value.len() > SECRET_MAX_BYTES {
+                let message = format!("secret {name} has {} bytes; {SECRET_MAX_BYTES} at most", value.len());
+                return Err(ErrorBody::new(Code::TooLarge, message));
+            }
+            if value.contains('\0') {
+                let message = format!("secret {name} holds a zero byte, which no environment variable can");
+                return Err(
+                    ErrorBody::new(Code::InvalidRequest, message).hint("encode it, in base64 for instance")
+                );
+            }
+            let version = self.highest_version(record, name) + 1;
+            let context = seal_context(&record.name, name, version);
+            let bytes = self.inner.seal_key.seal(&context, value.as_bytes());
+            sealed.push((keys::secret(&record.name, name, version), bytes));
+            record.secrets.insert(name.clone(), version);
+        }
+        Ok(sealed)
+    }
+
+    fn highest_version(&self, record: &App, name: &SecretName) -> u64 {
+        let in_releases = self.read(|world| {
+            let releases = world.releases.get(&record.name).into_iter().flat_map(|of_app| of_app.values());
+            releases.filter_map(|held| held.value.secrets.get(name).copied()).max()
+        });
+        record.secrets.get(name).copied().max(in_releases).unwrap_or(0)
+    }
+
+    /// Commits a changed record: as a deployment of the current artifact when there is one, else for later.
+    async fn begin_with(
+        &self,
+        record: App,
+        revision: u64,
+        sealed: Vec<(String, Vec<u8>)>,
+        kind: DeploymentKind,
+        reason: String,
+        by: &str,
+    ) -> Result<Option<Started>, ErrorBody> {
+        self.refuse_while_deploying(&record)?;
+        // Sealed values first: a release must never name a version that is not there.
+        for (key, value) in sealed {
+            // A version that an attempt before this one wrote is written over.
+            let read =
+                self.inner.store.get(&key).await.map_err(|error| crate::shared::store_error(&error))?;
+            let guard = match read.value {
+                Some(entry) => Guard::Modified { key: key.clone(), revision: entry.modified },
+                None => Guard::Absent { key: key.clone() },
+            };
+            if let Committed::Conflict =
+                self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
+            {
+                return Ok(None);
+            }
+        }
+        let current =
+            record.current.and_then(|number| self.read(|world| world.release(&record.name, number).cloned()));
+        let Some(current) = current else {
+            return self.keep(&record, revision).await.map(|kept| kept.then_some(Started::Kept));
+        };
+        if current.config == record.config && current.secrets == record.secrets {
+            return Ok(Some(Started::Unchanged { release: current.number }));
+        }
+        let draft = Draft {
+            file: current.file,
+            config: record.config.clone(),
+            secrets: record.secrets.clone(),
+            source: current.source,
+            artifact: Some(current.artifact),
+            reason,
+            note: None,
+        };
+        let number = self.begin(record, revision, kind, Move::Make(draft), by).await?;
+        Ok(number.map(|number| Started::Deployment { number, release: None, remarks: Vec::new() }))
+    }
+
+    async fn keep(&self, record: &App, revision: u64) -> Result<bool, ErrorBody> {
+        let (mut guard, op) = replace_app(record, revision);
+        if revision == 0 {
+            guard = Guard::Absent { key: keys::app(&record.name) };
+        }
+        Ok(matches!(self.commit(vec![guard], vec![op]).await?, Committed::Done))
+    }
+}

@@ -1,0 +1,110 @@
+//! Keeps artifacts and sealed secrets bounded.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rung_model::{AppName, Digest, ReleaseNumber, SecretName, keys};
+use rung_planner::World;
+use rung_store::{Guard, Op};
+
+use crate::shared::Control;
+
+/// How many distinct artifacts of successful releases an app keeps.
+const ARTIFACTS_KEPT: usize = 10;
+
+/// A tree that was uploaded belongs to nothing until its deployment is recorded.
+const SPARE_UPLOADS_FOR: Duration = Duration::from_secs(3600);
+
+const EVERY: Duration = Duration::from_secs(600);
+
+pub(crate) async fn prune_now_and_then(control: Control) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        control.prune(SPARE_UPLOADS_FOR).await;
+    }
+}
+
+impl Control {
+    /// One round; what fails is tried again in the next.
+    pub async fn prune(&self, spare_uploads_for: Duration) {
+        let keep = self.read(artifacts_in_use);
+        match self.inner.trees.prune(|digest| keep.contains(digest), spare_uploads_for).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "artifacts pruned"),
+            Err(error) => tracing::warn!(%error, "pruning artifacts"),
+        }
+        if let Err(error) = self.prune_secrets().await {
+            tracing::warn!(%error, "pruning secrets");
+        }
+    }
+
+    /// Sealed versions that no release and no app names any more.
+    async fn prune_secrets(&self) -> Result<(), rung_store::StoreError> {
+        let named = self.read(secrets_in_use);
+        let mut from: Option<String> = None;
+        loop {
+            let page = self.inner.store.list(keys::SECRETS, from.as_deref(), 100).await?.value;
+            for entry in page.entries.into_iter().filter(|entry| !named.contains(&entry.key)) {
+                let guard = Guard::Modified { key: entry.key.clone(), revision: entry.modified };
+                self.inner.store.txn(vec![guard], vec![Op::Delete { key: entry.key }]).await?;
+            }
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// What runs or is being deployed, and the newest distinct artifacts of successful releases.
+pub fn artifacts_in_use(world: &World) -> BTreeSet<Digest> {
+    let mut keep = BTreeSet::new();
+    for (app, held) in &world.apps {
+        let mut distinct = BTreeSet::new();
+        for number in held.value.succeeded.iter().rev() {
+            let Some(release) = world.release(app, *number) else { continue };
+            if distinct.len() < ARTIFACTS_KEPT {
+                distinct.insert(release.artifact.clone());
+            }
+        }
+        keep.append(&mut distinct);
+        let current = held.value.current.and_then(|number| world.release(app, number));
+        keep.extend(current.map(|release| release.artifact.clone()));
+        if let Some(deployment) = world.active_deployment(app) {
+            let release = deployment.release.and_then(|number| world.release(app, number));
+            keep.extend(release.map(|release| release.artifact.clone()));
+            let draft = deployment.draft.as_ref();
+            keep.extend(draft.and_then(|draft| draft.source.clone()));
+            keep.extend(draft.and_then(|draft| draft.artifact.clone()));
+        }
+    }
+    for held in world.assignments.values() {
+        for assigned in held.value.instances.values() {
+            let release = world.release(&assigned.app, assigned.release);
+            keep.extend(release.map(|release| release.artifact.clone()));
+        }
+    }
+    keep
+}
+
+fn secrets_in_use(world: &World) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    let mut name = |app: &AppName, secrets: &std::collections::BTreeMap<SecretName, u64>| {
+        named.extend(secrets.iter().map(|(secret, version)| keys::secret(app, secret, *version)));
+    };
+    for (app, held) in &world.apps {
+        name(app, &held.value.secrets);
+        let drafts = world.active_deployment(app).and_then(|deployment| deployment.draft.as_ref());
+        drafts.into_iter().for_each(|draft| name(app, &draft.secrets));
+    }
+    for (app, releases) in &world.releases {
+        releases.values().for_each(|held| name(app, &held.value.secrets));
+    }
+    named
+}
+
+/// Whether a release can still be rolled back to.
+pub fn is_available(in_use: &BTreeSet<Digest>, world: &World, app: &AppName, number: ReleaseNumber) -> bool {
+    let succeeded = world.apps.get(app).is_some_and(|held| held.value.succeeded.contains(&number));
+    succeeded && world.release(app, number).is_some_and(|release| in_use.contains(&release.artifact))
+}

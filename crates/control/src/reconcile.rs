@@ -1,0 +1,292 @@
+//! The leader's loop as a state machine without I/O.
+//!
+//! ```text
+//!            batches, polls, time
+//!                    │
+//!                    ▼
+//!   ┌────────► world changed? ── no ──► wait
+//!   │                │ yes, and the last plan is written and seen
+//!   │                ▼
+//!   │              plan ──► step, step, step ──► all committed ──┐
+//!   │                            │ conflict, unknown             │
+//!   └────────────────────────────┴───────────────────────────────┘
+//! ```
+//!
+//! One step is in flight at a time. After a plan is written the next is made only from a world that holds it. A
+//! conflict drops the rest of the plan: somebody else wrote, and the next plan starts from what is there. An unknown
+//! outcome makes everything be read again.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rung_model::{AppName, Generation, InstanceId, keys};
+use rung_planner::{Clock, Input, Plan, Progress, Proxies, Proxy, Step, Waiting, World, plan};
+use rung_store::{Batch, Entry, Event as StoreEvent, Guard, Op, Revision, Txn};
+
+/// How long to wait after the store could not be written.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// A plan is made at least this often, signal or not.
+const TICK: Duration = Duration::from_secs(10);
+
+/// How many removed route documents are remembered for proxies that were away; beyond it they get everything.
+const TOMBSTONES_MAX: usize = 1000;
+
+#[derive(Debug)]
+pub enum Event {
+    /// Everything, read anew. `revision` is that of the listing.
+    Listed {
+        revision: Revision,
+        entries: Vec<Entry>,
+    },
+    Changed(Batch),
+    /// A proxy's poll came in.
+    Polled {
+        proxy: String,
+        acknowledged: Generation,
+        draining: Vec<(InstanceId, u64)>,
+    },
+    /// A proxy's poll ended; the next one is awaited.
+    PollEnded {
+        proxy: String,
+    },
+    /// A proxy's process is known to be gone.
+    ProxyGone {
+        proxy: String,
+    },
+    /// The outcome of the step in flight; `None`: the store was not available, nothing was written.
+    Written(Option<Txn>),
+    Tick,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    Commit {
+        why: String,
+        guards: Vec<Guard>,
+        ops: Vec<Op>,
+    },
+    /// List everything and send [`Event::Listed`]; watch from there.
+    List,
+    /// Wake up then, on `elapsed`, at the latest.
+    WakeAt(Duration),
+    /// Documents can't be read by this version; they are left alone.
+    Undecodable(String),
+}
+
+#[derive(Debug)]
+pub struct Reconcile {
+    world: World,
+    proxies: Proxies,
+    progress: Progress,
+    /// The fencing token: the revision at which this leader's key was created.
+    fence: Revision,
+    queue: VecDeque<Step>,
+    in_flight: bool,
+    is_listed: bool,
+    is_dirty: bool,
+    /// The newest revision that this loop wrote; plans wait until the world holds it.
+    written: Revision,
+    blocked_until: Duration,
+    waiting: Vec<Waiting>,
+    wake_at: Option<Duration>,
+    tombstones: VecDeque<(Revision, AppName)>,
+    /// Removals at or before this revision may have been missed.
+    tombstone_floor: Revision,
+}
+
+impl Reconcile {
+    pub fn new(epoch: u64, fence: Revision) -> Self {
+        Self {
+            world: World::new(epoch),
+            proxies: Proxies::default(),
+            progress: Progress::default(),
+            fence,
+            queue: VecDeque::new(),
+            in_flight: false,
+            is_listed: false,
+            is_dirty: false,
+            written: 0,
+            blocked_until: Duration::ZERO,
+            waiting: Vec::new(),
+            wake_at: None,
+            tombstones: VecDeque::new(),
+            tombstone_floor: 0,
+        }
+    }
+
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    pub fn proxies(&self) -> &Proxies {
+        &self.proxies
+    }
+
+    /// What the last plan could not place, and why.
+    pub fn waiting(&self) -> &[Waiting] {
+        &self.waiting
+    }
+
+    /// Apps whose routes were removed after a revision; `None` when that is not known any more.
+    pub fn removed_since(&self, revision: Revision) -> Option<Vec<AppName>> {
+        if revision < self.tombstone_floor {
+            return None;
+        }
+        let since = self.tombstones.iter().filter(|(removed, _)| *removed > revision);
+        Some(since.map(|(_, app)| app.clone()).collect())
+    }
+
+    pub fn step(&mut self, event: Event, clock: Clock) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.take_in(event, clock, &mut effects);
+        if self.wake_at.is_some_and(|at| clock.elapsed >= at) {
+            self.wake_at = None;
+            self.is_dirty = true;
+        }
+        self.go_on(clock, &mut effects);
+        effects
+    }
+
+    fn take_in(&mut self, event: Event, clock: Clock, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Listed { revision, entries } => self.list(revision, &entries, effects),
+            Event::Changed(batch) => self.change(batch, effects),
+            Event::Polled { proxy, acknowledged, draining } => {
+                let draining = draining.into_iter().collect();
+                let polled = Proxy { acknowledged, draining, silent_since: None };
+                self.is_dirty |= self.proxies.0.get(&proxy).is_none_or(|before| {
+                    before.acknowledged != polled.acknowledged || before.draining != polled.draining
+                });
+                self.proxies.0.insert(proxy, polled);
+            }
+            Event::PollEnded { proxy } => {
+                if let Some(proxy) = self.proxies.0.get_mut(&proxy) {
+                    proxy.silent_since = Some(clock.elapsed);
+                }
+            }
+            Event::ProxyGone { proxy } => {
+                self.is_dirty |= self.proxies.0.remove(&proxy).is_some();
+            }
+            Event::Written(outcome) => self.take_outcome(outcome, clock, effects),
+            Event::Tick => {}
+        }
+    }
+
+    fn list(&mut self, revision: Revision, entries: &[Entry], effects: &mut Vec<Effect>) {
+        let mut world = World::new(self.world.epoch);
+        for entry in entries {
+            if let Err(error) = world.put(&entry.key, &entry.value, entry.modified) {
+                effects.push(Effect::Undecodable(error.to_string()));
+            }
+        }
+        world.revision = revision;
+        self.world = world;
+        self.tombstones.clear();
+        self.tombstone_floor = revision;
+        self.queue.clear();
+        self.is_listed = true;
+        self.is_dirty = true;
+    }
+
+    fn change(&mut self, batch: Batch, effects: &mut Vec<Effect>) {
+        if !self.is_listed || batch.revision <= self.world.revision {
+            return;
+        }
+        for event in batch.events {
+            match event {
+                StoreEvent::Put(entry) => {
+                    if let Err(error) = self.world.put(&entry.key, &entry.value, entry.modified) {
+                        effects.push(Effect::Undecodable(error.to_string()));
+                    }
+                }
+                StoreEvent::Deleted { key } => {
+                    self.bury(batch.revision, &key);
+                    self.world.delete(&key);
+                }
+            }
+        }
+        self.world.revision = batch.revision;
+        self.is_dirty = true;
+    }
+
+    fn bury(&mut self, revision: Revision, key: &str) {
+        let Some(Ok(app)) = key.strip_prefix(keys::ROUTES).map(AppName::new) else { return };
+        self.tombstones.push_back((revision, app));
+        if self.tombstones.len() > TOMBSTONES_MAX
+            && let Some((dropped, _)) = self.tombstones.pop_front()
+        {
+            self.tombstone_floor = dropped;
+        }
+    }
+
+    fn take_outcome(&mut self, outcome: Option<Txn>, clock: Clock, effects: &mut Vec<Effect>) {
+        self.in_flight = false;
+        match outcome {
+            Some(Txn::Committed(revision)) => self.written = self.written.max(revision),
+            Some(Txn::Conflict) => {
+                self.queue.clear();
+                self.is_dirty = true;
+                // What conflicted is on its way here; should it be our own misunderstanding, the pause bounds the spin.
+                self.blocked_until = clock.elapsed + Duration::from_millis(5);
+            }
+            Some(Txn::Unknown) => {
+                self.queue.clear();
+                self.is_listed = false;
+                effects.push(Effect::List);
+            }
+            None => {
+                self.queue.clear();
+                self.is_dirty = true;
+                self.blocked_until = clock.elapsed + RETRY_AFTER;
+            }
+        }
+    }
+
+    fn go_on(&mut self, clock: Clock, effects: &mut Vec<Effect>) {
+        if !self.in_flight && self.queue.is_empty() && self.may_plan(clock) {
+            self.is_dirty = false;
+            let input = Input { world: &self.world, proxies: &self.proxies, clock };
+            let Plan { steps, waiting, wake_at } = plan(input, &mut self.progress);
+            self.queue = steps.into();
+            self.waiting = waiting;
+            self.wake_at = wake_at;
+        }
+        if !self.in_flight
+            && let Some(step) = self.queue.pop_front()
+        {
+            self.in_flight = true;
+            effects.push(self.commit(step));
+        }
+        let mut wake_at = clock.elapsed + TICK;
+        wake_at = wake_at.min(self.wake_at.unwrap_or(wake_at));
+        if self.is_dirty && self.blocked_until > clock.elapsed {
+            wake_at = wake_at.min(self.blocked_until);
+        }
+        effects.push(Effect::WakeAt(wake_at));
+    }
+
+    fn may_plan(&self, clock: Clock) -> bool {
+        self.is_listed
+            && self.is_dirty
+            && self.world.revision >= self.written
+            && clock.elapsed >= self.blocked_until
+    }
+
+    /// Each write replaces just the revision that it was planned from, and only while this leader leads.
+    fn commit(&self, step: Step) -> Effect {
+        let mut guards = vec![Guard::Created { key: keys::LEADER.to_owned(), revision: self.fence }];
+        let mut ops = Vec::new();
+        for write in step.writes {
+            guards.push(match write.replaces {
+                Some(revision) => Guard::Modified { key: write.key.clone(), revision },
+                None => Guard::Absent { key: write.key.clone() },
+            });
+            ops.push(match write.value {
+                Some(value) => Op::Put { key: write.key, value, lease: None },
+                None => Op::Delete { key: write.key },
+            });
+        }
+        Effect::Commit { why: step.why, guards, ops }
+    }
+}

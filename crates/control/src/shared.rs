@@ -1,0 +1,185 @@
+//! What the server's parts share: the store, the loop's index, artifacts, events.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rung_api::seal::SealKey;
+use rung_api::{Code, ErrorBody};
+use rung_model::{AppName, NodeId};
+use rung_planner::{Clock, World};
+use rung_store::{Guard, Op, Store, StoreError, Txn};
+use tokio::sync::{mpsc, watch};
+
+use crate::ControlConfig;
+use crate::events::EventLog;
+use crate::reconcile::{Event, Reconcile};
+use crate::trees::{Trees, TreesError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("taking the lead")]
+    Lead(#[source] StoreError),
+    #[error("another server took the lead at the same moment; start again")]
+    LeadTaken,
+    #[error("opening the artifacts' directory")]
+    Trees(#[from] TreesError),
+    #[error("opening the event log at {path}")]
+    Events { path: String, source: std::io::Error },
+}
+
+/// The server's state; cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub store: Arc<dyn Store>,
+    pub seal_key: SealKey,
+    pub token: String,
+    pub node: NodeId,
+    pub http: String,
+    pub version: String,
+    pub data: std::path::PathBuf,
+    pub trees: Trees,
+    pub events: EventLog,
+    pub upgrades: mpsc::Sender<std::path::PathBuf>,
+    pub reconcile: Mutex<Reconcile>,
+    /// Wakes the leader's loop.
+    pub mailbox: mpsc::UnboundedSender<Event>,
+    /// Counts changes of the index; what long polls wait for.
+    pub changes: watch::Sender<u64>,
+    pub started: Instant,
+    /// When each node's agent last beat.
+    pub beats: Mutex<std::collections::BTreeMap<NodeId, Instant>>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}
+
+/// What a transaction of a request came to.
+pub(crate) enum Committed {
+    Done,
+    /// Somebody else wrote; read again and decide anew.
+    Conflict,
+}
+
+impl Control {
+    /// Takes the lead and starts the loop. The returned task ends when the store is closed.
+    pub async fn start(config: ControlConfig) -> Result<(Self, tokio::task::JoinHandle<()>), StartError> {
+        let fence = crate::leader::take_the_lead(config.store.as_ref(), &config.node).await?;
+        let trees = Trees::open(&config.data.join("artifacts"))?;
+        let events_path = config.data.join("events.jsonl");
+        let events = EventLog::open(&events_path)
+            .map_err(|source| StartError::Events { path: events_path.display().to_string(), source })?;
+        let (mailbox, inbox) = mpsc::unbounded_channel();
+        let reconcile = Reconcile::new(config.store.epoch(), fence);
+        let inner = Inner {
+            store: config.store,
+            seal_key: config.seal_key,
+            token: config.token,
+            node: config.node,
+            http: config.http,
+            version: config.version,
+            data: config.data,
+            trees,
+            events,
+            upgrades: config.upgrades,
+            reconcile: Mutex::new(reconcile),
+            mailbox,
+            changes: watch::Sender::new(0),
+            started: Instant::now(),
+            beats: Mutex::default(),
+        };
+        let control = Self { inner: Arc::new(inner) };
+        let task = tokio::spawn(crate::leader::lead(control.clone(), inbox));
+        tokio::spawn(crate::prune::prune_now_and_then(control.clone()));
+        Ok((control, task))
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        Clock { elapsed: self.inner.started.elapsed(), wall: Timestamp::now() }
+    }
+
+    /// Reads the index. The closure must be quick: everything waits for it.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&World) -> T) -> T {
+        self.read_loop(|reconcile| read(reconcile.world()))
+    }
+
+    pub(crate) fn read_loop<T>(&self, read: impl FnOnce(&Reconcile) -> T) -> T {
+        read(&self.inner.reconcile.lock().expect("no panic while held"))
+    }
+
+    /// A proxy's process has ended, as its supervisor saw.
+    pub fn proxy_gone(&self, proxy: &str) {
+        let _ = self.inner.mailbox.send(Event::ProxyGone { proxy: proxy.to_owned() });
+    }
+
+    /// Writes down that something happened, for `rung events`.
+    pub fn record(&self, app: Option<&AppName>, kind: &str, message: impl Into<String>) {
+        self.inner.events.record(app, kind, message.into());
+    }
+
+    /// Waits until `ready` finds something in the index, at the latest for `wait`.
+    pub(crate) async fn wait_for<T>(
+        &self,
+        wait: Duration,
+        mut ready: impl FnMut(&Reconcile) -> Option<T>,
+    ) -> Option<T> {
+        let mut changes = self.inner.changes.subscribe();
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            if let Some(found) = self.read_loop(&mut ready) {
+                return Some(found);
+            }
+            match tokio::time::timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Commits a request's writes and waits until the index holds them, so that the next read sees them.
+    pub(crate) async fn commit(&self, guards: Vec<Guard>, ops: Vec<Op>) -> Result<Committed, ErrorBody> {
+        match self.inner.store.txn(guards, ops).await.map_err(|error| store_error(&error))? {
+            Txn::Committed(revision) => {
+                let seen = |reconcile: &Reconcile| (reconcile.world().revision >= revision).then_some(());
+                self.wait_for(Duration::from_secs(5), seen).await;
+                Ok(Committed::Done)
+            }
+            Txn::Conflict => Ok(Committed::Conflict),
+            Txn::Unknown => {
+                Err(ErrorBody::new(Code::Unknown, "the store did not say whether the change was made")
+                    .hint("look with `rung status` before doing it again"))
+            }
+        }
+    }
+}
+
+/// How often a request decides anew when others write the same documents at the same moment.
+pub(crate) const ATTEMPTS: usize = 16;
+
+pub(crate) fn contended(what: &str) -> ErrorBody {
+    ErrorBody::new(Code::Conflict, format!("{what} was changed by others again and again")).hint("try again")
+}
+
+pub(crate) fn store_error(error: &StoreError) -> ErrorBody {
+    let code = match error {
+        StoreError::TooLarge { .. } => Code::TooLarge,
+        StoreError::Unavailable(_) => Code::Unavailable,
+        StoreError::NoLease(_)
+        | StoreError::InvalidKey { .. }
+        | StoreError::InUse { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::Newer { .. } => Code::Internal,
+    };
+    let body = ErrorBody::new(code, error.to_string());
+    match code {
+        Code::Unavailable => body.hint("nothing was changed; is the disk full? `rung doctor` tells"),
+        _ => body,
+    }
+}

@@ -1,0 +1,168 @@
+//! What people are shown of an app: pure functions of the index.
+
+use rung_api::wire::{AppStatus, DeploymentSummary, InstanceStatus, ReleaseListing, ServiceStatus};
+use rung_model::{
+    App, AppName, AssignedInstance, InstanceId, InstanceState, Intent, NodeId, RouteDocument, ServiceName,
+};
+use rung_planner::World;
+
+use crate::prune::{artifacts_in_use, is_available};
+use crate::reconcile::Reconcile;
+
+/// `None` when there is no such app. `http` is where the ingress serves, `127.0.0.1:8080`.
+pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<AppStatus> {
+    let world = reconcile.world();
+    let record = &world.apps.get(app)?.value;
+    let services = services(world, record);
+    let mut problems: Vec<String> = services.iter().flat_map(service_problems).collect();
+    for waiting in reconcile.waiting().iter().filter(|waiting| waiting.app == *app) {
+        let service = &waiting.service;
+        let reasons: Vec<String> =
+            waiting.reasons.iter().map(|(node, refusal)| format!("{node}: {refusal}")).collect();
+        let why = if reasons.is_empty() { "no node has joined".to_owned() } else { reasons.join("; ") };
+        problems.push(format!("{service}: {} instances can't be placed yet ({why})", waiting.instances));
+    }
+    Some(AppStatus {
+        app: app.clone(),
+        current: record.current,
+        urls: urls(world.routes.get(app).map(|held| &held.value), http),
+        services,
+        deployment: world.last_deployment(app).map(|deployment| DeploymentSummary {
+            number: deployment.number,
+            release: deployment.release,
+            phase: deployment.phase,
+            by: deployment.by.clone(),
+            at: deployment.at,
+            trouble: deployment.trouble.clone(),
+        }),
+        destroying: record.destroying.is_some(),
+        problems,
+    })
+}
+
+fn urls(document: Option<&RouteDocument>, http: &str) -> Vec<String> {
+    let Some(document) = document.filter(|document| !document.rules.is_empty()) else { return Vec::new() };
+    let port = http.rsplit_once(':').map_or("80", |(_, port)| port);
+    let suffix = if port == "80" { String::new() } else { format!(":{port}") };
+    document.hosts.iter().map(|host| format!("http://{host}{suffix}/")).collect()
+}
+
+fn services(world: &World, app: &App) -> Vec<ServiceStatus> {
+    let file = app.current.and_then(|number| world.release(&app.name, number)).map(|release| &release.file);
+    let rolling = world.active_deployment(&app.name).and_then(|deployment| deployment.release);
+    let file = file
+        .or_else(|| rolling.and_then(|number| world.release(&app.name, number)).map(|release| &release.file));
+    let mut statuses: Vec<ServiceStatus> = Vec::new();
+    for (name, declared) in file.into_iter().flat_map(|file| &file.services) {
+        statuses.push(ServiceStatus {
+            name: name.clone(),
+            desired: app.count(name, declared.instances),
+            healthy: 0,
+            exclusive: declared.exclusive,
+            port: declared.port,
+            scale: app.scale.get(name).copied(),
+            instances: Vec::new(),
+        });
+    }
+    for (node, held) in &world.assignments {
+        for (id, assigned) in held.value.instances.iter().filter(|(_, assigned)| assigned.app == app.name) {
+            let status = instance_status(world, node, id, assigned);
+            let service = find_or_add(&mut statuses, &assigned.service, status.endpoint.is_some());
+            service.healthy +=
+                u32::from(status.state == InstanceState::Healthy && assigned.intent == Intent::Run);
+            service.instances.push(status);
+        }
+    }
+    statuses
+}
+
+/// A service that the file does not name any more is shown as long as it has instances.
+fn find_or_add<'a>(
+    statuses: &'a mut Vec<ServiceStatus>,
+    name: &ServiceName,
+    port: bool,
+) -> &'a mut ServiceStatus {
+    let index = statuses.iter().position(|status| status.name == *name).unwrap_or_else(|| {
+        statuses.push(ServiceStatus {
+            name: name.clone(),
+            desired: 0,
+            healthy: 0,
+            exclusive: false,
+            port,
+            scale: None,
+            instances: Vec::new(),
+        });
+        statuses.len() - 1
+    });
+    &mut statuses[index]
+}
+
+fn instance_status(
+    world: &World,
+    node: &NodeId,
+    id: &InstanceId,
+    assigned: &AssignedInstance,
+) -> InstanceStatus {
+    let held = world.observed.get(node);
+    let observed = held.and_then(|held| held.value.instances.get(id));
+    let document = world.routes.get(&assigned.app).map(|held| &held.value);
+    let backend = document.and_then(|document| document.backends.get(&assigned.service));
+    let routed =
+        backend.is_some_and(|backend| backend.endpoints.iter().any(|endpoint| endpoint.instance == *id));
+    InstanceStatus {
+        id: id.clone(),
+        node: node.clone(),
+        service: assigned.service.clone(),
+        release: assigned.release,
+        state: observed.map_or(InstanceState::Preparing, |observed| observed.state),
+        routed,
+        endpoint: observed.and_then(|observed| observed.endpoint),
+        pid: observed.and_then(|observed| observed.pid),
+        restarts: observed.map_or(0, |observed| observed.restarts),
+        since: observed.map_or(jiff::Timestamp::UNIX_EPOCH, |observed| observed.since),
+        reason: observed.and_then(|observed| observed.reason.clone()),
+        log_tail: observed.map(|observed| observed.log_tail.clone()).unwrap_or_default(),
+    }
+}
+
+fn service_problems(service: &ServiceStatus) -> Vec<String> {
+    let ill = service.instances.iter().filter(|instance| {
+        matches!(
+            instance.state,
+            InstanceState::Unhealthy
+                | InstanceState::BackingOff
+                | InstanceState::CrashLooping
+                | InstanceState::Failed
+        )
+    });
+    ill.map(|instance| {
+        let state = match instance.state {
+            InstanceState::CrashLooping => "exits again and again",
+            InstanceState::BackingOff => "has exited and is started again soon",
+            InstanceState::Failed => "can't be started",
+            _ => "does not pass its health checks",
+        };
+        let reason = instance.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("{} {state}{reason}", instance.id)
+    })
+    .collect()
+}
+
+/// Newest first.
+pub fn releases(world: &World, app: &AppName) -> Vec<ReleaseListing> {
+    let in_use = artifacts_in_use(world);
+    let current = world.apps.get(app).and_then(|held| held.value.current);
+    let releases = world.releases.get(app).into_iter().flatten().rev();
+    releases
+        .map(|(number, held)| ReleaseListing {
+            number: *number,
+            current: current == Some(*number),
+            at: held.value.at,
+            by: held.value.by.clone(),
+            reason: held.value.reason.clone(),
+            note: held.value.note.clone(),
+            artifact: held.value.artifact.clone(),
+            available: is_available(&in_use, world, app, *number),
+        })
+        .collect()
+}
