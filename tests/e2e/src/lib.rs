@@ -1,1 +1,30 @@
-//! User stories against the real binary and real components.
+//! User stories against the real binary, real processes and real components.
+//!
+//! [`Rung`] starts a platform in a directory of its own, on ports that the kernel chose, and takes everything down
+//! again, whatever happens. [`TestApp`] writes a small application that behaves as badly as a story asks.
+//! [`Load`] asks for it all the time and counts every single outcome, so that "no request was lost" is a count.
+//! [`eventually`] is the one place where anything waits: for a condition that can be observed, with a deadline.
+//!
+//! What this crate does not do: it never looks into the platform's own files or types beyond `rung.json` and the
+//! API's wire types; what a person can't observe is not tested here.
+
+mod app;
+mod binary;
+pub mod http;
+mod load;
+pub mod process;
+mod rung;
+mod said;
+mod wait;
+
+pub use app::{Service, TestApp, example};
+pub use binary::rung_binary;
+pub use load::{Load, Outcome, Tally};
+pub use rung::{Rung, Start};
+pub use said::Said;
+pub use wait::{PATIENCE, eventually};
+
+/// Whether `cargo xtask test --long` asked for more of everything.
+pub fn long() -> bool {
+    std::env::var_os("RUNG_TEST_LONG").is_some()
+}

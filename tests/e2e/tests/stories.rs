@@ -1,0 +1,22 @@
+//! User stories: the real binary, real processes, real components. One module a chapter.
+
+#[path = "stories/app_files.rs"]
+mod app_files;
+#[path = "stories/bad_weather.rs"]
+mod bad_weather;
+#[path = "stories/deploys.rs"]
+mod deploys;
+#[path = "stories/exclusive.rs"]
+mod exclusive;
+#[path = "stories/failed_deploys.rs"]
+mod failed_deploys;
+#[path = "stories/first_minutes.rs"]
+mod first_minutes;
+#[path = "stories/instances.rs"]
+mod instances;
+#[path = "stories/other_peoples_applications.rs"]
+mod other_peoples_applications;
+#[path = "stories/secrets.rs"]
+mod secrets;
+#[path = "stories/survival.rs"]
+mod survival;

@@ -1,0 +1,87 @@
+//! The first five minutes: the README's first screen, with the example.
+
+use rung_e2e::http::Connection;
+use rung_e2e::{Rung, Start, eventually, example};
+
+fn write_in(rung: &Rung, name: &str, text: &str) {
+    let mut connection = Connection::open(rung.http()).expect("the ingress takes connections");
+    let form = format!("name={name}&text={text}");
+    let kind = ("Content-Type", "application/x-www-form-urlencoded");
+    let answer =
+        connection.ask("POST", "guestbook.localhost", "/", &[kind], form.as_bytes()).expect("an answer");
+    assert_eq!(answer.status, 303, "the guestbook did not take the message: {}", answer.text());
+}
+
+#[test]
+fn one_command_runs_the_guestbook_and_says_where() {
+    let guestbook = example("guestbook");
+    let rung = Rung::start_with(Start { directory: Some(guestbook.path().into()), ..Start::default() });
+    rung.wait_until_said("guestbook.localhost");
+    rung.wait_until_settled("guestbook", "web", 2);
+    rung.wait_until_settled("guestbook", "worker", 1);
+
+    assert!(rung.page("guestbook", "/").contains("Nobody yet"), "the book is new");
+    write_in(&rung, "Ada", "wonderful+%3Cb%3Eengines%3C%2Fb%3E");
+    let page = rung.page("guestbook", "/");
+    assert!(page.contains("&lt;b&gt;engines"), "what was written is shown, escaped: {page}");
+    eventually("the worker has counted the words", || {
+        let page = rung.page("guestbook", "/");
+        if page.contains("Often heard here") { Ok(()) } else { Err(page) }
+    });
+    rung.cli(&["logs", "--app", "guestbook", "--service", "worker"])
+        .succeeds()
+        .mentions("counted the words of message 1");
+}
+
+#[test]
+fn ctrl_c_stops_everything_and_the_next_start_brings_it_back() {
+    let guestbook = example("guestbook");
+    let mut rung = Rung::start_with(Start { directory: Some(guestbook.path().into()), ..Start::default() });
+    rung.wait_until_settled("guestbook", "web", 2);
+    write_in(&rung, "Ada", "still+here");
+    let lives = rung.lives("guestbook");
+
+    let status = rung.interrupt();
+    assert!(status.success(), "Ctrl-C is the normal end, and it said {status}\n{}", rung.output());
+    assert!(lives.values().all(|life| !life.goes_on()), "instances went on after Ctrl-C: {lives:?}");
+    rung.wait_until_nothing_is_left();
+
+    rung.up(None, &[]);
+    rung.wait_until_settled("guestbook", "web", 2);
+    assert!(rung.page("guestbook", "/").contains("still here"), "the volume outlived the stop");
+}
+
+#[test]
+fn what_the_guestbook_says_is_in_the_logs_and_follows() {
+    let guestbook = example("guestbook");
+    let rung = Rung::start_with(Start { directory: Some(guestbook.path().into()), ..Start::default() });
+    rung.wait_until_settled("guestbook", "web", 2);
+    let mut follow = rung.cli_command(&["logs", "--app", "guestbook", "-f"]);
+    let mut follow = follow.stdout(std::process::Stdio::piped()).spawn().expect("starting rung logs -f");
+    write_in(&rung, "Ada", "hello");
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(follow.stdout.take().expect("it is piped")));
+    let found = lines.by_ref().map_while(Result::ok).any(|line| line.contains("message 1 was written"));
+    // A follower that was ended is what this test is done with.
+    let _ = follow.kill();
+    let _ = follow.wait();
+    assert!(found, "the new line came to the follower");
+}
+
+#[test]
+fn every_read_speaks_json() {
+    let guestbook = example("guestbook");
+    let rung = Rung::start_with(Start { directory: Some(guestbook.path().into()), ..Start::default() });
+    rung.wait_until_settled("guestbook", "web", 2);
+    for words in
+        [&["status"][..], &["ps"], &["releases"], &["config", "get"], &["secret", "list"], &["doctor"]]
+    {
+        let mut arguments = words.to_vec();
+        arguments.push("--json");
+        if words != ["doctor"] {
+            arguments.extend(["--app", "guestbook"]);
+        }
+        let said = rung.cli(&arguments).succeeds();
+        let _: serde_json::Value = said.json();
+    }
+}
