@@ -23,6 +23,8 @@ pub struct HealthReport {
     /// Where requests for apps are served, `127.0.0.1:8080`.
     pub http: String,
     pub data: String,
+    /// When the server's process began; an upgrade begins a new one under the same pid.
+    pub started: Timestamp,
 }
 
 /// `POST /v1/apps/{app}/deployments`. The source was uploaded with `PUT /v1/sources/{digest}` before.

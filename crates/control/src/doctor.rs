@@ -59,7 +59,7 @@ impl Control {
         let path = self.inner.data.display();
         match nix::sys::statvfs::statvfs(&self.inner.data) {
             Ok(found) => {
-                let free_bytes = found.blocks_available() as u64 * found.fragment_size() as u64;
+                let free_bytes = found.blocks_available() * found.fragment_size();
                 let detail = format!("{} MB free at {path}", free_bytes / 1_000_000);
                 if free_bytes < DISK_LOW_BYTES {
                     check(

@@ -62,16 +62,12 @@ pub struct Listeners {
 }
 
 impl Control {
-    /// Serves until `stop` resolves.
-    pub async fn serve(
-        self,
-        listeners: Listeners,
-        stop: impl Future<Output = ()> + Send + Clone + 'static,
-    ) -> std::io::Result<()> {
+    /// Serves until it is dropped. What is being answered then is cut off: a committed write stays, and long polls,
+    /// which are most of what is open at any time, are asked again anyway.
+    pub async fn serve(self, listeners: Listeners) -> std::io::Result<()> {
         let socket = bind_private(&listeners.socket)?;
-        let on_tcp =
-            axum::serve(listeners.tcp, router(self.clone(), Via::Tcp)).with_graceful_shutdown(stop.clone());
-        let on_socket = axum::serve(socket, router(self, Via::Socket)).with_graceful_shutdown(stop);
+        let on_tcp = axum::serve(listeners.tcp, router(self.clone(), Via::Tcp));
+        let on_socket = axum::serve(socket, router(self, Via::Socket));
         tokio::try_join!(async { on_tcp.await }, async { on_socket.await })?;
         Ok(())
     }

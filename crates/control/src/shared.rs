@@ -51,6 +51,7 @@ pub(crate) struct Inner {
     /// Counts changes of the index; what long polls wait for.
     pub changes: watch::Sender<u64>,
     pub started: Instant,
+    pub started_at: Timestamp,
     /// When each node's agent last beat.
     pub beats: Mutex<std::collections::BTreeMap<NodeId, Instant>>,
 }
@@ -93,6 +94,7 @@ impl Control {
             mailbox,
             changes: watch::Sender::new(0),
             started: Instant::now(),
+            started_at: Timestamp::now(),
             beats: Mutex::default(),
         };
         let control = Self { inner: Arc::new(inner) };

@@ -8,11 +8,11 @@ pub fn in_words(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0 => format!("{ms} ms"),
-        1..=59 if ms % 1000 == 0 => format!("{seconds} s"),
+        1..=59 if ms.is_multiple_of(1000) => format!("{seconds} s"),
         1..=59 => format!("{:.1} s", duration.as_secs_f64()),
-        60..=3599 if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        60..=3599 if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
         60..=3599 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ if seconds / 60 % 60 == 0 => format!("{} h", seconds / 3600),
+        _ if (seconds / 60).is_multiple_of(60) => format!("{} h", seconds / 3600),
         _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
     }
 }

@@ -58,6 +58,7 @@ pub async fn health(State(control): State<Control>) -> Json<HealthReport> {
         node: control.inner.node.clone(),
         http: control.inner.http.clone(),
         data: control.inner.data.display().to_string(),
+        started: control.inner.started_at,
     })
 }
 

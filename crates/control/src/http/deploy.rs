@@ -27,7 +27,7 @@ const FIRST_BUDGET: Duration = Duration::from_secs(120);
 /// What a new deployment does.
 pub(crate) enum Move {
     /// Make a release of this, then roll it out.
-    Make(Draft),
+    Make(Box<Draft>),
     /// Start the instances of a release anew.
     Again(ReleaseNumber),
 }
@@ -80,8 +80,9 @@ pub async fn deploy(
         if let Some(release) = control.is_unchanged(&record, &draft) {
             return Ok(Json(Started::Unchanged { release }));
         }
-        if let Some(number) =
-            control.begin(record, revision, DeploymentKind::Deploy, Move::Make(draft), &request.by).await?
+        if let Some(number) = control
+            .begin(record, revision, DeploymentKind::Deploy, Move::Make(Box::new(draft)), &request.by)
+            .await?
         {
             return Ok(Json(Started::Deployment { number, release: None, remarks }));
         }
@@ -181,8 +182,10 @@ impl Control {
         record.last_deployment = number;
         let at = Timestamp::now();
         let (phase, draft, release, message) = match what {
-            Move::Make(draft) if draft.artifact.is_none() => (Phase::Building, Some(draft), None, "building"),
-            Move::Make(draft) => (Phase::Building, Some(draft), None, "nothing to build"),
+            Move::Make(draft) if draft.artifact.is_none() => {
+                (Phase::Building, Some(*draft), None, "building")
+            }
+            Move::Make(draft) => (Phase::Building, Some(*draft), None, "nothing to build"),
             Move::Again(release) => (Phase::Rolling, None, Some(release), "starting new instances"),
         };
         let building = draft.as_ref().filter(|draft| draft.artifact.is_none());
@@ -323,7 +326,7 @@ pub async fn rollback(
             reason: format!("rollback to {}", target.number),
             note: None,
         };
-        let what = Move::Make(draft);
+        let what = Move::Make(Box::new(draft));
         if let Some(number) =
             control.begin(record, revision, DeploymentKind::Rollback, what, &request.by).await?
         {

@@ -192,7 +192,7 @@ impl Control {
             reason,
             note: None,
         };
-        let number = self.begin(record, revision, kind, Move::Make(draft), by).await?;
+        let number = self.begin(record, revision, kind, Move::Make(Box::new(draft)), by).await?;
         Ok(number.map(|number| Started::Deployment { number, release: None, remarks: Vec::new() }))
     }
 
