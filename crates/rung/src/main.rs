@@ -1,1 +1,75 @@
-fn main() {}
+//! Rung in one binary: this crate only puts the rooms together.
+//!
+//! The same file is every role. `rung shim` and `rung ingress` are started by a running `rung up`; they branch off
+//! before anything else, because a shim must stay small and the ingress brings its own runtimes.
+
+mod data;
+mod node_name;
+mod service;
+mod up;
+mod upgrade;
+
+use std::process::ExitCode;
+
+use rung_cli::{Cli, Command, Exit, Screen, ServiceCommand};
+
+fn main() -> ExitCode {
+    let role = std::env::args().nth(1);
+    match role.as_deref() {
+        Some("shim") => rung_agent::shim_main(),
+        Some("ingress") => run_ingress(),
+        _ => run_command(Cli::from_process()),
+    }
+}
+
+fn run_ingress() -> ExitCode {
+    write_log("warn");
+    let arguments: Vec<String> = std::env::args().skip(2).collect();
+    match rung_ingress::run_process(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&anyhow::Error::new(error)),
+    }
+}
+
+fn run_command(cli: Cli) -> ExitCode {
+    let ended = match cli.command {
+        Command::Up(up) => {
+            write_log("warn");
+            up::run(&cli.global, &up)
+        }
+        Command::Upgrade(upgrade) => upgrade::ask(&cli.global, &upgrade),
+        Command::Service(ServiceCommand::Install(install)) => service::install(&cli.global, &install),
+        Command::Verb(verb) => on_one_thread(rung_cli::run(&cli.global, verb, &mut Screen::of_process())),
+        Command::Ingress(_) | Command::Shim(_) => unreachable!("these roles branched off before"),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(error) => fail(&error),
+    }
+}
+
+/// What talks to a server and to a person needs no second thread.
+fn on_one_thread(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let (text, exit) = rung_cli::explain(error);
+    if !text.is_empty() {
+        eprintln!("{text}");
+    }
+    exit.into()
+}
+
+/// `RUNG_LOG=debug` shows more, in the syntax of tracing-subscriber's filters.
+fn write_log(default: &str) {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RUNG_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,157 @@
+//! The data directory: who may use it, what lies in it, and the lock that lets one `rung up` at a time have it.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+use ring::rand::{SecureRandom, SystemRandom};
+use rung_api::seal::write_private;
+use rung_cli::Hinted;
+
+/// A data directory that is ours until this is dropped (or the process ends).
+#[derive(Debug)]
+pub struct Data {
+    root: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Data {
+    /// Makes the directory when it is not there, and locks it.
+    pub fn open(root: &Path) -> anyhow::Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .with_context(|| format!("making the data directory {}", root.display()))?;
+        let root = root.canonicalize().with_context(|| format!("looking at {}", root.display()))?;
+        ensure_private(&root)?;
+        let lock = lock(&root)?;
+        Ok(Self { root, _lock: lock })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store.db")
+    }
+
+    pub fn seal_key(&self) -> PathBuf {
+        self.root.join("secret.key")
+    }
+
+    pub fn api_socket(&self) -> PathBuf {
+        self.root.join("api.sock")
+    }
+
+    pub fn agent_socket(&self) -> PathBuf {
+        self.root.join("agent.sock")
+    }
+
+    pub fn ingress(&self) -> PathBuf {
+        self.root.join("ingress")
+    }
+
+    pub fn node(&self) -> PathBuf {
+        self.root.join("node")
+    }
+
+    pub fn node_name(&self) -> PathBuf {
+        self.root.join("node-name")
+    }
+
+    pub fn backups(&self) -> PathBuf {
+        self.root.join("backups")
+    }
+
+    /// The token that guards the API on TCP; made at the first start.
+    pub fn ensure_token(&self) -> anyhow::Result<String> {
+        let path = self.root.join("token");
+        match std::fs::read_to_string(&path) {
+            Ok(token) if token.trim().len() >= 32 => Ok(token.trim().to_owned()),
+            Ok(_) => bail!("{} holds no token; remove it and a new one is made", path.display()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let mut bytes = [0; 32];
+                SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
+                let token = hex::encode(bytes);
+                write_private(&path, token.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+                Ok(token)
+            }
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+}
+
+/// Others must not be able to look in: secrets' key and token are there.
+fn ensure_private(root: &Path) -> anyhow::Result<()> {
+    let found = std::fs::metadata(root).with_context(|| format!("looking at {}", root.display()))?;
+    let me = nix::unistd::geteuid().as_raw();
+    if found.uid() != me {
+        bail!("data directory {} belongs to uid {}, not to {me}", root.display(), found.uid());
+    }
+    if found.permissions().mode() & 0o077 != 0 {
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("taking away others' access to {}", root.display()))?;
+    }
+    Ok(())
+}
+
+fn lock(root: &Path) -> anyhow::Result<Flock<File>> {
+    let path = root.join("lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    let mut holder = String::new();
+    // Only for the message; an empty file is a fine answer.
+    let _ = file.read_to_string(&mut holder);
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0)?;
+            lock.seek(SeekFrom::Start(0))?;
+            // A full disk must not keep rung from starting: the lock is held, only its label is missing.
+            let _ = write!(lock, "{}", std::process::id());
+            Ok(lock)
+        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            let pid = if holder.is_empty() { "unknown" } else { holder.trim() };
+            let message = format!("data directory {} is in use by a running rung (pid {pid})", root.display());
+            Err(Hinted::failed(message, "deploy to it with `rung deploy`, or give another one with --data").into())
+        }
+        Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_user_of_a_data_directory_is_told_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Data::open(&dir.path().join("data")).unwrap();
+        let refused = Data::open(first.root()).unwrap_err().to_string();
+        assert!(refused.contains(&std::process::id().to_string()), "the holder is not named: {refused}");
+        drop(first);
+        Data::open(&dir.path().join("data")).expect("the lock is free again");
+    }
+
+    #[test]
+    fn a_directory_that_others_could_read_is_closed_to_them() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let data = Data::open(dir.path()).unwrap();
+        let mode = std::fs::metadata(data.root()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        let token = data.ensure_token().unwrap();
+        assert_eq!(data.ensure_token().unwrap(), token, "the token changed");
+    }
+}

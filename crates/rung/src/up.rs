@@ -1,0 +1,246 @@
+//! `rung up`: server and agent in this process, the ingress as its child.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rung_agent::{AgentConfig, Shutdown};
+use rung_api::seal::SealKey;
+use rung_api::{Address, Client};
+use rung_cli::{DeployOptions, Exit, Global, Hinted, Screen, ServerFile, UpArgs, data_directory, deploy_directory};
+use rung_control::{Control, ControlConfig, Listeners};
+use rung_ingress::{Supervisor, SupervisorConfig};
+use rung_store::SqliteStore;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::data::Data;
+use crate::upgrade;
+
+/// How many ports after the usual one are tried when nobody asked for a certain one.
+const PORTS_TRIED: u16 = 50;
+
+/// Server and agent wait most of the time; the second worker keeps one slow request from stopping the rest.
+const WORKERS: usize = 2;
+
+/// What a graceful stop may take beyond the instances' own grace, before the process ends anyway.
+const STOP_MARGIN: Duration = Duration::from_secs(120);
+
+pub fn run(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    let ended = runtime.block_on(start(global, up));
+    // What still runs in the background (a listing of a directory, say) has nothing to finish.
+    runtime.shutdown_background();
+    ended
+}
+
+/// What was started, and how to end it.
+struct Platform {
+    control: Control,
+    client: Client,
+    http: SocketAddr,
+    api: SocketAddr,
+    store: Arc<SqliteStore>,
+    upgrades: mpsc::Receiver<PathBuf>,
+    stop_ingress: watch::Sender<bool>,
+    stop_agent: watch::Sender<Shutdown>,
+    ingress: tokio::task::JoinHandle<()>,
+    agent: tokio::task::JoinHandle<anyhow::Result<()>>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    let data = Data::open(&data_directory(global.data.as_deref())?)?;
+    let mut platform = Platform::start(&data, up).await?;
+    announce(&data, &platform);
+    if let Some(directory) = &up.directory {
+        deploy_first(&platform, directory).await;
+    }
+    println!("Ctrl-C stops rung{}", if up.keep { "; its instances go on" } else { " and its instances" });
+    loop {
+        tokio::select! {
+            _ = interrupts.recv() => break,
+            _ = terminations.recv() => break,
+            program = platform.upgrades.recv() => {
+                let Some(program) = program else { break };
+                // Returns only when it did not work.
+                let error = upgrade::take_over(&data, &platform.store, &program, platform.http, platform.api, up.keep).await;
+                platform.control.record(None, "upgrade_failed", format!("{error:#}"));
+                eprintln!("error: upgrade to {}: {error:#}", program.display());
+            }
+            ended = &mut platform.agent => {
+                ended.context("the agent panicked")??;
+                anyhow::bail!("the agent ended by itself");
+            }
+            ended = &mut platform.server => {
+                ended.context("the server panicked")?.context("serving the API")?;
+            }
+        }
+    }
+    eprintln!("stopping{}", if up.keep { "; the instances go on" } else { ": requests first, then instances" });
+    tokio::select! {
+        ended = platform.stop(up.keep) => ended?,
+        _ = interrupts.recv() => eprintln!("stopped at once; instances that are left are found again at the next start"),
+    }
+    let _ = ServerFile::remove(data.root());
+    Ok(Exit::Done)
+}
+
+impl Platform {
+    async fn start(data: &Data, up: &UpArgs) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("finding rung's own program file")?;
+        let node = crate::node_name::ensure(&data.node_name())?;
+        let store = Arc::new(SqliteStore::open(data.store())?);
+        let socket = Address::Unix(data.api_socket());
+        let tcp = listen_for_api(up.api.as_deref()).await?;
+        let api = tcp.local_addr()?;
+        let (http, http_is_default) = http_address(up)?;
+        let supervisor = Supervisor::bind(SupervisorConfig {
+            program: program.clone(),
+            http,
+            next_free: http_is_default,
+            api: socket.clone(),
+            data: data.ingress(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        })?;
+        let http = supervisor.http();
+        let token = data.ensure_token()?;
+        let (upgrade_sender, upgrades) = mpsc::channel(1);
+        let config = ControlConfig {
+            store: Arc::clone(&store) as Arc<dyn rung_store::Store>,
+            data: data.root().to_owned(),
+            seal_key: SealKey::ensure(&data.seal_key())?,
+            token: token.clone(),
+            node: node.clone(),
+            http: http.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            upgrades: upgrade_sender,
+        };
+        let (control, _) = Control::start(config).await?;
+        let listeners = Listeners { tcp, socket: data.api_socket() };
+        let server = tokio::spawn(control.clone().serve(listeners));
+        let client = Client::new(socket, None);
+        let (stop_ingress, stopping) = watch::channel(false);
+        let (told, events) = mpsc::unbounded_channel();
+        tokio::spawn(write_ingress_events(control.clone(), events));
+        let ingress = tokio::spawn(supervisor.run(stopping, told));
+        let (stop_agent, stopping) = watch::channel(Shutdown::No);
+        let config = AgentConfig {
+            node,
+            data: data.node(),
+            socket: data.agent_socket(),
+            api: client.clone(),
+            program,
+        };
+        let agent = tokio::spawn(async move { rung_agent::run(config, stopping).await.map_err(anyhow::Error::from) });
+        let file = ServerFile {
+            api: format!("http://{api}"),
+            token,
+            http: http.to_string(),
+            pid: std::process::id(),
+        };
+        file.write(data.root()).context("writing rung.json, by which the commands find the server")?;
+        Ok(Self { control, client, http, api, store, upgrades, stop_ingress, stop_agent, ingress, agent, server })
+    }
+
+    /// Requests are finished first; then instances are stopped, unless they are to be left.
+    async fn stop(self, keep: bool) -> anyhow::Result<()> {
+        self.stop_ingress.send_replace(true);
+        let _ = self.ingress.await;
+        self.stop_agent.send_replace(if keep { Shutdown::KeepInstances } else { Shutdown::StopInstances });
+        match tokio::time::timeout(STOP_MARGIN, self.agent).await {
+            Ok(ended) => ended.context("the agent panicked")??,
+            Err(_) => eprintln!("some instances do not end; they are found again at the next start"),
+        }
+        self.server.abort();
+        Ok(())
+    }
+}
+
+/// `127.0.0.1:8080` unless something else was asked for; says whether it was the default.
+fn http_address(up: &UpArgs) -> anyhow::Result<(SocketAddr, bool)> {
+    match &up.http {
+        Some(said) => Ok((parse_address("--http", said)?, false)),
+        None => Ok((parse_address("--http", UpArgs::HTTP)?, true)),
+    }
+}
+
+fn parse_address(option: &str, said: &str) -> anyhow::Result<SocketAddr> {
+    let said = said.trim_start_matches("http://").trim_end_matches('/');
+    if let Ok(address) = said.parse() {
+        return Ok(address);
+    }
+    // A port alone, or `localhost:8080`.
+    let (host, port) = said.rsplit_once(':').unwrap_or(("127.0.0.1", said));
+    let ip = if host == "localhost" { Ok(IpAddr::from([127, 0, 0, 1])) } else { host.parse() };
+    match (ip, port.parse()) {
+        (Ok(ip), Ok(port)) => Ok(SocketAddr::new(ip, port)),
+        _ => {
+            let message = format!("{said:?} is not an address to listen on");
+            Err(Hinted::usage(message, format!("write it like {option} 127.0.0.1:8080 or {option} 0.0.0.0:80")).into())
+        }
+    }
+}
+
+async fn listen_for_api(said: Option<&str>) -> anyhow::Result<TcpListener> {
+    let asked = parse_address("--api", said.unwrap_or(UpArgs::API))?;
+    let tries = if said.is_some() { 1 } else { PORTS_TRIED };
+    let mut last = None;
+    for port in (0..tries).map(|n| asked.port().saturating_add(n)) {
+        match TcpListener::bind(SocketAddr::new(asked.ip(), port)).await {
+            Ok(listener) => {
+                if port != asked.port() {
+                    eprintln!("port {} is taken; the API is at port {port}", asked.port());
+                }
+                return Ok(listener);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    let error = last.expect("at least one port was tried");
+    Err(error).with_context(|| format!("listening for the API on {asked}"))
+}
+
+async fn write_ingress_events(control: Control, mut events: mpsc::UnboundedReceiver<String>) {
+    while let Some(message) = events.recv().await {
+        control.record(None, "ingress", message);
+    }
+}
+
+fn announce(data: &Data, platform: &Platform) {
+    println!("rung {} keeps its data in {}", env!("CARGO_PKG_VERSION"), data.root().display());
+    println!("apps are served at http://{}, the API is at http://{}", platform.http, platform.api);
+}
+
+/// A failed deploy is explained and leaves the platform running: there may be other apps, and the next try is near.
+async fn deploy_first(platform: &Platform, directory: &std::path::Path) {
+    let mut screen = Screen::of_process();
+    let deployed = deploy_directory(&platform.client, directory, DeployOptions::default(), &mut screen).await;
+    if let Err(error) = deployed {
+        let (text, _) = rung_cli::explain(&error);
+        eprintln!("{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_people_write_them() {
+        let read = |said: &str| parse_address("--http", said).map(|address| address.to_string());
+        assert_eq!(read("127.0.0.1:8080").unwrap(), "127.0.0.1:8080");
+        assert_eq!(read("http://0.0.0.0:80/").unwrap(), "0.0.0.0:80");
+        assert_eq!(read("localhost:81").unwrap(), "127.0.0.1:81");
+        assert_eq!(read("9000").unwrap(), "127.0.0.1:9000");
+        assert_eq!(read("[::1]:80").unwrap(), "[::1]:80");
+        let refused = rung_cli::explain(&read("eighty").unwrap_err()).0;
+        assert!(refused.contains("--http 127.0.0.1:8080"), "no way out is named: {refused}");
+    }
+}

@@ -1,0 +1,120 @@
+//! `rung upgrade`: another binary takes the running platform over.
+//!
+//! The server backs its state up and then becomes the new program (exec): same process, same children. Instances live
+//! under their shims and the ingress is a process of its own, so both go on serving meanwhile; the new program adopts
+//! the instances, takes the listening sockets from the ingress and replaces it by one of its own version.
+//! Going back is the same with the older binary, as long as it reads the store's format; the backup is for when not.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rung_cli::{Exit, Global, Hinted, UpgradeArgs};
+use rung_store::SqliteStore;
+
+use crate::data::Data;
+
+/// Backups of the store that upgrades leave.
+const BACKUPS_KEPT: usize = 5;
+
+/// A program that starts needs far less; after this it is said that it did not come back.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often the server is asked whether it is the new one.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// The command: asks the server, and waits until the new program answers.
+pub fn ask(global: &Global, upgrade: &UpgradeArgs) -> anyhow::Result<Exit> {
+    let program = match &upgrade.binary {
+        Some(binary) => binary.canonicalize().with_context(|| format!("looking for {}", binary.display()))?,
+        None => std::env::current_exe().context("finding rung's own program file")?,
+    };
+    let version = version_of(&program)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = rung_cli::connect::client(global)?;
+        let before = client.health().await?;
+        client.upgrade_server(&program).await?;
+        let deadline = Instant::now() + COMES_BACK_WITHIN;
+        while Instant::now() < deadline {
+            tokio::time::sleep(ASK_EVERY).await;
+            // While it starts nobody answers; that is no error yet.
+            let Ok(now) = client.health().await else { continue };
+            if now.started != before.started {
+                println!("{version} took over from rung {}; instances and requests went on", before.version);
+                return Ok(Exit::Done);
+            }
+        }
+        Err(Hinted::failed(
+            format!("{version} did not take over within {} s", COMES_BACK_WITHIN.as_secs()),
+            "`rung events` says why; if the server is gone, start it again: instances are kept and the state's \
+             backup is in the data directory's `backups`",
+        )
+        .into())
+    })
+}
+
+/// Runs `program --version`: what is not a rung must not become the server.
+fn version_of(program: &Path) -> anyhow::Result<String> {
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("running {} --version", program.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || !said.starts_with("rung ") {
+        bail!("{} is not a rung: `--version` says {said:?}", program.display());
+    }
+    Ok(said)
+}
+
+/// In the server: becomes the program. Returns only with the reason why not; nothing is stopped by then.
+pub async fn take_over(
+    data: &Data,
+    store: &SqliteStore,
+    program: &Path,
+    http: SocketAddr,
+    api: SocketAddr,
+    keep: bool,
+) -> anyhow::Error {
+    if let Err(error) = version_of(program) {
+        return error;
+    }
+    match back_up(data, store).await {
+        Ok(path) => eprintln!("state is backed up to {}", path.display()),
+        Err(error) => return error.context("backing the state up"),
+    }
+    eprintln!("{} takes over", program.display());
+    let mut command = Command::new(program);
+    // The same addresses, said outright; no directory, so nothing is deployed.
+    command.arg("up").arg("--data").arg(data.root());
+    command.args(["--http", &http.to_string(), "--api", &api.to_string()]);
+    if keep {
+        command.arg("--keep");
+    }
+    let error = command.exec();
+    anyhow::Error::new(error).context(format!("executing {}", program.display()))
+}
+
+async fn back_up(data: &Data, store: &SqliteStore) -> anyhow::Result<PathBuf> {
+    let directory = data.backups();
+    std::fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    let path = directory.join(format!("store-{}.db", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S-%3f")));
+    store.backup_to(&path).await?;
+    drop_old_backups(&directory)?;
+    Ok(path)
+}
+
+fn drop_old_backups(directory: &Path) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
+    let mut backups: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    backups.retain(|path| path.extension().is_some_and(|extension| extension == "db"));
+    backups.sort();
+    let excess = backups.len().saturating_sub(BACKUPS_KEPT);
+    for old in &backups[..excess] {
+        std::fs::remove_file(old).with_context(|| format!("removing {}", old.display()))?;
+    }
+    Ok(())
+}
