@@ -1,0 +1,111 @@
+//! Side-by-side measurements: Rung and a peer do the same, in turns, in one run on one machine.
+//!
+//! `first-rung` measures what the first rung promises (see `bench/RESULTS.md` for the last run) beside Docker Swarm.
+//! The application is this very program (`rung-bench serve`): it starts in about a millisecond, so that what is
+//! measured is the platform. Rounds are interleaved, medians are shown with their range, and what could not be
+//! measured is named.
+
+mod deploys;
+mod loss;
+mod machine;
+mod payload;
+mod rest;
+mod sampler;
+mod serve;
+mod swarm;
+mod table;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use rung_e2e::{Rung, Start};
+
+use crate::payload::Payload;
+use crate::swarm::Swarm;
+use crate::table::{Row, Table};
+
+#[derive(Debug, Parser)]
+#[command(name = "rung-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Deploys, restarts, memory and losses of one machine, beside Docker Swarm
+    FirstRung(FirstRung),
+    /// The application that is deployed
+    #[command(hide = true)]
+    Serve,
+}
+
+#[derive(Debug, clap::Args)]
+struct FirstRung {
+    /// How often deploys and kills are measured
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// How many requests are made at least while things change
+    #[arg(long, default_value_t = 500_000)]
+    requests: u64,
+    /// How long the platforms are watched at rest, in seconds
+    #[arg(long, default_value_t = 30)]
+    rest: u64,
+    /// Where the table goes
+    #[arg(long, default_value = "bench/RESULTS.md")]
+    out: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().what {
+        What::Serve => serve::run(),
+        What::FirstRung(arguments) => first_rung(&arguments),
+    }
+}
+
+fn first_rung(arguments: &FirstRung) -> anyhow::Result<()> {
+    let binary = std::env::current_exe()?.with_file_name("rung");
+    anyhow::ensure!(binary.exists(), "{} is missing: run `cargo xtask bench first-rung`", binary.display());
+    let start = payload::own_start()?;
+    println!("the application's own start takes {start:?}");
+
+    let mut swarm = match Swarm::start() {
+        Ok(swarm) => Some(swarm),
+        Err(error) => {
+            println!("Docker Swarm is not measured: {error:#}");
+            None
+        }
+    };
+    let rung = Rung::start_with(Start { binary: Some(binary.clone()), ..Start::default() });
+    let mut pair = Payload::new("pair", 2)?;
+    let solo = Payload::new("solo", 1)?;
+    deploys::begin(&rung, &pair)?;
+    if let Some(swarm) = &mut swarm {
+        swarm.begin(&pair)?;
+    }
+
+    let mut table = Table::new(start);
+    rest::measure(&rung, &binary, swarm.as_ref(), Duration::from_secs(arguments.rest), &mut table)?;
+    deploys::begin(&rung, &solo)?;
+    deploys::measure(&rung, swarm.as_mut(), &mut pair, arguments.rounds, start, &mut table)?;
+    // Rung alone again: a load takes every core.
+    drop(swarm);
+    loss::measure(&rung, &mut pair, arguments.requests, &mut table)?;
+
+    let text = table.markdown(&machine::describe());
+    println!("\n{text}");
+    std::fs::write(&arguments.out, &text)?;
+    println!("written to {}", arguments.out.display());
+    Ok(())
+}
+
+/// A row of durations in milliseconds.
+fn milliseconds(what: &str, aim: &str, rung: &[Duration], peer: &[Duration]) -> Row {
+    let spell = |d: f64| format!("{:.0} ms", d * 1000.0);
+    Row::of(what, aim, &seconds(rung), &seconds(peer), spell)
+}
+
+fn seconds(durations: &[Duration]) -> Vec<f64> {
+    durations.iter().map(Duration::as_secs_f64).collect()
+}

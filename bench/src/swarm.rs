@@ -1,0 +1,274 @@
+//! Docker Swarm, on a data directory and a socket of its own.
+//!
+//! Where the kernel has no IPVS, Swarm's routing mesh does not work; its tasks are published on ports of the host
+//! then, and asked there one by one. So what is measured of Swarm has no balancer in it, which is to its advantage.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rung_e2e::process::{self, Life};
+use rung_e2e::{eventually, http};
+use tempfile::TempDir;
+
+use crate::payload::Payload;
+
+const SERVICES: [(&str, usize); 2] = [("pair", 2), ("solo", 1)];
+const PLATFORM: [&str; 5] = ["dockerd", "containerd", "containerd-shim", "docker-proxy", "runc"];
+
+#[derive(Debug)]
+pub struct Swarm {
+    directory: TempDir,
+    daemon: Child,
+}
+
+/// A running task, as the Engine's API tells it.
+#[derive(Debug)]
+struct Task {
+    container: String,
+    address: SocketAddr,
+}
+
+impl Swarm {
+    pub fn start() -> anyhow::Result<Self> {
+        let program =
+            ["/usr/sbin/dockerd", "/usr/bin/dockerd"].into_iter().find(|path| Path::new(path).exists());
+        let program = program.context("there is no dockerd: `apt-get install docker.io` brings it")?;
+        let directory = tempfile::Builder::new().prefix("rung-bench-docker-").tempdir()?;
+        let at = |name: &str| directory.path().join(name);
+        let log = std::fs::File::create(at("log"))?;
+        let mut command = Command::new(program);
+        command
+            .arg("--data-root")
+            .arg(at("root"))
+            .arg("--exec-root")
+            .arg(at("exec"))
+            .arg("--pidfile")
+            .arg(at("pid"));
+        command.arg("-H").arg(format!("unix://{}", at("sock").display()));
+        let daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let swarm = Self { directory, daemon };
+        eventually("dockerd answers", || {
+            swarm.engine("/v1.41/info").map(|_| ()).map_err(|error| format!("{error:#}"))
+        });
+        swarm
+            .docker(&["swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1:0"])
+            .or_else(|_| {
+                swarm.docker(&[
+                    "swarm",
+                    "init",
+                    "--advertise-addr",
+                    "127.0.0.1",
+                    "--listen-addr",
+                    "127.0.0.1:2377",
+                ])
+            })?;
+        swarm.import_base()?;
+        Ok(swarm)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("sock")
+    }
+
+    fn docker(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new("/usr/bin/docker");
+        command.arg("-H").arg(format!("unix://{}", self.socket().display())).args(arguments);
+        let output = command.stdin(Stdio::null()).output().context("starting docker")?;
+        if !output.status.success() {
+            bail!("docker {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// A question to the Engine's API, without the CLI's own start.
+    fn engine(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        // HTTP/1.0: the answer is plain, and ends with the connection.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
+        anyhow::ensure!(head.contains(" 200 "), "{path}: {head}");
+        Ok(serde_json::from_str(body)?)
+    }
+
+    /// An image of what the application needs to run: the C library and its loader.
+    fn import_base(&self) -> anyhow::Result<()> {
+        let tree = self.directory.path().join("base");
+        let listed = Command::new("ldd").arg(std::env::current_exe()?).output().context("starting ldd")?;
+        for word in
+            String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|word| word.starts_with('/'))
+        {
+            let target = tree.join(word.trim_start_matches('/'));
+            std::fs::create_dir_all(target.parent().expect("a library lies in a directory"))?;
+            std::fs::copy(word, target)?;
+        }
+        let archive = self.directory.path().join("base.tar");
+        let packed = Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&archive).arg(".").status()?;
+        anyhow::ensure!(packed.success(), "tar failed");
+        self.docker(&["import", archive.to_str().context("a name in UTF-8")?, "base:1"])?;
+        Ok(())
+    }
+
+    fn build(&self, app: &Payload) -> anyhow::Result<String> {
+        let image = format!("bench:{}", app.spelled());
+        let dockerfile = self.directory.path().join("Dockerfile");
+        std::fs::write(
+            &dockerfile,
+            "FROM base:1\nCOPY . /app\nWORKDIR /app\nENV BIND=0.0.0.0 PORT=8000\nCMD [\"/app/server\", \"serve\"]\n",
+        )?;
+        let file = dockerfile.to_str().context("a name in UTF-8")?;
+        let context = app.directory().to_str().context("a name in UTF-8")?;
+        self.docker(&["build", "-q", "-f", file, "-t", &image, context])?;
+        Ok(image)
+    }
+
+    /// The first deploys.
+    pub fn begin(&mut self, app: &Payload) -> anyhow::Result<()> {
+        let image = self.build(app)?;
+        for (name, replicas) in SERVICES {
+            let replicas = replicas.to_string();
+            let arguments = [
+                "service",
+                "create",
+                "-q",
+                "--name",
+                name,
+                "--replicas",
+                &replicas,
+                "--publish",
+                "mode=host,target=8000",
+                "--update-order",
+                "start-first",
+                "--update-parallelism",
+                "0",
+                "--update-monitor",
+                "1ns",
+                "--restart-delay",
+                "0s",
+                &image,
+            ];
+            self.docker(&arguments)?;
+        }
+        for (name, replicas) in SERVICES {
+            self.wait_for(name, replicas, &app.spelled());
+        }
+        Ok(())
+    }
+
+    fn tasks(&self, service: &str) -> anyhow::Result<Vec<Task>> {
+        let listed = self.engine("/v1.41/containers/json")?;
+        let mut tasks = Vec::new();
+        for container in listed.as_array().into_iter().flatten() {
+            if container["Labels"]["com.docker.swarm.service.name"].as_str() != Some(service) {
+                continue;
+            }
+            let ports = container["Ports"].as_array().into_iter().flatten();
+            let port = ports
+                .filter_map(|port| port["PublicPort"].as_u64())
+                .next()
+                .and_then(|port| u16::try_from(port).ok());
+            if let (Some(id), Some(port)) = (container["Id"].as_str(), port) {
+                tasks.push(Task { container: id.to_owned(), address: ([127, 0, 0, 1], port).into() });
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// Waits until whatever answers of a service is of this version, and is as many as it shall be.
+    fn wait_for(&self, service: &str, replicas: usize, version: &str) -> Instant {
+        eventually(&format!("{service} serves version {version} alone"), || {
+            let tasks = self.tasks(service).map_err(|error| format!("{error:#}"))?;
+            let versions: Vec<Option<String>> = tasks
+                .iter()
+                .map(|task| {
+                    http::get(task.address, "bench", "/")
+                        .ok()
+                        .and_then(|a| a.header("x-version").map(str::to_owned))
+                })
+                .collect();
+            let new = versions.iter().flatten().filter(|v| *v == version).count();
+            let old = versions.iter().flatten().filter(|v| *v != version).count();
+            if new >= replicas && old == 0 { Ok(Instant::now()) } else { Err(format!("{versions:?}")) }
+        })
+    }
+
+    /// How long the image's build and the service's update took.
+    pub fn deploy(&mut self, app: &Payload) -> anyhow::Result<(Duration, Duration)> {
+        let began = Instant::now();
+        let image = self.build(app)?;
+        let built = Instant::now();
+        let mut update = Command::new("/usr/bin/docker");
+        update.arg("-H").arg(format!("unix://{}", self.socket().display()));
+        update.args(["service", "update", "-q", "--image", &image, "pair"]);
+        let mut update = update.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let served = self.wait_for("pair", 2, &app.spelled());
+        anyhow::ensure!(update.wait()?.success(), "docker service update failed");
+        Ok((built - began, served - built))
+    }
+
+    /// Kills the only task of `solo`: until another one answers.
+    pub fn kill(&mut self) -> anyhow::Result<Duration> {
+        let victim = eventually("one task of solo answers", || {
+            let mut tasks = self.tasks("solo").map_err(|error| format!("{error:#}"))?;
+            match tasks.len() {
+                1 if http::get(tasks[0].address, "bench", "/").is_ok() => Ok(tasks.remove(0)),
+                n => Err(format!("{n} tasks")),
+            }
+        });
+        let inspected = self.engine(&format!("/v1.41/containers/{}/json", victim.container))?;
+        let pid =
+            inspected["State"]["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("no pid")?;
+        let began = Instant::now();
+        process::kill_9(pid);
+        let back = eventually("another task of solo answers", || {
+            let tasks = self.tasks("solo").map_err(|error| format!("{error:#}"))?;
+            let fresh = tasks.iter().filter(|task| task.container != victim.container);
+            let answers = fresh.filter(|task| http::get(task.address, "bench", "/").is_ok()).count();
+            if answers > 0 { Ok(Instant::now()) } else { Err(format!("{tasks:?}")) }
+        });
+        Ok(back - began)
+    }
+
+    /// The daemon, containerd, their shims and proxies.
+    pub fn processes(&self) -> Vec<Life> {
+        let mut lives = process::concerned_with(self.directory.path());
+        lives.extend(process::children(self.daemon.id()));
+        lives.retain(|life| {
+            let name = std::fs::read_to_string(format!("/proc/{}/comm", life.pid)).unwrap_or_default();
+            PLATFORM.iter().any(|platform| name.trim().starts_with(platform))
+        });
+        lives.sort();
+        lives.dedup();
+        lives
+    }
+}
+
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        for (name, _) in SERVICES {
+            // What was never made can't be removed.
+            let _ = self.docker(&["service", "rm", name]);
+        }
+        let _ = self.docker(&["swarm", "leave", "--force"]);
+        process::signal(self.daemon.id(), libc::SIGTERM);
+        let _ = self.daemon.wait();
+        for life in self.processes() {
+            process::kill_9(life.pid);
+        }
+        // Mounts of layers that a container left would keep the directory.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let ours = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .filter(|at| Path::new(at).starts_with(self.directory.path()));
+        for at in ours {
+            let _ = Command::new("umount").arg("-l").arg(at).status();
+        }
+    }
+}
