@@ -1,0 +1,329 @@
+//! The whole tree of commands, as clap reads it and as `docs/cli.md` shows it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use rung_model::{AppName, InstanceId, ReleaseNumber, RunId, SecretName, ServiceName};
+
+/// Runs a web application: supervised, balanced, and deployed without losing a request
+#[derive(Debug, Parser)]
+#[command(name = "rung", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 rolled back, 4 somebody else is deploying.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// Reads the process's arguments; on wrong usage prints what is wrong and exits with 2.
+    pub fn from_process() -> Self {
+        Self::parse().settled()
+    }
+
+    /// `--api` means where the server is, and to `rung up` where it shall be.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        if let Command::Up(up) = &mut self.command {
+            up.api = self.global.api.clone();
+        }
+        self
+    }
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "For every command")]
+pub struct Global {
+    /// The data directory [default: /var/lib/rung for root, else ~/.local/share/rung]
+    #[arg(long, global = true, value_name = "DIR", env = "RUNG_DATA", hide_env_values = true, value_hint = ValueHint::DirPath)]
+    pub data: Option<PathBuf>,
+    /// The app [default: what rung.toml in this directory says, else the only one on the server]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub app: Option<AppName>,
+    /// Print what was read as JSON (streams as one object a line)
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Ask nothing
+    #[arg(short = 'y', long, global = true)]
+    pub yes: bool,
+    /// Where the server is, like http://127.0.0.1:7864 [env: RUNG_API]; of `up`: the address to listen on
+    // Not clap's `env`: RUNG_API is never an address to listen on.
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub api: Option<String>,
+    /// The token for it [default: what `rung up` left in its data directory]
+    #[arg(long, global = true, value_name = "TOKEN", env = "RUNG_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the platform on this machine, and deploy a directory to it
+    Up(UpArgs),
+    #[command(flatten)]
+    Verb(Verb),
+    /// Let a new binary take over the running platform; every instance goes on
+    Upgrade(UpgradeArgs),
+    /// Run the platform as a service of the machine
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    #[command(hide = true, disable_help_flag = true)]
+    Ingress(RoleArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Shim(RoleArgs),
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct UpArgs {
+    /// The app's directory; without it, what ran before runs again
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub directory: Option<PathBuf>,
+    /// Where apps are served [default: 127.0.0.1:8080, or the next free port]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// The global `--api`: where the API is served; `None`: 127.0.0.1:7864, or the next free port.
+    #[arg(skip)]
+    pub api: Option<String>,
+    /// Leave the instances running when it is stopped
+    #[arg(long)]
+    pub keep: bool,
+}
+
+impl UpArgs {
+    pub const HTTP: &str = "127.0.0.1:8080";
+    /// RUNG on a keypad.
+    pub const API: &str = "127.0.0.1:7864";
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct UpgradeArgs {
+    /// The binary that takes over [default: the one that runs this command]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub binary: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum ServiceCommand {
+    /// Write a systemd unit, enable it and start it
+    Install(ServiceInstallArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServiceInstallArgs {
+    /// Where apps are served
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Only print the unit
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// Arguments of a role that the platform starts itself.
+#[derive(Debug, Clone, Args)]
+pub struct RoleArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<OsString>,
+}
+
+/// What a person asks of a running platform.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Build, release and roll out what is in a directory
+    Deploy(DeployArgs),
+    /// Show the app: release, address, services, and what is wrong
+    Status,
+    /// List instances
+    Ps,
+    /// Show the output of instances
+    Logs(LogsArgs),
+    /// Change how many instances run
+    Scale(ScaleArgs),
+    /// Replace every instance with a fresh one, without losing a request
+    Restart(WaitArgs),
+    /// List releases
+    Releases,
+    /// Go back to an earlier release
+    Rollback(RollbackArgs),
+    /// Stop the deployment that is going on, and revert it
+    Cancel(WaitArgs),
+    /// Show and change the app's environment
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Set secrets; their values are never shown
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// Run a command in a new instance, with a terminal when there is one
+    Run(RunArgs),
+    /// Show what happened
+    Events(EventsArgs),
+    /// Print the app's address, and open it where there is a desktop
+    Open,
+    /// Stop the app and forget it
+    Destroy(DestroyArgs),
+    /// Check the platform, and say what this machine does not guarantee
+    Doctor,
+    /// Print the completion script of a shell
+    Completion { shell: Shell },
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct WaitArgs {
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DeployArgs {
+    /// The app's directory
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
+    /// Say in a few words what is new; `rung releases` shows it
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LogsArgs {
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only of this service
+    #[arg(short, long, value_name = "NAME")]
+    pub service: Option<ServiceName>,
+    /// Only of this instance
+    #[arg(short, long, value_name = "ID")]
+    pub instance: Option<InstanceId>,
+    /// Of this build, release command or one-off command
+    #[arg(long, value_name = "ID", conflicts_with_all = ["service", "instance"])]
+    pub run: Option<RunId>,
+    /// Only from then on: 10m, 14:00, "2026-03-01 14:00"
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only the newest so many lines [default: 100, or all with --since or --run]
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub tail: Option<usize>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ScaleArgs {
+    /// How many instances of which services: web=3 worker=1
+    #[arg(required = true, value_name = "SERVICE=COUNT", value_parser = scale_of)]
+    pub counts: Vec<(ServiceName, u32)>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RollbackArgs {
+    /// The release, like v6 [default: the one before the current]
+    pub release: Option<ReleaseNumber>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConfigCommand {
+    /// Set variables, and deploy the change
+    Set {
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = assignment)]
+        values: Vec<(String, String)>,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Show variables
+    Get {
+        /// Only the value of this one
+        name: Option<String>,
+    },
+    /// Take variables away, and deploy the change
+    Unset {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+}
+
+#[derive(Clone, Subcommand)]
+pub enum SecretCommand {
+    /// Set secrets, and deploy the change; a NAME alone is asked for, or read from standard input
+    Set {
+        #[arg(required = true, value_name = "NAME[=VALUE]", value_parser = secret)]
+        values: Vec<(SecretName, Option<String>)>,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// List names and versions
+    List,
+    /// Take secrets away, and deploy the change
+    Unset {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<SecretName>,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+}
+
+impl std::fmt::Debug for SecretCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Values of secrets appear in no output, not even by accident.
+        f.write_str(match self {
+            Self::Set { .. } => "Set",
+            Self::List => "List",
+            Self::Unset { .. } => "Unset",
+        })
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// No terminal, even where there is one
+    #[arg(long)]
+    pub no_tty: bool,
+    /// The command with its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct EventsArgs {
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DestroyArgs {
+    /// Its volumes, too: what is in them is lost
+    #[arg(long)]
+    pub volumes: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+fn scale_of(text: &str) -> Result<(ServiceName, u32), String> {
+    let (service, count) = text.split_once('=').ok_or("write it like web=3")?;
+    let service = ServiceName::new(service).map_err(|error| error.to_string())?;
+    let count = count.parse().map_err(|_| format!("{count:?} is not a number of instances"))?;
+    Ok((service, count))
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it like NAME=value")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn secret(text: &str) -> Result<(SecretName, Option<String>), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    // The error names the name only.
+    Ok((SecretName::new(name).map_err(|error| error.to_string())?, value))
+}

@@ -1,0 +1,13 @@
+//! Who asks: the name that releases, deployments and errors show.
+
+/// `ada@laptop`.
+pub fn name() -> String {
+    let user =
+        ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => user,
+        host => format!("{user}@{host}"),
+    }
+}

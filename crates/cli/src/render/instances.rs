@@ -1,0 +1,48 @@
+//! `rung ps`, and how an instance's state is said.
+
+use rung_api::wire::InstanceStatus;
+use rung_model::InstanceState;
+
+use super::paint::{Mood, Paint};
+use super::table::{cell, colored, table};
+use super::time::Clock;
+
+pub fn state(state: InstanceState) -> (&'static str, Mood) {
+    match state {
+        InstanceState::Preparing => ("preparing", Mood::Warning),
+        InstanceState::Starting => ("starting", Mood::Warning),
+        InstanceState::Healthy => ("healthy", Mood::Good),
+        InstanceState::Unhealthy => ("unhealthy", Mood::Bad),
+        InstanceState::BackingOff => ("backing off", Mood::Bad),
+        InstanceState::CrashLooping => ("crash looping", Mood::Bad),
+        InstanceState::Stopping => ("stopping", Mood::Neutral),
+        InstanceState::Stopped => ("stopped", Mood::Neutral),
+        InstanceState::Failed => ("failed", Mood::Bad),
+    }
+}
+
+pub fn render(instances: &[InstanceStatus], paint: Paint, clock: &Clock) -> String {
+    if instances.is_empty() {
+        return "no instances".to_owned();
+    }
+    let headings = ["INSTANCE", "RELEASE", "STATE", "SINCE", "REQUESTS", "ADDRESS", "PID", "RESTARTS", "WHY"];
+    let rows: Vec<_> = instances
+        .iter()
+        .map(|instance| {
+            let (word, mood) = state(instance.state);
+            let optional = |value: Option<String>| cell(value.unwrap_or_default());
+            vec![
+                cell(&instance.id),
+                cell(instance.release),
+                colored(word, mood),
+                cell(clock.since(instance.since)),
+                cell(if instance.routed { "yes" } else { "" }),
+                optional(instance.endpoint.map(|endpoint| endpoint.to_string())),
+                optional(instance.pid.map(|pid| pid.to_string())),
+                cell(if instance.restarts > 0 { instance.restarts.to_string() } else { String::new() }),
+                optional(instance.reason.clone()),
+            ]
+        })
+        .collect();
+    table(&headings, &rows, paint)
+}

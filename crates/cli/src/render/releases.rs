@@ -1,0 +1,32 @@
+//! `rung releases`.
+
+use rung_api::wire::ReleaseListing;
+
+use super::paint::{Mood, Paint};
+use super::table::{cell, colored, table};
+use super::time::Clock;
+
+pub fn render(releases: &[ReleaseListing], paint: Paint, clock: &Clock) -> String {
+    if releases.is_empty() {
+        return "no release yet; deploy one with `rung deploy`".to_owned();
+    }
+    let rows: Vec<_> = releases
+        .iter()
+        .map(|release| {
+            let (state, mood) = match (release.current, release.available) {
+                (true, _) => ("current", Mood::Good),
+                (false, true) => ("", Mood::Neutral),
+                (false, false) => ("pruned", Mood::Warning),
+            };
+            vec![
+                cell(release.number),
+                colored(state, mood),
+                cell(clock.ago(release.at)),
+                cell(&release.by),
+                cell(&release.reason),
+                cell(release.note.as_deref().unwrap_or_default()),
+            ]
+        })
+        .collect();
+    table(&["RELEASE", "STATE", "MADE", "BY", "WHY", "NOTE"], &rows, paint)
+}

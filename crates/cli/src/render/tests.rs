@@ -1,0 +1,417 @@
+//! Every screen, as a person sees it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use expect_test::expect;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan as _};
+use rung_api::wire::{
+    AppStatus, DeploymentSummary, DoctorCheck, DoctorReport, DoctorState, EventRecord, InstanceStatus,
+    LogLine, ReleaseListing, SecretListing, ServiceStatus, Stream,
+};
+use rung_model::deployment::Trouble;
+use rung_model::node::IsolationFact;
+use rung_model::{
+    AppName, Deployment, DeploymentKind, DeploymentNumber, Digest, InstanceId, InstanceState, NodeId, Phase,
+    ReleaseNumber, SecretName, ServiceName, TimelineEntry,
+};
+
+use super::paint::Paint;
+use super::time::Clock;
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    "2026-03-04T10:00:00Z".parse::<Timestamp>().unwrap() + seconds.seconds()
+}
+
+fn clock() -> Clock {
+    Clock { now: at(0), zone: TimeZone::UTC }
+}
+
+fn app() -> AppName {
+    AppName::new("shop").unwrap()
+}
+
+fn instance(id: &str, state: InstanceState) -> InstanceStatus {
+    let healthy = state == InstanceState::Healthy;
+    InstanceStatus {
+        id: InstanceId::new(id).unwrap(),
+        node: NodeId::new("laptop").unwrap(),
+        service: ServiceName::new("web").unwrap(),
+        release: ReleaseNumber(7),
+        state,
+        routed: healthy,
+        endpoint: Some("127.0.0.1:20001".parse().unwrap()),
+        pid: healthy.then_some(4711),
+        restarts: 0,
+        since: at(-185),
+        reason: None,
+        log_tail: Vec::new(),
+    }
+}
+
+fn crashing() -> InstanceStatus {
+    InstanceStatus {
+        restarts: 5,
+        since: at(-42),
+        reason: Some("exited with code 1".into()),
+        log_tail: vec![
+            "Traceback (most recent call last):".into(),
+            "KeyError: 'DATABASE_URL'\u{1b}[2J".into(),
+        ],
+        ..instance("shop-web-a8", InstanceState::CrashLooping)
+    }
+}
+
+fn service(name: &str, desired: u32, instances: Vec<InstanceStatus>) -> ServiceStatus {
+    let healthy = instances.iter().filter(|instance| instance.state == InstanceState::Healthy).count();
+    ServiceStatus {
+        name: ServiceName::new(name).unwrap(),
+        desired,
+        healthy: healthy as u32,
+        exclusive: false,
+        port: name == "web",
+        scale: None,
+        instances,
+    }
+}
+
+fn healthy_status() -> AppStatus {
+    AppStatus {
+        app: app(),
+        current: Some(ReleaseNumber(7)),
+        urls: vec!["http://shop.localhost:8080".into()],
+        services: vec![
+            service("web", 1, vec![instance("shop-web-a7", InstanceState::Healthy)]),
+            service("worker", 0, vec![]),
+        ],
+        deployment: Some(DeploymentSummary {
+            number: DeploymentNumber(9),
+            release: Some(ReleaseNumber(7)),
+            phase: Phase::Succeeded,
+            by: "ada@laptop".into(),
+            at: at(-200),
+            trouble: None,
+        }),
+        destroying: false,
+        problems: vec![],
+    }
+}
+
+#[test]
+fn status_of_an_app_that_is_well() {
+    expect![[r#"
+        shop  v7
+          http://shop.localhost:8080
+          web     1 of 1 healthy
+          worker  scaled to 0  no port
+          deployed 3 min ago (09:56) by ada@laptop"#]]
+    .assert_eq(&status::render(&healthy_status(), Paint::Plain, &clock()));
+}
+
+#[test]
+fn status_of_an_app_in_trouble_explains_it() {
+    let mut troubled = healthy_status();
+    troubled.services[0] =
+        service("web", 2, vec![instance("shop-web-a7", InstanceState::Healthy), crashing()]);
+    troubled.problems = vec!["waiting for memory: web needs 512 MB, the machine has 100 MB left".into()];
+    let summary = troubled.deployment.as_mut().unwrap();
+    summary.phase = Phase::Rolling;
+    summary.release = Some(ReleaseNumber(8));
+    summary.at = at(-12);
+    expect![[r#"
+        shop  v7
+          http://shop.localhost:8080
+          web     1 of 2 healthy
+          worker  scaled to 0  no port
+          deployment d9 of v8 by ada@laptop: rolling out, 12 s so far
+
+        problems
+          waiting for memory: web needs 512 MB, the machine has 100 MB left
+          shop-web-a8 crash looping: exited with code 1 (42 s ago, 5 restarts)
+            | Traceback (most recent call last):
+            | KeyError: 'DATABASE_URL'�[2J"#]]
+    .assert_eq(&status::render(&troubled, Paint::Plain, &clock()));
+}
+
+#[test]
+fn status_after_a_deployment_that_was_rolled_back_says_why() {
+    let mut status = healthy_status();
+    let summary = status.deployment.as_mut().unwrap();
+    summary.phase = Phase::RolledBack;
+    summary.release = Some(ReleaseNumber(8));
+    summary.trouble =
+        Some(Trouble { reason: "shop-web-a8 did not become healthy".into(), log_tail: vec!["boom".into()] });
+    expect![[r#"
+        shop  v7
+          http://shop.localhost:8080
+          web     1 of 1 healthy
+          worker  scaled to 0  no port
+          deployment d9 of v8 by ada@laptop was rolled back 3 min ago (09:56)
+            shop-web-a8 did not become healthy
+            | boom"#]]
+    .assert_eq(&status::render(&status, Paint::Plain, &clock()));
+    assert_eq!(
+        status::render_all(&[], Paint::Plain, &clock()),
+        "no app yet; deploy one with `rung deploy DIR`"
+    );
+}
+
+#[test]
+fn instances_are_listed_with_what_is_wrong() {
+    let all = [instance("shop-web-a7", InstanceState::Healthy), crashing()];
+    expect![[r#"
+        INSTANCE     RELEASE  STATE          SINCE      REQUESTS  ADDRESS          PID   RESTARTS  WHY
+        shop-web-a7  v7       healthy        3 min ago  yes       127.0.0.1:20001  4711
+        shop-web-a8  v7       crash looping  42 s ago             127.0.0.1:20001        5         exited with code 1"#]]
+    .assert_eq(&instances::render(&all, Paint::Plain, &clock()));
+}
+
+#[test]
+fn releases_are_listed_with_who_and_why() {
+    let release = |number, current, available| ReleaseListing {
+        number: ReleaseNumber(number),
+        current,
+        at: at(-(number as i64) * 40_000),
+        by: "ada@laptop".into(),
+        reason: "deploy".into(),
+        note: (number == 7).then(|| "new cart".into()),
+        artifact: Digest::new(format!("sha256:{}", "a".repeat(64))).unwrap(),
+        available,
+    };
+    expect![[r#"
+        RELEASE  STATE    MADE                      BY          WHY     NOTE
+        v7       current  3 days ago (Mar 1 04:13)  ada@laptop  deploy  new cart
+        v6                2 days ago (Mar 1 15:20)  ada@laptop  deploy
+        v5       pruned   2 days ago (Mar 2 02:26)  ada@laptop  deploy"#]]
+    .assert_eq(&releases::render(
+        &[release(7, true, true), release(6, false, true), release(5, false, false)],
+        Paint::Plain,
+        &clock(),
+    ));
+}
+
+fn timeline(entries: &[(i64, Phase, &str)]) -> Vec<TimelineEntry> {
+    let entry = |&(seconds, phase, message): &(i64, Phase, &str)| TimelineEntry {
+        at: at(seconds),
+        phase,
+        message: message.into(),
+    };
+    entries.iter().map(entry).collect()
+}
+
+fn deployment(phase: Phase, entries: &[(i64, Phase, &str)]) -> Deployment {
+    Deployment {
+        app: app(),
+        number: DeploymentNumber(9),
+        kind: DeploymentKind::Deploy,
+        by: "ada@laptop".into(),
+        at: at(0),
+        phase,
+        draft: None,
+        release: Some(ReleaseNumber(8)),
+        from: Some(ReleaseNumber(7)),
+        run: None,
+        remaining: Duration::ZERO,
+        cancelled_by: None,
+        trouble: None,
+        timeline: timeline(entries),
+    }
+}
+
+fn shown(deployment: &Deployment) -> String {
+    let lines = progress::phases(deployment).into_iter().map(|line| match line.ended {
+        Some(ended) => progress::phase_line(&line, ended, Paint::Plain),
+        None => progress::moving_line(&line, at(20)),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_deployment_shows_one_line_a_phase() {
+    let going_on = deployment(
+        Phase::Rolling,
+        &[
+            (0, Phase::Building, "npm ci"),
+            (12, Phase::Building, "npm test passed"),
+            (12, Phase::Releasing, "bin/migrate"),
+            (15, Phase::Rolling, "1 of 2 instances of web are healthy"),
+        ],
+    );
+    expect![[r#"
+          ok  built               12 s  npm test passed
+          ok  release command    3.0 s  bin/migrate
+        rolling out: 1 of 2 instances of web are healthy (5.0 s)"#]]
+    .assert_eq(&shown(&going_on));
+
+    let mut done = going_on.clone();
+    done.phase = Phase::Succeeded;
+    done.timeline.extend(timeline(&[(17, Phase::Succeeded, "all traffic is on v8")]));
+    assert!(
+        shown(&done).ends_with("ok  rolled out         2.0 s  1 of 2 instances of web are healthy"),
+        "{}",
+        shown(&done)
+    );
+    expect![[r#"
+        shop v8 is live at http://shop.localhost:8080 in place of v7 (17 s)
+          web 1/1, worker 0/0"#]]
+    .assert_eq(&progress::ending(&done, Some(&healthy_status()), Duration::from_secs(17), Paint::Plain));
+}
+
+#[test]
+fn a_deployment_that_was_rolled_back_shows_where_and_why() {
+    let mut reverted = deployment(
+        Phase::RolledBack,
+        &[
+            (0, Phase::Rolling, "starting 2 instances"),
+            (8, Phase::Reverting, "stopping 2 instances"),
+            (9, Phase::RolledBack, "v7 goes on"),
+        ],
+    );
+    reverted.trouble =
+        Some(Trouble { reason: "shop-web-a8 exited with code 1".into(), log_tail: vec!["boom".into()] });
+    expect![[r#"
+          XX  rolling out        8.0 s  starting 2 instances
+          !!  reverted           1.0 s  stopping 2 instances"#]]
+    .assert_eq(&shown(&reverted));
+    expect![[r#"
+        shop v8 was rolled back after 9.0 s; v7 goes on
+          shop-web-a8 exited with code 1
+            | boom"#]]
+    .assert_eq(&progress::ending(&reverted, None, Duration::from_secs(9), Paint::Plain));
+}
+
+#[test]
+fn a_build_that_fails_says_that_nothing_changed() {
+    let mut failed = deployment(
+        Phase::Failed,
+        &[(0, Phase::Building, "npm ci"), (3, Phase::Failed, "test exited with code 1")],
+    );
+    failed.trouble =
+        Some(Trouble { reason: "test exited with code 1".into(), log_tail: vec!["1 failed".into()] });
+    assert_eq!(shown(&failed), "  XX  building           3.0 s  npm ci");
+    expect![[r#"
+        deploying shop failed after 3.0 s; v7 goes on
+          test exited with code 1
+            | 1 failed"#]]
+    .assert_eq(&progress::ending(&failed, None, Duration::from_secs(3), Paint::Plain));
+}
+
+#[test]
+fn secrets_are_listed_without_values_and_config_as_a_shell_reads_it() {
+    let secret = |name: &str, version, required| SecretListing {
+        name: SecretName::new(name).unwrap(),
+        version,
+        required,
+    };
+    expect![[r#"
+        SECRET           VERSION
+        API_KEY          3
+        SECRET_KEY_BASE  not set  required"#]]
+    .assert_eq(&config::render_secrets(
+        &[secret("API_KEY", 3, false), secret("SECRET_KEY_BASE", 0, true)],
+        Paint::Plain,
+    ));
+    let set = BTreeMap::from([
+        ("LOG_LEVEL".to_owned(), "info".to_owned()),
+        ("TITLE".to_owned(), "My Shop".to_owned()),
+    ]);
+    assert_eq!(config::render(&set), "LOG_LEVEL=info\nTITLE='My Shop'");
+}
+
+#[test]
+fn doctor_says_what_is_not_guaranteed() {
+    let report = DoctorReport {
+        version: "0.1.0".into(),
+        checks: vec![
+            DoctorCheck {
+                name: "store".into(),
+                state: DoctorState::Fine,
+                detail: "sqlite, 1.2 MB".into(),
+                hint: None,
+            },
+            DoctorCheck {
+                name: "disk".into(),
+                state: DoctorState::Broken,
+                detail: "100 KB left in /var/lib/rung".into(),
+                hint: Some("make room; nothing can be deployed".into()),
+            },
+        ],
+        isolation: BTreeMap::from([(
+            NodeId::new("laptop").unwrap(),
+            vec![
+                IsolationFact { name: "pid namespace".into(), available: true, consequence: String::new() },
+                IsolationFact {
+                    name: "memory limit".into(),
+                    available: false,
+                    consequence: "`memory` is not enforced; start rung as root".into(),
+                },
+            ],
+        )]),
+    };
+    expect![[r#"
+        rung 0.1.0
+          ok  store: sqlite, 1.2 MB
+          XX  disk: 100 KB left in /var/lib/rung
+              make room; nothing can be deployed
+
+        isolation of instances on laptop
+          ok  pid namespace
+          --  memory limit: `memory` is not enforced; start rung as root"#]]
+    .assert_eq(&doctor::render(&report, Paint::Plain));
+    assert!(doctor::is_broken(&report));
+}
+
+#[test]
+fn log_lines_and_events_say_when_and_who() {
+    let mut line = LogLine {
+        at: at(-60),
+        source: "shop-web-a7".into(),
+        service: None,
+        stream: Stream::Stdout,
+        text: "GET /\u{7}".into(),
+        partial: false,
+    };
+    assert_eq!(stream::log_line(&line, Paint::Plain, &clock()), "09:59:00 shop-web-a7 GET /\u{fffd}");
+    line.stream = Stream::Rung;
+    line.text = "120 lines were dropped".into();
+    line.at = at(-86_400);
+    expect!["2026-03-03 10:00:00 shop-web-a7 -- 120 lines were dropped"].assert_eq(&stream::log_line(
+        &line,
+        Paint::Plain,
+        &clock(),
+    ));
+    let record = EventRecord {
+        sequence: 1,
+        at: at(-1),
+        app: Some(app()),
+        kind: "instance_exited".into(),
+        message: "shop-web-a7 was killed by signal 9".into(),
+    };
+    expect!["09:59:59 shop instance_exited: shop-web-a7 was killed by signal 9"].assert_eq(&stream::event(
+        &record,
+        Paint::Plain,
+        &clock(),
+    ));
+}
+
+#[test]
+fn colours_go_around_words_and_columns_still_line_up() {
+    let colored =
+        instances::render(&[instance("shop-web-a7", InstanceState::Healthy)], Paint::Color, &clock());
+    let plain = instances::render(&[instance("shop-web-a7", InstanceState::Healthy)], Paint::Plain, &clock());
+    assert!(colored.contains("\u{1b}[32mhealthy\u{1b}[0m"), "{colored:?}");
+    assert_eq!(console::strip_ansi_codes(&colored), plain);
+}
+
+#[test]
+fn sizes_and_spans_are_short() {
+    assert_eq!(
+        [bytes(12), bytes(34_500), bytes(1_230_000), bytes(512_000_000)],
+        ["12 bytes", "34.5 KB", "1.2 MB", "512 MB"]
+    );
+    let spans = [250, 12_400, 125_000, 7_260_000].map(|ms| time::span(Duration::from_millis(ms)));
+    assert_eq!(spans, ["0.2 s", "12 s", "2 min 5 s", "2 h 1 min"]);
+    assert_eq!(clock().since(at(5)), "just now", "the server's clock is ahead");
+}

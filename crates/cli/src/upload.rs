@@ -1,0 +1,99 @@
+//! Sending a directory: digested first, packed and streamed only when the server does not hold it.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use rung_api::Client;
+use rung_artifact::{PackError, Packed, digest_source, pack_source};
+use tokio::sync::mpsc;
+
+use crate::edge::Hinted;
+use crate::render::paint::Mood;
+use crate::render::progress::done_line;
+use crate::render::{bytes, count};
+use crate::screen::Screen;
+
+/// A directory in which something writes all the time is not packed for ever.
+const ATTEMPTS: usize = 3;
+/// Chunks on their way: enough to keep both sides busy, little enough to stay small.
+const CHUNKS: usize = 16;
+
+type Chunk = Result<Frame<Bytes>, io::Error>;
+
+/// Makes sure that the server holds what is in `dir`, and answers with what that is.
+///
+/// # Errors
+/// The directory can't be packed, or the server did not take it.
+pub async fn ensure_source(client: &Client, dir: &Path, screen: &mut Screen) -> anyhow::Result<Packed> {
+    for _ in 0..ATTEMPTS {
+        screen.moving("packing");
+        let began = Instant::now();
+        let packed = digest(dir).await?;
+        let size = format!("{}, {}", count(packed.files, "file"), bytes(packed.bytes));
+        screen.say(&done_line(Mood::Good, "packed", began.elapsed(), &size, screen.paint))?;
+        if client.has_source(&packed.digest).await? {
+            return Ok(packed);
+        }
+        screen.moving(&format!("sending {}", bytes(packed.bytes)));
+        let began = Instant::now();
+        let sent = send(client, dir, &packed).await?;
+        if sent.digest == packed.digest {
+            screen.say(&done_line(Mood::Good, "sent", began.elapsed(), "", screen.paint))?;
+            return Ok(packed);
+        }
+    }
+    let message = format!("files in {} change while they are packed", dir.display());
+    Err(Hinted::failed(message, "name what is written there in .rungignore, and deploy again").into())
+}
+
+async fn digest(dir: &Path) -> anyhow::Result<Packed> {
+    let owned = dir.to_owned();
+    let digested = tokio::task::spawn_blocking(move || digest_source(&owned)).await;
+    digested.context("packing")?.with_context(|| format!("packing {}", dir.display()))
+}
+
+async fn send(client: &Client, dir: &Path, packed: &Packed) -> anyhow::Result<Packed> {
+    let (chunks, mut receiver) = mpsc::channel::<Chunk>(CHUNKS);
+    let owned = dir.to_owned();
+    let packing = tokio::task::spawn_blocking(move || {
+        let done = pack_source(&owned, ChunkWriter(&chunks));
+        if done.is_err() {
+            // Without it the server would take the part that was sent for the whole.
+            let _ = chunks.blocking_send(Err(io::Error::other("packing failed")));
+        }
+        done
+    });
+    let body = StreamBody::new(futures_util::stream::poll_fn(move |context| receiver.poll_recv(context)));
+    let sent = client.put_source(&packed.digest, body.boxed()).await;
+    let now = packing.await.context("packing")?;
+    match (sent, now) {
+        (Ok(()), Ok(now)) => Ok(now),
+        // It had all it wanted before we were through: somebody else sent the same.
+        (Ok(()), Err(PackError::Write { .. })) => Ok(packed.clone()),
+        // Refused for what changed meanwhile, which the caller sees.
+        (Err(_), Ok(now)) if now.digest != packed.digest => Ok(now),
+        (Err(error), Ok(_) | Err(PackError::Write { .. })) => {
+            Err(error).with_context(|| format!("sending {}", dir.display()))
+        }
+        (_, Err(error)) => Err(error).with_context(|| format!("packing {}", dir.display())),
+    }
+}
+
+struct ChunkWriter<'c>(&'c mpsc::Sender<Chunk>);
+
+impl Write for ChunkWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let chunk = Frame::data(Bytes::copy_from_slice(bytes));
+        self.0.blocking_send(Ok(chunk)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

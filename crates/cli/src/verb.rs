@@ -1,0 +1,90 @@
+//! The verbs: each asks the server, follows what it started, and shows what came of it.
+
+mod attached;
+mod change;
+pub mod command;
+pub mod deploy;
+mod destroy;
+mod logs;
+mod read;
+mod scale;
+mod terminal;
+
+use std::io::Write as _;
+
+use clap::CommandFactory as _;
+use rung_api::Client;
+use rung_model::AppName;
+
+use crate::args::{Cli, ConfigCommand, Global, SecretCommand, Verb};
+use crate::connect::connect;
+use crate::edge::{Exit, explain};
+use crate::screen::{Format, Screen};
+
+/// What a verb works with.
+#[derive(Debug)]
+struct Session<'g> {
+    global: &'g Global,
+    client: Client,
+    screen: Screen,
+}
+
+impl Session<'_> {
+    /// The app that is meant.
+    async fn app(&self) -> anyhow::Result<AppName> {
+        crate::app::meant(self.global.app.as_ref(), &self.client).await
+    }
+}
+
+/// Does what a person asks, prints it, and says what to exit with.
+pub fn run(global: &Global, verb: Verb) -> Exit {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => {
+            let done = runtime.block_on(dispatch(global, verb));
+            // A thread that still reads standard input is not waited for.
+            runtime.shutdown_background();
+            done
+        }
+        Err(error) => Err(anyhow::Error::from(error).context("starting")),
+    };
+    done.unwrap_or_else(|error| {
+        let (text, exit) = explain(&error);
+        if !text.is_empty() {
+            // Nobody is left to be told when this fails.
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+        exit
+    })
+}
+
+async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
+    if let Verb::Completion { shell } = verb {
+        clap_complete::generate(shell, &mut Cli::command(), "rung", &mut std::io::stdout());
+        return Ok(Exit::Done);
+    }
+    let format = if global.json { Format::Json } else { Format::People };
+    let mut session = Session { global, client: connect(global)?, screen: Screen::stdout(format) };
+    let session = &mut session;
+    match verb {
+        Verb::Deploy(args) => deploy::deploy(session, args).await,
+        Verb::Status => read::status(session).await,
+        Verb::Ps => read::ps(session).await,
+        Verb::Logs(args) => logs::logs(session, args).await,
+        Verb::Scale(args) => scale::scale(session, args).await,
+        Verb::Restart(args) => change::restart(session, &args).await,
+        Verb::Releases => read::releases(session).await,
+        Verb::Rollback(args) => change::rollback(session, &args).await,
+        Verb::Cancel(args) => change::cancel(session, &args).await,
+        Verb::Config(ConfigCommand::Get { name }) => read::config(session, name).await,
+        Verb::Config(change) => change::config(session, change).await,
+        Verb::Secret(SecretCommand::List) => read::secrets(session).await,
+        Verb::Secret(change) => change::secrets(session, change).await,
+        Verb::Run(args) => command::one_off(session, args).await,
+        Verb::Events(args) => logs::events(session, &args).await,
+        Verb::Open => read::open(session).await,
+        Verb::Destroy(args) => destroy::destroy(session, &args).await,
+        Verb::Doctor => read::doctor(session).await,
+        Verb::Completion { .. } => unreachable!("it was answered above, without a server"),
+    }
+}

@@ -1,0 +1,117 @@
+//! `rung deploy`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use rung_api::Client;
+use rung_api::wire::DeployRequest;
+use rung_model::AppName;
+use rung_model::appfile::{self, AppFile};
+
+use super::Session;
+use crate::app::{FoundFile, find_file};
+use crate::args::DeployArgs;
+use crate::edge::{Exit, Hinted};
+use crate::follow::{Follow, OnInterrupt};
+use crate::screen::Screen;
+use crate::upload::ensure_source;
+
+/// How a directory is deployed.
+#[derive(Debug, Clone)]
+pub struct DeployOptions {
+    /// Must be the name that `rung.toml` says; the name of an app that has a `Procfile` only.
+    pub app: Option<AppName>,
+    pub note: Option<String>,
+    pub wait: bool,
+    pub on_interrupt: OnInterrupt,
+}
+
+impl Default for DeployOptions {
+    fn default() -> Self {
+        Self { app: None, note: None, wait: true, on_interrupt: OnInterrupt::Detach }
+    }
+}
+
+pub(super) async fn deploy(session: &mut Session<'_>, args: DeployArgs) -> anyhow::Result<Exit> {
+    let options = DeployOptions {
+        app: session.global.app.clone(),
+        note: args.message,
+        wait: !args.wait.no_wait,
+        on_interrupt: OnInterrupt::Detach,
+    };
+    deploy_directory(&session.client, &args.directory, &options, &mut session.screen).await
+}
+
+/// Builds, releases and rolls out what is in `dir`, and shows how it goes.
+///
+/// # Errors
+/// The app file or the directory is wrong, somebody else is deploying, or the server can't be reached. A deployment
+/// that does not succeed is no error but an [`Exit`], already explained.
+pub async fn deploy_directory(
+    client: &Client,
+    dir: &Path,
+    options: &DeployOptions,
+    screen: &mut Screen,
+) -> anyhow::Result<Exit> {
+    let since = Instant::now();
+    let deployed = deploy_since(since, client, dir, options, screen).await;
+    screen.still();
+    deployed
+}
+
+async fn deploy_since(
+    since: Instant,
+    client: &Client,
+    dir: &Path,
+    options: &DeployOptions,
+    screen: &mut Screen,
+) -> anyhow::Result<Exit> {
+    let found = find_file(dir)?.ok_or_else(|| no_file(dir))?;
+    let file = read_file(&found, dir, options.app.as_ref())?;
+    let app = &file.app;
+    screen.say(&screen.paint.bold(&format!("deploying {app}")))?;
+    let source = ensure_source(client, dir, screen).await?;
+    let request = DeployRequest {
+        file_name: found.name.to_owned(),
+        file: String::from_utf8(found.bytes).expect("it was parsed, so it is UTF-8"),
+        source: source.digest,
+        note: options.note.clone(),
+        by: crate::person::name(),
+    };
+    screen.moving("starting");
+    let started = client.deploy(app, &request).await.with_context(|| format!("deploying {app}"))?;
+    let follow = Follow { client, app, on_interrupt: options.on_interrupt, wait: options.wait };
+    follow.settle(started, since, screen).await
+}
+
+fn read_file(found: &FoundFile, dir: &Path, said: Option<&AppName>) -> anyhow::Result<AppFile> {
+    let app = said.cloned().or_else(|| found.directory_name.clone());
+    let app = app.map_or_else(|| AppName::new("app").context("naming the app"), Ok)?;
+    if found.name == appfile::PROCFILE && said.is_none() && found.directory_name.is_none() {
+        let message = format!("a Procfile does not name its app, and {} makes no name", dir.display());
+        return Err(Hinted::usage(message, "name it with --app").into());
+    }
+    let file = found.parse(&app)?;
+    match said {
+        Some(said) if *said != file.app => {
+            let message = format!("{} says app = \"{}\", and --app says {said}", found.name, file.app);
+            Err(Hinted::usage(message, "leave --app out, or change the file").into())
+        }
+        _ => Ok(file),
+    }
+}
+
+fn no_file(dir: &Path) -> anyhow::Error {
+    if !dir.is_dir() {
+        return Hinted::usage(format!("{} is not a directory", dir.display()), "name the app's directory")
+            .into();
+    }
+    let name =
+        dir.canonicalize().ok().and_then(|dir| Some(appfile::slug(&dir.file_name()?.to_string_lossy())));
+    let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "shop".to_owned());
+    let hint = format!(
+        "write a rung.toml there:\n\n    app = \"{name}\"\n\n    [services.web]\n    command = \"bin/server\"   # listens on 127.0.0.1:$PORT\n"
+    );
+    Hinted::failed(format!("there is no rung.toml and no Procfile in {}", dir.display()), hint).into()
+}

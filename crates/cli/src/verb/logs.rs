@@ -1,0 +1,159 @@
+//! `rung logs` and `rung events`.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::civil;
+use jiff::{Timestamp, Zoned};
+use rung_api::client::EventStream;
+use rung_api::wire::{LogLine, LogQuery};
+use rung_api::{Client, ClientError};
+use rung_model::AppName;
+use rung_model::appfile::values;
+
+use super::Session;
+use crate::args::{EventsArgs, LogsArgs};
+use crate::edge::{Exit, Hinted};
+use crate::follow::may_pass;
+use crate::render::stream::{event, log_line};
+use crate::render::time::Clock;
+
+/// What fits a few screens; more is asked for with `--tail` or `--since`.
+const TAIL: usize = 100;
+/// Between two attempts to go on with a stream that broke.
+const RETRY: Duration = Duration::from_millis(500);
+
+pub async fn logs(session: &mut Session<'_>, args: LogsArgs) -> anyhow::Result<Exit> {
+    let since = args.since.as_deref().map(|text| moment(text, &session.screen.clock())).transpose()?;
+    let app = session.app().await?;
+    let everything = since.is_some() || args.run.is_some();
+    let mut query = LogQuery {
+        app: None,
+        service: args.service,
+        instance: args.instance,
+        run: args.run,
+        since,
+        tail: args.tail.or((!everything).then_some(TAIL)),
+        follow: args.follow,
+    };
+    let context = || format!("reading the logs of {app}");
+    let mut stream = session.client.logs(&app, &query).await.with_context(context)?;
+    let (mut last, mut resumed_after) = (None, None);
+    loop {
+        match stream.next().await {
+            Some(Ok(line)) => {
+                // After a break the lines of the last moment come again.
+                if resumed_after.is_none_or(|after| line.at > after) {
+                    last = last.max(Some(line.at));
+                    session.screen.show_one(&line, log_line)?;
+                }
+            }
+            None if !args.follow => return Ok(Exit::Done),
+            Some(Err(error)) if !(args.follow && may_pass(&error)) => {
+                return Err(error).with_context(context);
+            }
+            Some(Err(_)) | None => {
+                resumed_after = last;
+                query.since = last.or(query.since);
+                query.tail = None;
+                stream = reopened(&session.client, &app, &query).await.with_context(context)?;
+            }
+        }
+    }
+}
+
+/// Goes on with a stream that broke, once the server is back.
+async fn reopened(
+    client: &Client,
+    app: &AppName,
+    query: &LogQuery,
+) -> Result<EventStream<LogLine>, ClientError> {
+    loop {
+        tokio::time::sleep(RETRY).await;
+        match client.logs(app, query).await {
+            Err(error) if may_pass(&error) => {}
+            opened => return opened,
+        }
+    }
+}
+
+pub async fn events(session: &mut Session<'_>, args: &EventsArgs) -> anyhow::Result<Exit> {
+    let app = session.global.app.clone();
+    let mut last = 0;
+    loop {
+        let mut stream = match session.client.events(app.as_ref(), args.follow).await {
+            Ok(stream) => stream,
+            Err(error) if last > 0 && may_pass(&error) => {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            Err(error) => return Err(error).context("reading the events"),
+        };
+        while let Some(record) = stream.next().await {
+            match record {
+                Ok(record) if record.sequence <= last => {}
+                Ok(record) => {
+                    last = record.sequence;
+                    session.screen.show_one(&record, event)?;
+                }
+                Err(error) if args.follow && may_pass(&error) => break,
+                Err(error) => return Err(error).context("reading the events"),
+            }
+        }
+        if !args.follow {
+            return Ok(Exit::Done);
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Reads `10m` (ago), `14:00` (the last time it was), `2026-03-01 14:00`, or a time with its zone.
+fn moment(text: &str, clock: &Clock) -> anyhow::Result<Timestamp> {
+    let wrong = || {
+        Hinted::usage(format!("{text:?} is not a time"), "write it like 10m, 14:00 or \"2026-03-01 14:00\"")
+    };
+    if let Ok(ago) = values::duration(text) {
+        return clock.now.checked_sub(ago).map_err(|_| wrong().into());
+    }
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at);
+    }
+    let now = clock.now.to_zoned(clock.zone.clone());
+    let zoned = |at: civil::DateTime| -> Result<Zoned, Hinted> {
+        at.to_zoned(clock.zone.clone()).map_err(|_| wrong())
+    };
+    // A time alone: jiff would take one out of a longer text, too.
+    if let (false, Ok(time)) = (text.contains('-'), text.parse::<civil::Time>()) {
+        let today = zoned(now.date().to_datetime(time))?;
+        let past = if today.timestamp() > clock.now {
+            zoned(now.date().yesterday().map_err(|_| wrong())?.to_datetime(time))?
+        } else {
+            today
+        };
+        return Ok(past.timestamp());
+    }
+    let at = text.parse::<civil::DateTime>().map_err(|_| wrong())?;
+    Ok(zoned(at)?.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_say_them() {
+        let clock = Clock {
+            now: "2026-03-04T10:00:00Z".parse().unwrap(),
+            zone: TimeZone::fixed(jiff::tz::offset(1)),
+        };
+        let at = |text: &str| moment(text, &clock).unwrap_or_else(|e| panic!("{text}: {e}")).to_string();
+        assert_eq!(at("10m"), "2026-03-04T09:50:00Z");
+        assert_eq!(at("09:30"), "2026-03-04T08:30:00Z");
+        assert_eq!(at("14:00"), "2026-03-03T13:00:00Z", "14:00 has not been today");
+        assert_eq!(at("2026-03-01 14:00"), "2026-03-01T13:00:00Z");
+        assert_eq!(at("2026-03-01T14:00:00Z"), "2026-03-01T14:00:00Z");
+        assert!(moment("yesterday", &clock).is_err());
+    }
+}

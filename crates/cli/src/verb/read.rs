@@ -1,0 +1,98 @@
+//! Verbs that change nothing.
+
+use anyhow::Context as _;
+use rung_api::wire::InstanceStatus;
+use rung_api::{ClientError, Code};
+use serde_json::json;
+
+use super::Session;
+use crate::edge::{Exit, Hinted};
+use crate::render;
+
+pub async fn status(session: &mut Session<'_>) -> anyhow::Result<Exit> {
+    let here = session.global.app.clone().or_else(|| crate::app::of_directory(std::path::Path::new(".")));
+    match here {
+        Some(app) => {
+            let status = session.client.app(&app).await.map_err(|error| not_deployed(error, &app))?;
+            session.screen.show(&status, render::status::render)?;
+        }
+        // Nothing says which: all of them.
+        None => {
+            let apps = session.client.apps().await?;
+            session
+                .screen
+                .show(&apps, |apps, paint, clock| render::status::render_all(apps, paint, clock))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn not_deployed(error: ClientError, app: &rung_model::AppName) -> anyhow::Error {
+    if error.code() == Some(Code::NotFound) {
+        return Hinted::failed(format!("the server has no app {app}"), "deploy it with `rung deploy`").into();
+    }
+    anyhow::Error::from(error).context(format!("asking for the status of {app}"))
+}
+
+pub async fn ps(session: &mut Session<'_>) -> anyhow::Result<Exit> {
+    let app = session.app().await?;
+    let status = session.client.app(&app).await.map_err(|error| not_deployed(error, &app))?;
+    let instances: Vec<InstanceStatus> =
+        status.services.into_iter().flat_map(|service| service.instances).collect();
+    session.screen.show(&instances, |all, paint, clock| render::instances::render(all, paint, clock))?;
+    Ok(Exit::Done)
+}
+
+pub async fn releases(session: &mut Session<'_>) -> anyhow::Result<Exit> {
+    let app = session.app().await?;
+    let releases =
+        session.client.releases(&app).await.with_context(|| format!("listing the releases of {app}"))?;
+    session.screen.show(&releases, |all, paint, clock| render::releases::render(all, paint, clock))?;
+    Ok(Exit::Done)
+}
+
+pub async fn config(session: &mut Session<'_>, name: Option<String>) -> anyhow::Result<Exit> {
+    let app = session.app().await?;
+    let config = session.client.config(&app).await.with_context(|| format!("reading the config of {app}"))?;
+    let Some(name) = name else {
+        session.screen.show(&config, |config, _, _| render::config::render(config))?;
+        return Ok(Exit::Done);
+    };
+    let Some(value) = config.get(&name) else {
+        let hint = "`rung config get` lists what is set; what the app file's [env] says is not listed";
+        return Err(Hinted::failed(format!("{name} is not set for {app}"), hint).into());
+    };
+    // As it is: scripts read it.
+    session.screen.show(value, |value, _, _| value.clone())?;
+    Ok(Exit::Done)
+}
+
+pub async fn secrets(session: &mut Session<'_>) -> anyhow::Result<Exit> {
+    let app = session.app().await?;
+    let secrets =
+        session.client.secrets(&app).await.with_context(|| format!("listing the secrets of {app}"))?;
+    session.screen.show(&secrets, |secrets, paint, _| render::config::render_secrets(secrets, paint))?;
+    Ok(Exit::Done)
+}
+
+pub async fn open(session: &mut Session<'_>) -> anyhow::Result<Exit> {
+    let app = session.app().await?;
+    let status = session.client.app(&app).await.map_err(|error| not_deployed(error, &app))?;
+    let Some(url) = status.urls.first() else {
+        let hint = "give a service a port, and deploy";
+        return Err(Hinted::failed(format!("{app} is served nowhere"), hint).into());
+    };
+    session.screen.show(&json!({ "urls": status.urls }), |_, _, _| url.clone())?;
+    let desktop = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
+    if desktop && session.screen.is_terminal() {
+        // The address is printed; a desktop without the opener is no failure.
+        let _ = std::process::Command::new("xdg-open").arg(url).status();
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn doctor(session: &mut Session<'_>) -> anyhow::Result<Exit> {
+    let report = session.client.doctor().await.context("asking the server how it is")?;
+    session.screen.show(&report, |report, paint, _| render::doctor::render(report, paint))?;
+    Ok(if render::doctor::is_broken(&report) { Exit::Failed } else { Exit::Done })
+}
