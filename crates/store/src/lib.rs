@@ -1,7 +1,12 @@
 //! A revisioned key-value store with compare-and-swap transactions, watches that resume, and leases.
 //!
-//! One trait, several backends, one conformance suite ([`conformance`]) that runs over all of them. Every committed
-//! transaction gets the next revision; a watch delivers exactly one batch per revision, with no gap and no duplicate.
+//! One trait, several backends, one conformance suite (`conformance`, in tests) that runs over all of them. Every
+//! committed transaction gets the next revision; a watch delivers exactly one batch per revision that changed
+//! something below its prefix, with no gap and no duplicate.
+//!
+//! How it works: [`memory::Core`] holds the whole state and decides everything, without clock, thread or runtime; the
+//! simulator drives it as it is. [`SqliteStore`] reads from one too, and lets a thread of its own write each change to
+//! disk before the core shows it to anybody.
 //!
 //! What this crate deliberately does not do: it knows nothing of apps or nodes, it never retries a transaction whose
 //! outcome is unknown (only the caller knows what that would mean), and it keeps no history beyond a bounded log for
@@ -11,8 +16,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-pub mod conformance;
+#[cfg(test)]
+#[macro_use]
+mod conformance;
 pub mod memory;
+mod shared;
 pub mod sqlite;
 
 pub use memory::MemoryStore;
@@ -46,11 +54,19 @@ pub struct Read<T> {
 /// All guards must hold for a transaction to commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guard {
-    Absent { key: String },
+    Absent {
+        key: String,
+    },
     /// The key exists and was last written at this revision.
-    Modified { key: String, revision: Revision },
+    Modified {
+        key: String,
+        revision: Revision,
+    },
     /// The key exists and was created at this revision: the fencing token of the `leader` key.
-    Created { key: String, revision: Revision },
+    Created {
+        key: String,
+        revision: Revision,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +77,8 @@ pub enum Op {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Txn {
+    /// The revision it made; one that had nothing to change (no operation, or only deletions of what is not there)
+    /// makes none, and gets the one it was true at.
     Committed(Revision),
     /// A guard did not hold; nothing was changed.
     Conflict,
@@ -86,16 +104,29 @@ pub struct LeaseId(pub u64);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("transaction has {ops} operations and {bytes} bytes; at most {TXN_MAX_OPS} and {TXN_MAX_BYTES} are allowed")]
+    #[error(
+        "transaction has {ops} operations and {bytes} bytes; at most {TXN_MAX_OPS} and {TXN_MAX_BYTES} are allowed"
+    )]
     TooLarge { ops: usize, bytes: usize },
-    #[error("lease {0:?} does not exist or has expired")]
+    #[error("key {key:?} {why}")]
+    InvalidKey { key: String, why: &'static str },
+    #[error("lease {} does not exist or has expired", .0.0)]
     NoLease(LeaseId),
     /// The disk is full, the file is damaged, the server can't be reached. Nothing was applied.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
-    #[error("store at {path} is damaged: {detail}; restore a backup with `rung restore`, nothing was changed")]
+    #[error(
+        "store at {path} is damaged: {detail}; restore a backup with `rung restore`, nothing was changed"
+    )]
     Damaged { path: String, detail: String },
-    #[error("store at {path} has format {found}, this version of rung knows up to {known}; use the newer rung that wrote it")]
+    /// Two processes on one store would each believe to be alone.
+    #[error(
+        "store at {path} is in use by another process; stop that one first, or choose another data directory"
+    )]
+    InUse { path: String },
+    #[error(
+        "store at {path} has format {found}, this version of rung knows up to {known}; use the newer rung that wrote it"
+    )]
     Newer { path: String, found: u32, known: u32 },
 }
 
@@ -120,6 +151,7 @@ pub struct Page {
 
 /// The next batch of a watch. Dropping it ends the watch.
 pub trait Watch: Send {
+    /// Waits for the next batch. Dropping the future loses nothing. After an error there is nothing more to come.
     fn next(&mut self) -> Fut<'_, Result<Batch, WatchError>>;
 }
 
@@ -130,7 +162,9 @@ pub trait Store: Send + Sync {
 
     fn get<'a>(&'a self, key: &'a str) -> Fut<'a, Result<Read<Option<Entry>>, StoreError>>;
 
-    /// Entries below `prefix` in the order of their keys, `limit` at a time, starting after `from`'s page end.
+    /// Entries whose keys start with `prefix`, in the order of their keys, at most `limit` of them; goes on after
+    /// `from`, the [`Page::next`] of the page before. Each page is true at its own revision: a key that exists all the
+    /// time is listed exactly once.
     fn list<'a>(
         &'a self,
         prefix: &'a str,
@@ -138,11 +172,14 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Fut<'a, Result<Read<Page>, StoreError>>;
 
+    /// All of it or nothing. Every key at most once; limits are [`TXN_MAX_OPS`] and [`TXN_MAX_BYTES`].
     fn txn(&self, guards: Vec<Guard>, ops: Vec<Op>) -> Fut<'_, Result<Txn, StoreError>>;
 
-    /// Batches of all transactions after `after` that touched `prefix`.
+    /// Batches of all transactions after `after` that touched `prefix`. Nothing is queued for a watch: one that is
+    /// slower than the log is long gets [`WatchError::Compacted`], lists again and goes on from there.
     fn watch(&self, prefix: &str, after: Revision) -> Fut<'_, Result<Box<dyn Watch>, WatchError>>;
 
+    /// Time is counted while the store is open; after a restart a lease has its full time anew.
     fn lease_grant(&self, ttl: Duration) -> Fut<'_, Result<LeaseId, StoreError>>;
     fn lease_keepalive(&self, lease: LeaseId) -> Fut<'_, Result<(), StoreError>>;
     /// Deletes the lease and every key that hangs on it.

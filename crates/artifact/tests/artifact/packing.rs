@@ -97,7 +97,8 @@ fn a_chmod_changes_the_digest_while_a_touch_and_an_umask_do_not() {
 fn every_other_change_makes_another_digest() {
     let base = || tree(&[("a/x", "1"), ("b", "2")]);
     let plain = digest_tree(base().path()).unwrap().digest;
-    let changes: [(&str, fn(&Path)); 6] = [
+    type Change = (&'static str, fn(&Path));
+    let changes: [Change; 6] = [
         ("content", |dir| write(dir, "b", "3")),
         ("a new empty directory", |dir| fs::create_dir(dir.join("c")).unwrap()),
         ("a renamed file", |dir| fs::rename(dir.join("b"), dir.join("c")).unwrap()),
