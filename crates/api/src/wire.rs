@@ -16,7 +16,7 @@ use rung_model::run::Terminal;
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/health`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HealthReport {
     pub version: String,
     pub node: NodeId,
@@ -24,11 +24,12 @@ pub struct HealthReport {
     pub http: String,
     pub data: String,
     /// When the server's process began; an upgrade begins a new one under the same pid.
+    #[schema(value_type = String, format = DateTime)]
     pub started: Timestamp,
 }
 
 /// `POST /v1/apps/{app}/deployments`. The source was uploaded with `PUT /v1/sources/{digest}` before.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DeployRequest {
     /// The name under which the texts are shown in errors: `rung.toml` or `Procfile`.
     pub file_name: String,
@@ -40,7 +41,7 @@ pub struct DeployRequest {
 }
 
 /// The answer to everything that starts a deployment.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", tag = "result")]
 pub enum Started {
     Deployment {
@@ -58,34 +59,34 @@ pub enum Started {
 }
 
 /// `POST …/rollback`; without a release: the one before the current.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RollbackRequest {
     pub to: Option<ReleaseNumber>,
     pub by: String,
 }
 
 /// `POST …/restart`; without services: all.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RestartRequest {
     pub by: String,
 }
 
 /// `POST …/scale`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ScaleRequest {
     pub services: BTreeMap<ServiceName, u32>,
     pub by: String,
 }
 
 /// `PATCH …/config`; `None` unsets.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ConfigRequest {
     pub changes: BTreeMap<String, Option<String>>,
     pub by: String,
 }
 
 /// `PATCH …/secrets`; `None` unsets. Values are text or base64 of bytes; never answered back.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SecretRequest {
     pub changes: BTreeMap<SecretName, Option<String>>,
     pub by: String,
@@ -98,7 +99,7 @@ impl std::fmt::Debug for SecretRequest {
 }
 
 /// `GET …/secrets`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SecretListing {
     pub name: SecretName,
     pub version: u64,
@@ -107,7 +108,7 @@ pub struct SecretListing {
 }
 
 /// `POST …/runs`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RunRequest {
     pub command: String,
     pub terminal: Option<Terminal>,
@@ -115,14 +116,14 @@ pub struct RunRequest {
 }
 
 /// `DELETE /v1/apps/{app}`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DestroyRequest {
     pub volumes: Destroying,
     pub by: String,
 }
 
 /// `GET /v1/apps/{app}/status` and, as a list, `GET /v1/apps`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AppStatus {
     pub app: AppName,
     pub current: Option<ReleaseNumber>,
@@ -134,7 +135,7 @@ pub struct AppStatus {
     pub problems: Vec<String>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ServiceStatus {
     pub name: ServiceName,
     pub desired: u32,
@@ -145,7 +146,7 @@ pub struct ServiceStatus {
     pub instances: Vec<InstanceStatus>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct InstanceStatus {
     pub id: InstanceId,
     pub node: NodeId,
@@ -154,29 +155,33 @@ pub struct InstanceStatus {
     pub state: InstanceState,
     /// Gets requests now.
     pub routed: bool,
+    #[schema(value_type = Option<String>)]
     pub endpoint: Option<std::net::SocketAddr>,
     pub pid: Option<u32>,
     pub restarts: u32,
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     pub reason: Option<String>,
     pub log_tail: Vec<String>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DeploymentSummary {
     pub number: DeploymentNumber,
     pub release: Option<ReleaseNumber>,
     pub phase: Phase,
     pub by: String,
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     pub trouble: Option<Trouble>,
 }
 
 /// `GET …/releases`, newest first.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReleaseListing {
     pub number: ReleaseNumber,
     pub current: bool,
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     pub by: String,
     pub reason: String,
@@ -187,7 +192,7 @@ pub struct ReleaseListing {
 }
 
 /// `GET …/launch`: what an agent needs to start instances of a release. Answered to nodes only.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Launch {
     pub release: rung_model::Release,
     /// Config and secrets, opened.
@@ -206,7 +211,7 @@ impl std::fmt::Debug for Launch {
 /// `POST /v1/proxies/{proxy}/poll?wait_ms=…`: waits until something is newer than `after`.
 ///
 /// `after` is an acknowledgement: all of the proxy's threads pick from documents of that generation or newer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProxyPoll {
     pub after: Generation,
     /// Requests in flight for each instance that the held documents name as draining.
@@ -217,7 +222,7 @@ pub struct ProxyPoll {
     pub whole: bool,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProxyDocuments {
     /// What to send as `after` once these are applied.
     pub generation: Generation,
@@ -229,7 +234,7 @@ pub struct ProxyDocuments {
 }
 
 /// `GET …/logs`, and `GET /v1/agent/logs` with `app` as a parameter.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogQuery {
     #[serde(default)]
     pub app: Option<AppName>,
@@ -241,6 +246,7 @@ pub struct LogQuery {
     pub run: Option<RunId>,
     /// Only lines from then on.
     #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
     /// Only the newest so many lines of what is there.
     #[serde(default)]
@@ -251,8 +257,9 @@ pub struct LogQuery {
 }
 
 /// One record of a log, as a server-sent event's data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogLine {
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// An instance's or a run's id.
     pub source: String,
@@ -265,7 +272,7 @@ pub struct LogLine {
     pub partial: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
     Stdout,
@@ -275,9 +282,10 @@ pub enum Stream {
 }
 
 /// What happened, for `rung events`; kept bounded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EventRecord {
     pub sequence: u64,
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     pub app: Option<AppName>,
     /// Stable: `deployment_started`, `instance_exited`, `ingress_restarted`…
@@ -286,14 +294,14 @@ pub struct EventRecord {
 }
 
 /// `GET /v1/doctor`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DoctorReport {
     pub version: String,
     pub checks: Vec<DoctorCheck>,
     pub isolation: BTreeMap<NodeId, Vec<IsolationFact>>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DoctorCheck {
     pub name: String,
     pub state: DoctorState,
@@ -301,7 +309,7 @@ pub struct DoctorCheck {
     pub hint: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DoctorState {
     Fine,
@@ -310,8 +318,9 @@ pub enum DoctorState {
 }
 
 /// `POST /v1/upgrade`: the running server replaces itself by this binary, after a backup of its state.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct UpgradeRequest {
     /// An absolute path on the server's machine.
+    #[schema(value_type = String)]
     pub program: std::path::PathBuf,
 }

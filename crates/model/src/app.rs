@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AppName, DeploymentNumber, Digest, ReleaseNumber, SecretName, ServiceName};
 
 /// The desired state of one app, at `apps/<app>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct App {
     pub name: AppName,
     /// The cohort that serves: the last deployment that succeeded. While another runs, this is what it reverts to.
@@ -38,7 +38,7 @@ pub struct App {
     pub destroying: Option<Destroying>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Migrated {
     pub artifact: Digest,
     pub command: String,
@@ -66,7 +66,7 @@ impl App {
 }
 
 /// A service's count of instances: the person's word, until the app file says something new.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Scale {
     pub count: u32,
     /// What the app file said when `count` was last taken from it.
@@ -74,7 +74,7 @@ pub struct Scale {
 }
 
 /// How much of an app goes when it is destroyed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Destroying {
     KeepVolumes,

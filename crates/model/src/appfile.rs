@@ -44,7 +44,7 @@ pub fn parse_as(file_name: &str, app: &AppName, text: impl AsRef<[u8]>) -> Resul
 }
 
 /// An app file with every default filled in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AppFile {
     pub app: AppName,
     /// Host names beside `<app>.localhost`.
@@ -66,11 +66,12 @@ pub struct AppFile {
     pub routes: Vec<Route>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Build {
     pub command: Option<String>,
     pub test: Option<String>,
     #[serde(rename = "timeout_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub timeout: Duration,
 }
 
@@ -80,24 +81,26 @@ impl Build {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Volume {
     /// Documented size in bytes; `None` when the file does not say.
     pub size_bytes: Option<u64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DeployPolicy {
     /// Runs once with the new artifact before any new instance starts.
     pub release: Option<String>,
     #[serde(rename = "release_timeout_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub release_timeout: Duration,
     /// From the end of the build: a deployment that has not succeeded by then is reverted.
     #[serde(rename = "deadline_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub deadline: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Service {
     /// Goes through `/bin/sh -c`, in the artifact's root.
     pub command: String,
@@ -113,12 +116,15 @@ pub struct Service {
     pub health: Health,
     /// How long requests in flight may take after the un-routing, before SIGTERM.
     #[serde(rename = "drain_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub drain: Duration,
     /// From SIGTERM to SIGKILL.
     #[serde(rename = "stop_grace_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub stop_grace: Duration,
     /// Until the first byte of an answer.
     #[serde(rename = "response_timeout_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub response_timeout: Duration,
     /// How requests are held while an exclusive service changes hands.
     pub hold: crate::routes::Hold,
@@ -127,15 +133,18 @@ pub struct Service {
     pub mounts: BTreeMap<VolumeName, String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Health {
     pub check: Check,
     /// From the start: failures do not count until then, or until the first success.
     #[serde(rename = "grace_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub grace: Duration,
     #[serde(rename = "interval_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub interval: Duration,
     #[serde(rename = "timeout_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub timeout: Duration,
     /// So many failures in a row make it unhealthy (un-routed).
     pub unhealthy_after: u32,
@@ -143,7 +152,7 @@ pub struct Health {
     pub restart_after: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", tag = "check")]
 pub enum Check {
     /// Answers GET with a status from 200 to 399.
@@ -156,7 +165,7 @@ pub enum Check {
     Up,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Route {
     pub path: String,
     pub service: ServiceName,

@@ -12,7 +12,7 @@ use crate::run::Run;
 ///
 /// The generation is not stored inside the value: it is the store's epoch and the revision of the write, filled in
 /// when the document is read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Assignment {
     pub node: NodeId,
     #[serde(default)]
@@ -43,7 +43,7 @@ impl Assignment {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AssignedInstance {
     pub app: AppName,
     pub service: ServiceName,
@@ -55,7 +55,7 @@ pub struct AssignedInstance {
 
 /// What shall be done with an instance. An instance that is missing from the assignment shall not exist: the agent
 /// stops it (SIGTERM, grace, SIGKILL) and forgets it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
     /// Keep it running: start it, restart it with backoff when it exits or stays unhealthy.

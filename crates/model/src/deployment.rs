@@ -10,12 +10,13 @@ use crate::ids::{AppName, DeploymentNumber, ReleaseNumber, RunId};
 use crate::release::Draft;
 
 /// A deployment, at `deployments/<app>/<number>`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Deployment {
     pub app: AppName,
     pub number: DeploymentNumber,
     pub kind: DeploymentKind,
     pub by: String,
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     pub phase: Phase,
     /// Present until the release is made.
@@ -29,6 +30,7 @@ pub struct Deployment {
     pub run: Option<RunId>,
     /// What is left until it must have ended. A duration, not a deadline: clocks step, and servers restart.
     #[serde(rename = "remaining_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub remaining: Duration,
     /// Somebody asked to stop it.
     #[serde(default)]
@@ -59,7 +61,7 @@ impl Deployment {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeploymentKind {
     Deploy,
@@ -77,7 +79,7 @@ pub enum DeploymentKind {
 /// ```
 /// `Building` is passed over when there is nothing to build, `Releasing` when there is no release command.
 /// A first deployment has nothing to go back to: reverting removes its instances and it ends `Failed`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     Building,
@@ -89,7 +91,7 @@ pub enum Phase {
     Failed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Succeeded,
@@ -97,15 +99,16 @@ pub enum Outcome {
     Failed,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Trouble {
     pub reason: String,
     #[serde(default)]
     pub log_tail: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TimelineEntry {
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     pub phase: Phase,
     pub message: String,

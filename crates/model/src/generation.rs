@@ -26,6 +26,14 @@ impl Generation {
     }
 }
 
+impl utoipa::PartialSchema for Generation {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        String::schema()
+    }
+}
+
+impl utoipa::ToSchema for Generation {}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a generation: write it like 1.42")]
 pub struct InvalidGeneration(String);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::NodeId;
 
 /// A node as the cluster knows it, at `nodes/<node>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Node {
     pub id: NodeId,
     /// Counted from 1 in the order of joining; its letters (`a`, `b`, …, `aa`) are part of instance ids.
@@ -29,7 +29,7 @@ impl Node {
 }
 
 /// What an agent says of its machine when it registers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeFacts {
     /// Where the agent's own API (logs, terminals) is reached: `unix:/path/agent.sock`.
     pub agent: String,
@@ -42,7 +42,7 @@ pub struct NodeFacts {
 }
 
 /// One line of `rung doctor` about a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct IsolationFact {
     /// `pid namespace`, `memory limit`, `own user`…
     pub name: String,

@@ -11,13 +11,14 @@ use crate::ids::{AppName, Digest, InstanceId, NodeId, ReleaseNumber, RunId, Serv
 use crate::run::RunState;
 
 /// An agent's whole report, at `observed/<node>`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Observed {
     pub node: NodeId,
     /// The assignment that was converged to, or is being.
     pub assignment: Generation,
     /// Counts the reports of one agent process; with `agent_started` it orders them.
     pub sequence: u64,
+    #[schema(value_type = String, format = DateTime)]
     pub agent_started: Timestamp,
     #[serde(default)]
     pub instances: BTreeMap<InstanceId, ObservedInstance>,
@@ -28,18 +29,20 @@ pub struct Observed {
     pub artifacts: Vec<Digest>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ObservedInstance {
     pub app: AppName,
     pub service: ServiceName,
     pub release: ReleaseNumber,
     pub state: InstanceState,
     /// Where it is reached; `None` for a service without a port.
+    #[schema(value_type = Option<String>)]
     pub endpoint: Option<SocketAddr>,
     /// The main process, as the host sees it.
     pub pid: Option<u32>,
     /// How often it was started again since it was assigned.
     pub restarts: u32,
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// Why it is in this state, in words; with the last log lines when it is not healthy.
     #[serde(default)]
@@ -54,7 +57,7 @@ pub struct ObservedInstance {
 ///                 ▼  │         ▼             ▼
 ///              BackingOff / CrashLooping ◄───┘      Stopping ─► Stopped
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceState {
     /// Its release and artifact are being fetched.
@@ -82,7 +85,7 @@ impl InstanceState {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ObservedRun {
     pub app: AppName,
     pub state: RunState,

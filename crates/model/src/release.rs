@@ -9,7 +9,7 @@ use crate::appfile::AppFile;
 use crate::ids::{AppName, Digest, ReleaseNumber, SecretName};
 
 /// A release `v7` of an app, at `releases/<app>/<number>`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Release {
     pub app: AppName,
     pub number: ReleaseNumber,
@@ -20,6 +20,7 @@ pub struct Release {
     pub file: AppFile,
     pub config: BTreeMap<String, String>,
     pub secrets: BTreeMap<SecretName, u64>,
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     pub by: String,
     /// Why it was made, in a few words: `deploy`, `config: LOG_LEVEL`, `rollback to v6`.
@@ -30,7 +31,7 @@ pub struct Release {
 }
 
 /// What will become a release once its artifact is known: carried by the deployment that builds it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Draft {
     pub file: AppFile,
     pub config: BTreeMap<String, String>,

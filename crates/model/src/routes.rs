@@ -13,7 +13,7 @@ use crate::ids::{AppName, InstanceId, ReleaseNumber, ServiceName};
 /// At `routes/<app>`: whole, with a generation; a proxy refuses an older one.
 ///
 /// As with assignments, the generation is the store's epoch and the revision of the write.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RouteDocument {
     pub app: AppName,
     #[serde(default)]
@@ -25,7 +25,7 @@ pub struct RouteDocument {
     pub backends: BTreeMap<ServiceName, Backend>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RouteRule {
     /// `/assets/*` is a prefix, `/health` is exact, `/*` is everything.
     pub path: String,
@@ -33,7 +33,7 @@ pub struct RouteRule {
 }
 
 /// A service as the ingress sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Backend {
     /// New requests go to these only.
     pub endpoints: Vec<Endpoint>,
@@ -45,15 +45,17 @@ pub struct Backend {
     pub hold: Option<Hold>,
     /// How long an instance may take until the first byte of its answer.
     #[serde(rename = "response_timeout_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub response_timeout: Duration,
     /// Why there is no endpoint, for the error page; empty when there is one.
     #[serde(default)]
     pub explanation: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Endpoint {
     pub instance: InstanceId,
+    #[schema(value_type = String)]
     pub address: SocketAddr,
     pub release: ReleaseNumber,
     /// Share of new requests relative to the other endpoints' weights.
@@ -61,9 +63,10 @@ pub struct Endpoint {
 }
 
 /// Bounds of holding requests while an exclusive service changes hands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Hold {
     pub max_requests: u32,
     #[serde(rename = "max_time_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub max_time: Duration,
 }

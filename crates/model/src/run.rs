@@ -10,17 +10,19 @@ use crate::duration;
 use crate::ids::{AppName, Digest, NodeId, ReleaseNumber, RunId};
 
 /// A run, at `runs/<app>/<id>`; written before it is launched, so that it is never launched unrecorded.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Run {
     pub id: RunId,
     pub app: AppName,
     pub kind: RunKind,
     pub by: String,
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Where it runs; `None` until it is placed.
     pub node: Option<NodeId>,
     /// It is ended, and has failed, when it takes longer.
     #[serde(rename = "timeout_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
     pub timeout: Duration,
     /// Somebody asked to stop it.
     #[serde(default)]
@@ -29,7 +31,7 @@ pub struct Run {
 }
 
 /// What a run executes. Commands go through `/bin/sh -c`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum RunKind {
     /// Unpack `source` into a clean directory, run `command`, keep the tree as an artifact, run `test`.
@@ -41,21 +43,21 @@ pub enum RunKind {
     OneOff { release: ReleaseNumber, command: String, terminal: Option<Terminal> },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Terminal {
     pub rows: u16,
     pub columns: u16,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum RunState {
     Pending,
-    Running { since: Timestamp },
-    Ended { at: Timestamp, outcome: RunOutcome },
+    Running { #[schema(value_type = String, format = DateTime)] since: Timestamp },
+    Ended { #[schema(value_type = String, format = DateTime)] at: Timestamp, outcome: RunOutcome },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum RunOutcome {
     Succeeded {
