@@ -1,1 +1,44 @@
-//! The data plane: routes requests to healthy instances.
+//! The data plane: takes HTTP/1.1 requests and gives each to a healthy instance.
+//!
+//! How it works: [`run_process`] is the body of `rung ingress`. Its threads ([`worker`]) each have a runtime, a copy of
+//! the listening socket and pools of their own; a connection ([`forward`]) reads strict heads ([`head`]), an
+//! [`exchange`] chooses an instance from the [`table`] by load ([`balance`]), sends, receives and retries where that is
+//! safe. The main thread follows the server ([`view`] decides, [`follow`] acts) and hands whole tables to the threads.
+//! [`Supervisor`] lives in `rung up`: it owns the listening socket and keeps one such process running.
+//!
+//! What it deliberately does not do: it knows nothing of the store and decides nothing about what is routed; it does not
+//! check the health of instances beyond what requests show; it does not yet speak TLS or HTTP/2, and caches nothing.
+//! Connections are generic over their streams below [`exchange`], where those will come in.
+
+mod access_log;
+mod balance;
+mod body;
+mod buffer;
+mod clock;
+mod config;
+mod control;
+mod documents;
+mod error_page;
+mod exchange;
+mod follow;
+mod forward;
+mod head;
+mod hold;
+mod listeners;
+mod pool;
+mod receive;
+mod relay;
+mod response;
+mod run;
+mod sockets;
+mod supervisor;
+mod table;
+mod timer;
+mod tunnel;
+pub mod view;
+mod worker;
+
+pub use config::{AccessLogSetting, Config, ConfigError, Limits, TrustedProxies};
+pub use control::{Control, Status};
+pub use run::{RunError, run_process};
+pub use supervisor::{Supervisor, SupervisorConfig, SupervisorError};

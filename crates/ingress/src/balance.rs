@@ -1,0 +1,379 @@
+//! Which instance gets a request: the less loaded of two random ones, passing over those that fail.
+//!
+//! Loads are requests in flight, counted in atomics that all threads share and that survive changes of the table:
+//! they belong to the instance's id. Instances that refuse or reset connections are passed over for a while
+//! (ejection); each time in a row the while doubles. When all are ejected, ejection is ignored: a guess is better
+//! than a certain error.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rung_model::InstanceId;
+use tokio::sync::Notify;
+
+use crate::clock::now_ms;
+
+/// The first ejection: the time in which a crashed process is usually up again.
+const EJECT_FIRST: Duration = Duration::from_millis(250);
+const EJECT_MAX: Duration = Duration::from_secs(30);
+/// Connections that break before an answer may be the request's fault; so many in a row are the instance's.
+const BROKEN_BEFORE_EJECTION: u32 = 3;
+
+/// What all threads know of one instance.
+#[derive(Debug)]
+pub(crate) struct InstanceLoad {
+    pub(crate) id: InstanceId,
+    /// Names the instance in pools; never given twice.
+    pub(crate) slot: u64,
+    pub(crate) service: Arc<ServiceLoad>,
+    in_flight: AtomicU32,
+    broken: AtomicU32,
+    ejections: AtomicU32,
+    ejected_until_ms: AtomicU64,
+    draining: AtomicBool,
+    drained: Arc<Notify>,
+}
+
+impl InstanceLoad {
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_ejected(&self) -> bool {
+        // Zero almost always: then the clock is not read.
+        let until = self.ejected_until_ms.load(Ordering::Relaxed);
+        until != 0 && now_ms() < until
+    }
+
+    /// It answered: whatever was held against it is forgotten.
+    pub(crate) fn succeeded(&self) {
+        if self.broken.load(Ordering::Relaxed) != 0 || self.ejections.load(Ordering::Relaxed) != 0 {
+            self.forgive();
+        }
+    }
+
+    fn forgive(&self) {
+        self.broken.store(0, Ordering::Relaxed);
+        self.ejections.store(0, Ordering::Relaxed);
+        self.ejected_until_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// No connection could be made: nothing listens, which one attempt shows well enough.
+    pub(crate) fn unreachable(&self) {
+        self.eject();
+    }
+
+    /// A fresh connection ended before a byte of the answer.
+    pub(crate) fn broke(&self) {
+        if self.broken.fetch_add(1, Ordering::Relaxed) + 1 >= BROKEN_BEFORE_EJECTION {
+            self.broken.store(0, Ordering::Relaxed);
+            self.eject();
+        }
+    }
+
+    fn eject(&self) {
+        if self.is_ejected() {
+            return;
+        }
+        let before = self.ejections.fetch_add(1, Ordering::Relaxed);
+        let time = EJECT_FIRST.saturating_mul(1 << before.min(10)).min(EJECT_MAX);
+        self.ejected_until_ms.store(now_ms() + time.as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Counts one request (or tunnel) as in flight for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<InstanceLoad>);
+
+impl InFlight {
+    pub(crate) fn begin(load: &Arc<InstanceLoad>) -> Self {
+        load.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self(load.clone())
+    }
+
+    pub(crate) fn load(&self) -> &Arc<InstanceLoad> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let before = self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if before == 1 && self.0.draining.load(Ordering::Acquire) {
+            self.0.drained.notify_one();
+        }
+    }
+}
+
+/// What all threads know of one service.
+#[derive(Debug)]
+pub(crate) struct ServiceLoad {
+    pub(crate) app: String,
+    pub(crate) name: String,
+    pub(crate) slot: usize,
+    /// Requests that wait for an instance.
+    pub(crate) held: AtomicU32,
+}
+
+/// Gives each instance and service the same counters in every table. Owned by the thread that builds tables.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    instances: HashMap<InstanceId, Arc<InstanceLoad>>,
+    services: HashMap<(String, String), Arc<ServiceLoad>>,
+    next_instance: u64,
+    next_service: usize,
+    /// Notified when a draining instance has no request in flight any more.
+    pub(crate) drained: Arc<Notify>,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Self {
+            instances: HashMap::new(),
+            services: HashMap::new(),
+            next_instance: 0,
+            next_service: 0,
+            drained: Arc::new(Notify::new()),
+        }
+    }
+
+    fn instance(&mut self, id: &InstanceId, service: &Arc<ServiceLoad>) -> Arc<InstanceLoad> {
+        if let Some(load) = self.instances.get(id) {
+            return load.clone();
+        }
+        self.next_instance += 1;
+        let load = Arc::new(InstanceLoad {
+            id: id.clone(),
+            slot: self.next_instance,
+            service: service.clone(),
+            in_flight: AtomicU32::new(0),
+            broken: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            ejected_until_ms: AtomicU64::new(0),
+            draining: AtomicBool::new(true),
+            drained: self.drained.clone(),
+        });
+        self.instances.insert(id.clone(), load.clone());
+        load
+    }
+
+    /// The counters of an instance that gets requests. One that was not routed before is healthy again.
+    pub(crate) fn routed(&mut self, id: &InstanceId, service: &Arc<ServiceLoad>) -> Arc<InstanceLoad> {
+        let load = self.instance(id, service);
+        if load.draining.swap(false, Ordering::AcqRel) {
+            load.forgive();
+        }
+        load
+    }
+
+    pub(crate) fn service(&mut self, app: &str, service: &str) -> Arc<ServiceLoad> {
+        let key = (app.to_owned(), service.to_owned());
+        if let Some(load) = self.services.get(&key) {
+            return load.clone();
+        }
+        let load = Arc::new(ServiceLoad {
+            app: app.to_owned(),
+            name: service.to_owned(),
+            slot: self.next_service,
+            held: AtomicU32::new(0),
+        });
+        self.next_service += 1;
+        self.services.insert(key, load.clone());
+        load
+    }
+
+    /// Marks what is not in `routed` as draining, and forgets what nobody names or uses.
+    pub(crate) fn retire(&mut self, is_routed: impl Fn(u64) -> bool, is_named: impl Fn(&InstanceId) -> bool) {
+        self.instances.retain(|id, load| {
+            let routed = is_routed(load.slot);
+            if !routed {
+                load.draining.store(true, Ordering::Release);
+            }
+            routed || is_named(id) || load.in_flight() > 0
+        });
+    }
+
+    pub(crate) fn in_flight(&self, id: &InstanceId) -> u64 {
+        self.instances.get(id).map_or(0, |load| u64::from(load.in_flight()))
+    }
+}
+
+/// One endpoint of a service in a table.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) weight: u32,
+    pub(crate) load: Arc<InstanceLoad>,
+}
+
+/// Instances that this request was sent to without success.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    slots: Vec<u64>,
+}
+
+impl Tried {
+    pub(crate) fn add(&mut self, slot: u64) {
+        if !self.slots.contains(&slot) {
+            self.slots.push(slot);
+        }
+    }
+
+    pub(crate) fn contains(&self, slot: u64) -> bool {
+        self.slots.contains(&slot)
+    }
+}
+
+/// Picks a target: untried and not ejected if there is one, else untried, else any. `None` when there is none at all.
+pub(crate) fn pick<'t>(targets: &'t [Target], tried: &Tried) -> Option<&'t Target> {
+    if let [only] = targets {
+        return Some(only);
+    }
+    let fresh = |target: &Target| !tried.contains(target.load.slot);
+    // The usual case needs no list: everything is eligible.
+    if tried.slots.is_empty() && targets.iter().all(|target| !target.load.is_ejected()) {
+        return choose(targets, |_| true);
+    }
+    choose(targets, |target| fresh(target) && !target.load.is_ejected())
+        .or_else(|| choose(targets, fresh))
+        .or_else(|| choose(targets, |_| true))
+}
+
+/// Two draws by weight, then the one with fewer requests in flight for its weight.
+fn choose(targets: &[Target], eligible: impl Fn(&Target) -> bool) -> Option<&Target> {
+    let total: u64 = targets.iter().filter(|t| eligible(t)).map(|t| u64::from(t.weight)).sum();
+    if total == 0 {
+        return targets.iter().find(|t| eligible(t));
+    }
+    let first = draw(targets, &eligible, total)?;
+    let second = draw(targets, &eligible, total)?;
+    let load = |target: &Target| u64::from(target.load.in_flight());
+    if load(second) * u64::from(first.weight) < load(first) * u64::from(second.weight) {
+        Some(second)
+    } else {
+        Some(first)
+    }
+}
+
+fn draw<'t>(targets: &'t [Target], eligible: &impl Fn(&Target) -> bool, total: u64) -> Option<&'t Target> {
+    let mut at = fastrand::u64(0..total);
+    for target in targets.iter().filter(|t| eligible(t)) {
+        let weight = u64::from(target.weight);
+        if at < weight {
+            return Some(target);
+        }
+        at -= weight;
+    }
+    None
+}
+
+/// Keeps retries from multiplying the load of a service that is failing anyway.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RetryBudget {
+    tokens: f32,
+    refilled_ms: u64,
+}
+
+/// Each request earns a fifth of a retry.
+const RETRY_SHARE: f32 = 0.2;
+/// Enough for every connection of a burst to meet a crashed instance once.
+const RETRY_BURST: f32 = 200.0;
+/// A service with few requests may retry so many a second anyway.
+const RETRY_FLOOR_PER_MS: f32 = 10.0 / 1000.0;
+
+impl RetryBudget {
+    pub(crate) fn new() -> Self {
+        Self { tokens: RETRY_BURST, refilled_ms: now_ms() }
+    }
+
+    pub(crate) fn earn(&mut self) {
+        self.tokens = (self.tokens + RETRY_SHARE).min(RETRY_BURST);
+    }
+
+    pub(crate) fn spend(&mut self) -> bool {
+        let now = now_ms();
+        let elapsed = now.saturating_sub(self.refilled_ms) as f32;
+        self.refilled_ms = now;
+        self.tokens = (self.tokens + elapsed * RETRY_FLOOR_PER_MS).min(RETRY_BURST);
+        if self.tokens < 1.0 {
+            return false;
+        }
+        self.tokens -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(registry: &mut Registry, weights: &[u32]) -> Vec<Target> {
+        let service = registry.service("shop", "web");
+        let target = |(n, weight): (usize, &u32)| Target {
+            address: "127.0.0.1:1".parse().unwrap(),
+            weight: *weight,
+            load: registry.routed(&InstanceId::new(format!("a-{n}")).unwrap(), &service),
+        };
+        weights.iter().enumerate().map(target).collect()
+    }
+
+    fn share(targets: &[Target], of: usize) -> f64 {
+        let slot = targets[of].load.slot;
+        let tried = Tried::default();
+        let hits = (0..20_000).filter(|_| pick(targets, &tried).unwrap().load.slot == slot).count();
+        hits as f64 / 20_000.0
+    }
+
+    #[test]
+    fn at_equal_load_requests_are_shared_by_weight() {
+        let targets = targets(&mut Registry::new(), &[95, 5]);
+        let canary = share(&targets, 1);
+        assert!((0.04..0.06).contains(&canary), "a weight of 5 in 100 got {canary} of the requests");
+    }
+
+    #[test]
+    fn the_busier_of_two_is_passed_over() {
+        let targets = targets(&mut Registry::new(), &[1, 1]);
+        let _busy: Vec<_> = (0..10).map(|_| InFlight::begin(&targets[0].load)).collect();
+        let busy = share(&targets, 0);
+        assert!(busy < 0.3, "the instance with ten requests in flight got {busy} of the next ones");
+    }
+
+    #[test]
+    fn an_ejected_instance_gets_nothing_unless_it_is_the_last() {
+        let targets = targets(&mut Registry::new(), &[1, 1]);
+        targets[0].load.unreachable();
+        assert_eq!(share(&targets, 0), 0.0, "an ejected instance got requests");
+        targets[1].load.unreachable();
+        let again = share(&targets, 0);
+        assert!((0.4..0.6).contains(&again), "with all ejected, one got {again} of the requests");
+        targets[1].load.succeeded();
+        assert_eq!(share(&targets, 0), 0.0, "the one that answers is not preferred");
+    }
+
+    #[test]
+    fn a_tried_instance_is_passed_over_while_there_is_another() {
+        let targets = targets(&mut Registry::new(), &[1, 1, 0]);
+        let mut tried = Tried::default();
+        tried.add(targets[0].load.slot);
+        for _ in 0..100 {
+            assert_eq!(pick(&targets, &tried).unwrap().load.slot, targets[1].load.slot);
+        }
+        tried.add(targets[1].load.slot);
+        assert_eq!(pick(&targets, &tried).unwrap().load.slot, targets[2].load.slot);
+    }
+
+    #[test]
+    fn retries_end_when_everything_fails() {
+        let mut budget = RetryBudget::new();
+        let granted = (0..2000).filter(|_| {
+            budget.earn();
+            budget.spend()
+        });
+        let granted = granted.count();
+        assert!(granted < 700, "{granted} of 2000 failing requests were sent again");
+        assert!(granted > 300, "only {granted} of 2000 were sent again");
+    }
+}

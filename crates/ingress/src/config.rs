@@ -1,0 +1,203 @@
+//! What an ingress process is told, and the limits it keeps.
+
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rung_api::Address;
+
+/// The parsed arguments of `rung ingress`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Inherited listening sockets.
+    pub listen: Vec<RawFd>,
+    /// Where documents, the control socket and the access log are.
+    pub directory: PathBuf,
+    pub api: Address,
+    pub token: Option<String>,
+    /// The name under which it polls.
+    pub proxy: String,
+    pub threads: usize,
+    pub access_log: AccessLogSetting,
+    pub trusted: TrustedProxies,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLogSetting {
+    On,
+    Off,
+}
+
+/// How long and how much.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From a request's first byte to the end of its head.
+    pub head: Duration,
+    /// Between two requests of a connection, and before its first.
+    pub idle: Duration,
+    pub connect: Duration,
+    /// Without a byte of a body, in either direction.
+    pub stall: Duration,
+    /// Until requests in flight must have ended when draining.
+    pub drain: Duration,
+    /// Until upgraded connections are closed when draining.
+    pub upgrade_grace: Duration,
+    /// How long idle connections may still send a request when draining; it is answered and the connection closed.
+    pub idle_linger: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // A head is a packet or two; a slower client is an attack or lost.
+            head: Duration::from_secs(15),
+            // Above the 60 s that load balancers in front keep connections, so that they close first.
+            idle: Duration::from_secs(75),
+            // Instances are on this machine or beside it.
+            connect: Duration::from_secs(1),
+            stall: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+            upgrade_grace: Duration::from_secs(30),
+            // Longer than the pauses of a busy client, shorter than a person's patience at Ctrl-C.
+            idle_linger: Duration::from_millis(500),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("argument {0} of the ingress is unknown: see `rung ingress` in docs/ingress.md")]
+    Unknown(String),
+    #[error("argument {0} of the ingress has no value")]
+    NoValue(String),
+    #[error("argument {name} of the ingress can't be {value:?}: {why}")]
+    Invalid { name: String, value: String, why: String },
+    #[error("the ingress needs {0}")]
+    Missing(&'static str),
+}
+
+impl Config {
+    /// Reads `--name value` pairs. The token comes from `RUNG_TOKEN`, where other users can't see it.
+    pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
+        let mut listen = Vec::new();
+        let (mut directory, mut api) = (None, None);
+        let mut proxy = "ingress".to_owned();
+        let mut threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut access_log = AccessLogSetting::On;
+        let mut trusted = TrustedProxies::default();
+        let mut limits = Limits::default();
+        let mut args = args.iter();
+        while let Some(name) = args.next() {
+            let value = args.next().ok_or_else(|| ConfigError::NoValue(name.clone()))?;
+            let invalid = |why: &dyn std::fmt::Display| ConfigError::Invalid {
+                name: name.clone(),
+                value: value.clone(),
+                why: why.to_string(),
+            };
+            let millis =
+                || value.parse().map(Duration::from_millis).map_err(|e: std::num::ParseIntError| invalid(&e));
+            match name.as_str() {
+                "--listen-fd" => {
+                    listen.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?)
+                }
+                "--data" => directory = Some(PathBuf::from(value)),
+                "--api" => {
+                    api = Some(value.parse().map_err(|e: rung_api::client::InvalidAddress| invalid(&e))?)
+                }
+                "--proxy" => proxy = value.clone(),
+                "--threads" => {
+                    threads = value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?;
+                    if !(1..=256).contains(&threads) {
+                        return Err(invalid(&"1 to 256 threads are possible"));
+                    }
+                }
+                "--access-log" => {
+                    access_log = match value.as_str() {
+                        "on" => AccessLogSetting::On,
+                        "off" => AccessLogSetting::Off,
+                        _ => return Err(invalid(&"write on or off")),
+                    }
+                }
+                "--trust" => trusted = TrustedProxies::parse(value).map_err(|e| invalid(&e))?,
+                "--head-timeout-ms" => limits.head = millis()?,
+                "--idle-timeout-ms" => limits.idle = millis()?,
+                "--connect-timeout-ms" => limits.connect = millis()?,
+                "--stall-timeout-ms" => limits.stall = millis()?,
+                "--drain-ms" => limits.drain = millis()?,
+                "--upgrade-grace-ms" => limits.upgrade_grace = millis()?,
+                "--idle-linger-ms" => limits.idle_linger = millis()?,
+                _ => return Err(ConfigError::Unknown(name.clone())),
+            }
+        }
+        if listen.is_empty() {
+            return Err(ConfigError::Missing("--listen-fd, the number of an inherited listening socket"));
+        }
+        Ok(Self {
+            listen,
+            directory: directory.ok_or(ConfigError::Missing("--data, the directory of the ingress"))?,
+            api: api.ok_or(ConfigError::Missing("--api, the address of the server"))?,
+            token: std::env::var("RUNG_TOKEN").ok().filter(|token| !token.is_empty()),
+            proxy,
+            threads,
+            access_log,
+            trusted,
+            limits,
+        })
+    }
+}
+
+/// Networks of proxies in front of Rung whose `X-Forwarded-*` are believed. None by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<(u128, u32)>);
+
+impl TrustedProxies {
+    /// `10.0.0.0/8,::1`: addresses or networks, with commas between.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut networks = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (address, bits) = part.split_once('/').unwrap_or((part, ""));
+            let ip: IpAddr = address.parse().map_err(|_| format!("{address:?} is not an address"))?;
+            let width = if ip.is_ipv4() { 32 } else { 128 };
+            let bits: u32 = match bits {
+                "" => width,
+                bits => bits.parse().map_err(|_| format!("{bits:?} is not a number of bits"))?,
+            };
+            if bits > width {
+                return Err(format!("{part:?} has more than {width} bits"));
+            }
+            networks.push((mapped(ip), bits + 128 - width));
+        }
+        Ok(Self(networks))
+    }
+
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
+        self.0.iter().any(|(network, bits)| {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            mapped(ip) & mask == network & mask
+        })
+    }
+}
+
+fn mapped(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_named_networks_are_trusted() {
+        let trusted = TrustedProxies::parse("10.0.0.0/8, ::1").unwrap();
+        for (ip, expected) in [("10.1.2.3", true), ("11.1.2.3", false), ("::1", true), ("::2", false)] {
+            assert_eq!(trusted.contains(ip.parse().unwrap()), expected, "{ip}");
+        }
+        assert!(!TrustedProxies::default().contains("127.0.0.1".parse().unwrap()));
+        assert!(TrustedProxies::parse("10.0.0.0/33").is_err());
+    }
+}

@@ -1,0 +1,205 @@
+//! The answers that Rung gives itself: plain, helpful, and honest about who failed.
+
+use crate::head::{Request, push, push_number};
+use crate::response::ClientConnection;
+
+/// What went wrong. Each has a status and a stable name, sent as `Rung-Error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    BadRequest { status: u16, why: &'static str },
+    RequestTimeout,
+    NoRoute,
+    NotReady,
+    NoInstance,
+    HoldFull,
+    HeldTooLong,
+    ConnectFailed,
+    ConnectionLost,
+    BadResponse(&'static str),
+    ResponseTimeout,
+    Overloaded,
+}
+
+enum Side {
+    Client,
+    Rung,
+    Application,
+}
+
+impl Failure {
+    pub(crate) fn status(self) -> u16 {
+        match self {
+            Self::BadRequest { status, .. } => status,
+            Self::RequestTimeout => 408,
+            Self::NoRoute => 404,
+            Self::NotReady | Self::NoInstance | Self::HoldFull | Self::HeldTooLong | Self::Overloaded => 503,
+            Self::ConnectFailed | Self::ConnectionLost | Self::BadResponse(_) => 502,
+            Self::ResponseTimeout => 504,
+        }
+    }
+
+    /// Stable: tests, dashboards and people search for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BadRequest { .. } => "bad_request",
+            Self::RequestTimeout => "request_timeout",
+            Self::NoRoute => "no_route",
+            Self::NotReady => "not_ready",
+            Self::NoInstance => "no_instance",
+            Self::HoldFull => "hold_full",
+            Self::HeldTooLong => "held_too_long",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectionLost => "connection_lost",
+            Self::BadResponse(_) => "bad_response",
+            Self::ResponseTimeout => "response_timeout",
+            Self::Overloaded => "overloaded",
+        }
+    }
+
+    fn side(self) -> Side {
+        match self {
+            Self::BadRequest { .. } | Self::RequestTimeout => Side::Client,
+            Self::NoRoute | Self::NotReady | Self::HoldFull | Self::HeldTooLong | Self::Overloaded => {
+                Side::Rung
+            }
+            Self::NoInstance
+            | Self::ConnectFailed
+            | Self::ConnectionLost
+            | Self::BadResponse(_)
+            | Self::ResponseTimeout => Side::Application,
+        }
+    }
+
+    fn message(self, explanation: &str) -> String {
+        let with = |text: &str| {
+            if explanation.is_empty() { text.to_owned() } else { format!("{text} {explanation}") }
+        };
+        match self {
+            Self::BadRequest { why, .. } => format!("The request was refused: {why}."),
+            Self::RequestTimeout => "The request did not arrive in time.".into(),
+            Self::NoRoute => "No application answers to this host and path.".into(),
+            Self::NotReady => "The routes are not known yet. Try again in a moment.".into(),
+            Self::NoInstance => with("No instance of the application can take the request."),
+            Self::HoldFull => with("The application is changing hands and too many requests wait already."),
+            Self::HeldTooLong => with("The application is changing hands and it took too long."),
+            Self::ConnectFailed => "The application does not accept connections.".into(),
+            Self::ConnectionLost => "The application closed the connection without an answer.".into(),
+            Self::BadResponse(why) => format!("The application's answer can't be passed on: {why}."),
+            Self::ResponseTimeout => "The application did not answer in time.".into(),
+            Self::Overloaded => "Too many requests are open. Try again in a moment.".into(),
+        }
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+/// Appends a whole answer to `out`; returns the length of its body.
+pub(crate) fn write(
+    out: &mut Vec<u8>,
+    failure: Failure,
+    explanation: &str,
+    request: &Request,
+    connection: ClientConnection,
+) -> u64 {
+    let body = if request.wants_json {
+        json(failure, explanation, &request.id)
+    } else {
+        html(failure, explanation, &request.id)
+    };
+    let kind: &[u8] = if request.wants_json { b"application/json" } else { b"text/html; charset=utf-8" };
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_number(out, u64::from(failure.status()));
+    push(out, &[b" ", reason(failure.status()).as_bytes(), b"\r\nContent-Type: ", kind]);
+    out.extend_from_slice(b"\r\nContent-Length: ");
+    push_number(out, body.len() as u64);
+    push(out, &[b"\r\nCache-Control: no-store\r\nRung-Error: ", failure.name().as_bytes()]);
+    if !request.id.is_empty() {
+        push(out, &[b"\r\nX-Request-Id: ", request.id.as_bytes()]);
+    }
+    if failure.status() == 503 {
+        out.extend_from_slice(b"\r\nRetry-After: 1");
+    }
+    match connection {
+        ClientConnection::Close => out.extend_from_slice(b"\r\nConnection: close\r\n\r\n"),
+        ClientConnection::KeepAlive if request.is_http_10 => {
+            out.extend_from_slice(b"\r\nConnection: keep-alive\r\n\r\n");
+        }
+        ClientConnection::KeepAlive => out.extend_from_slice(b"\r\n\r\n"),
+    }
+    if request.is_head() {
+        return 0;
+    }
+    out.extend_from_slice(body.as_bytes());
+    body.len() as u64
+}
+
+fn json(failure: Failure, explanation: &str, id: &str) -> String {
+    let side = match failure.side() {
+        Side::Client => "client",
+        Side::Rung => "rung",
+        Side::Application => "application",
+    };
+    let value = serde_json::json!({
+        "error": failure.name(),
+        "status": failure.status(),
+        "message": failure.message(explanation),
+        "failed": side,
+        "request_id": id,
+    });
+    format!("{value}\n")
+}
+
+fn html(failure: Failure, explanation: &str, id: &str) -> String {
+    let status = failure.status();
+    let title = reason(status);
+    let message = escape(&failure.message(explanation));
+    let side = match failure.side() {
+        Side::Client => "The request was not understood by Rung, which serves here; no application saw it.",
+        Side::Rung => "This answer comes from Rung, which serves here; no application saw the request.",
+        Side::Application => "The application failed; this page comes from Rung, which serves it.",
+    };
+    let id =
+        if id.is_empty() { String::new() } else { format!("<p>Request <code>{}</code></p>\n", escape(id)) };
+    let name = failure.name();
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
+         <title>{status} {title}</title>\n\
+         <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:36em;margin:15vh auto;padding:0 1em}}code{{font-size:.9em}}</style>\n\
+         <h1>{status} {title}</h1>\n<p>{message}</p>\n<p>{side}</p>\n{id}<p><code>{name}</code></p>\n</html>\n"
+    )
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_can_not_bring_markup_into_the_page() {
+        let request = Request::default();
+        let mut out = Vec::new();
+        write(&mut out, Failure::NoInstance, "<script>", &request, ClientConnection::Close);
+        let page = String::from_utf8(out).unwrap();
+        assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"), "{page}");
+        assert!(page.contains("Rung-Error: no_instance\r\n"), "{page}");
+        assert!(page.contains("The application failed"), "{page}");
+    }
+}

@@ -1,0 +1,402 @@
+//! One request, to its end: choosing an instance, sending, receiving, and trying again where that is safe.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use crate::access_log::Record;
+use crate::balance::Tried;
+use crate::body::{Decoder, Framing};
+use crate::buffer::Buffer;
+use crate::error_page::{self, Failure};
+use crate::head::Request;
+use crate::hold::{self, Held};
+use crate::pool::Assurance;
+use crate::receive::{End, Receive, Watch};
+use crate::relay::{Encoding, Relay, RelayError, write_all};
+use crate::response::ClientConnection;
+use crate::timer::Timer;
+use crate::tunnel::tunnel;
+use crate::worker::{Choice, Chosen, Worker};
+
+/// With two instances of which one has crashed, the second attempt succeeds; more are for worse days.
+const ATTEMPTS_MAX: u32 = 5;
+/// Before an instance that refused a connection is asked again; doubles. Together below a quarter of a second.
+const PAUSE_FIRST: Duration = Duration::from_millis(15);
+
+/// What becomes of the client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    KeepAlive,
+    Close,
+    /// The client is not there any more, or must see that the answer broke off.
+    Drop,
+}
+
+enum Attempt {
+    Done(After),
+    /// The table changed while the connection was made, and the instance is not in it any more.
+    Rerouted,
+    Failed {
+        failure: Failure,
+        retry: Retry,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    /// Another instance, if there is one.
+    Elsewhere,
+    /// The same or another one, with a fresh connection: the kept one was closed meanwhile.
+    Fresh,
+    Never,
+}
+
+/// What there is of the request's body when it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RequestBody {
+    /// All of it is behind the head already: everything can be sent again.
+    Whole,
+    Streamed,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Exchange<'c> {
+    pub(crate) worker: &'c Worker,
+    pub(crate) client: &'c mut TcpStream,
+    /// Holds what follows the request's head.
+    pub(crate) buffer: &'c mut Buffer,
+    pub(crate) request: &'c Request,
+    /// The head for the instance.
+    pub(crate) head: &'c mut Vec<u8>,
+    pub(crate) timer: &'c Timer,
+    pub(crate) record: &'c mut Record,
+}
+
+impl Exchange<'_> {
+    pub(crate) async fn run(mut self) -> After {
+        if self.request.upgrade && !self.buffer.is_empty() {
+            let why = "bytes follow the request to upgrade before it was answered";
+            return self.fail(Failure::BadRequest { status: 400, why }, "").await;
+        }
+        let body = self.take_body();
+        let mut tried = Tried::default();
+        let mut last = None;
+        let mut earned = false;
+        let since = Instant::now();
+        loop {
+            let chosen = match self.worker.choose(self.request, &tried) {
+                Choice::Target(chosen) => chosen,
+                Choice::Hold { hold, load } => {
+                    match hold::wait(self.worker, self.timer, self.client, self.buffer, &hold, &load, since)
+                        .await
+                    {
+                        Held::Released => continue,
+                        Held::Failed(failure) => return self.fail_body(failure, "", body).await,
+                        Held::ClientGone => return self.client_gone(),
+                    }
+                }
+                Choice::Nothing { failure, explanation } => {
+                    return self.fail_body(last.unwrap_or(failure), &explanation, body).await;
+                }
+            };
+            let (service, slot, is_again) = (chosen.service, chosen.in_flight.load().slot, chosen.is_again);
+            if !earned {
+                self.worker.earn_retry(service);
+                earned = true;
+            }
+            if is_again {
+                tokio::time::sleep(PAUSE_FIRST * (1 << self.record.retries.min(4))).await;
+            }
+            match self.attempt(chosen, body).await {
+                Attempt::Done(after) => return after,
+                Attempt::Rerouted => {}
+                Attempt::Failed { failure, retry } => {
+                    let may = retry != Retry::Never && self.record.retries + 1 < ATTEMPTS_MAX;
+                    if !may || !self.worker.spend_retry(service) {
+                        return self.fail_body(failure, "", body).await;
+                    }
+                    self.record.retries += 1;
+                    last = Some(failure);
+                    if retry == Retry::Elsewhere {
+                        tried.add(slot);
+                    } else {
+                        self.worker.pool.forget(slot);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts the body behind the head when all of it has been read already.
+    fn take_body(&mut self) -> RequestBody {
+        match self.request.body() {
+            Framing::None => RequestBody::Whole,
+            Framing::Length(length) => match usize::try_from(length) {
+                Ok(length) if length <= self.buffer.len() => {
+                    self.head.extend_from_slice(&self.buffer.filled()[..length]);
+                    self.buffer.consume(length);
+                    RequestBody::Whole
+                }
+                _ => RequestBody::Streamed,
+            },
+            Framing::Chunked | Framing::UntilClose => RequestBody::Streamed,
+        }
+    }
+
+    async fn attempt(&mut self, chosen: Chosen, body: RequestBody) -> Attempt {
+        let load = chosen.in_flight.load().clone();
+        let can_repeat = self.request.is_idempotent() && body == RequestBody::Whole;
+        let assurance = if can_repeat { Assurance::Likely } else { Assurance::Certain };
+        let kept = self.worker.pool.take(load.slot, chosen.address, assurance);
+        let is_kept = kept.is_some();
+        let mut instance = match kept {
+            Some(stream) => stream,
+            None => match self.connect(&chosen).await {
+                Ok(stream) => stream,
+                Err(retry) => return retry,
+            },
+        };
+        self.record.instance = Some(load.clone());
+        let begun = Instant::now();
+        let mut from_instance = Buffer::default();
+        self.worker.buffers.lend(&mut from_instance);
+        let mut answer = self.worker.buffers.lend_output();
+        let passed = Cell::new(0);
+        let status = Cell::new(0);
+        let uploaded = Cell::new(body == RequestBody::Whole);
+        let receive = Receive {
+            worker: self.worker,
+            request: self.request,
+            timer: self.timer,
+            response_timeout: chosen.response_timeout,
+            uploaded: &uploaded,
+            passed: &passed,
+            status: &status,
+            from_instance: &mut from_instance,
+            answer: &mut answer,
+        };
+        let (end, untouched) = match body {
+            RequestBody::Whole => {
+                (send_whole(self.client, &mut instance, self.buffer, self.head, receive).await, true)
+            }
+            RequestBody::Streamed => {
+                send_streamed(self.client, &mut instance, self.buffer, self.head, receive).await
+            }
+        };
+        self.record.upstream = begun.elapsed();
+        self.record.status = status.get();
+        self.record.bytes = passed.get();
+        let attempt = match end {
+            End::Complete { keep_instance, keep_client } => {
+                load.succeeded();
+                if keep_instance && from_instance.is_empty() && self.worker.is_routed(load.slot) {
+                    self.worker.pool.put(load.slot, chosen.address, instance);
+                }
+                Attempt::Done(if keep_client { After::KeepAlive } else { After::Close })
+            }
+            End::Upgraded => {
+                load.succeeded();
+                let leftover = from_instance.filled();
+                let worker = self.worker;
+                self.record.bytes =
+                    tunnel(worker, self.client, instance, self.timer, &answer, leftover).await;
+                Attempt::Done(After::Drop)
+            }
+            End::NeverSent => Attempt::Failed { failure: Failure::ConnectionLost, retry: Retry::Fresh },
+            End::Lost => {
+                if !is_kept {
+                    load.broke();
+                }
+                let retry = match (self.request.is_idempotent() && untouched, is_kept) {
+                    (false, _) => Retry::Never,
+                    (true, true) => Retry::Fresh,
+                    (true, false) => Retry::Elsewhere,
+                };
+                Attempt::Failed { failure: Failure::ConnectionLost, retry }
+            }
+            End::Failed(failure) => Attempt::Failed { failure, retry: Retry::Never },
+            End::Truncated => {
+                self.record.error = Some("truncated");
+                break_off(self.client);
+                Attempt::Done(After::Drop)
+            }
+            End::ClientGone => Attempt::Done(self.client_gone()),
+        };
+        // What an instance still had to say after its answer is nobody's.
+        from_instance.consume(from_instance.len());
+        self.worker.buffers.take_back(&mut from_instance);
+        self.worker.buffers.take_output_back(answer);
+        attempt
+    }
+
+    async fn connect(&self, chosen: &Chosen) -> Result<TcpStream, Attempt> {
+        self.timer.arm(self.worker.limits().connect);
+        let connected = self.timer.limit(TcpStream::connect(chosen.address)).await;
+        self.timer.disarm();
+        let stream = match connected {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if is_out_of_descriptors(&error) => {
+                // Nobody's fault but this process's: make room and say that it is busy.
+                self.worker.pool.clear();
+                return Err(Attempt::Failed { failure: Failure::Overloaded, retry: Retry::Elsewhere });
+            }
+            Ok(Err(_)) | Err(_) => {
+                chosen.in_flight.load().unreachable();
+                return Err(Attempt::Failed { failure: Failure::ConnectFailed, retry: Retry::Elsewhere });
+            }
+        };
+        // Un-routed while connecting: from its acknowledgement on, nothing more is sent there.
+        if !self.worker.is_still_routed(chosen) {
+            return Err(Attempt::Rerouted);
+        }
+        // Without it small writes wait for acknowledgements; a failure costs only that.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
+    fn client_gone(&mut self) -> After {
+        if self.record.status == 0 {
+            // As other proxies log it: the client closed the connection before the answer.
+            self.record.status = 499;
+        }
+        self.record.error = Some("client_gone");
+        After::Drop
+    }
+
+    async fn fail_body(&mut self, failure: Failure, explanation: &str, body: RequestBody) -> After {
+        let may_keep = body == RequestBody::Whole
+            && self.request.keep_alive
+            && !self.worker.is_draining()
+            && !matches!(failure, Failure::BadRequest { .. });
+        let connection = if may_keep { ClientConnection::KeepAlive } else { ClientConnection::Close };
+        self.write_page(failure, explanation, connection).await
+    }
+
+    async fn fail(&mut self, failure: Failure, explanation: &str) -> After {
+        self.write_page(failure, explanation, ClientConnection::Close).await
+    }
+
+    async fn write_page(
+        &mut self,
+        failure: Failure,
+        explanation: &str,
+        connection: ClientConnection,
+    ) -> After {
+        let mut out = self.worker.buffers.lend_output();
+        self.record.status = failure.status();
+        self.record.error = Some(failure.name());
+        self.record.bytes = error_page::write(&mut out, failure, explanation, self.request, connection);
+        let written = write_all(self.client, self.timer, self.worker.limits().stall, &out, &[]).await;
+        self.worker.buffers.take_output_back(out);
+        match (written, connection) {
+            (Err(_), _) => After::Drop,
+            (Ok(()), ClientConnection::KeepAlive) => After::KeepAlive,
+            (Ok(()), ClientConnection::Close) => After::Close,
+        }
+    }
+}
+
+pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    use nix::errno::Errno;
+    let numbers = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    error.raw_os_error().is_some_and(|number| numbers.contains(&Errno::from_raw(number)))
+}
+
+/// Lets the client see that the answer is not whole, also where only the connection's end would tell.
+fn break_off(client: &TcpStream) {
+    // The connection is lost anyway; at worst it ends politely.
+    let _ = socket2::SockRef::from(client).set_linger(Some(Duration::ZERO));
+}
+
+async fn send_whole(
+    client: &mut TcpStream,
+    instance: &mut TcpStream,
+    buffer: &mut Buffer,
+    head: &[u8],
+    receive: Receive<'_>,
+) -> End {
+    let (mut client_reader, mut client_writer) = client.split();
+    let (mut instance_reader, mut instance_writer) = instance.split();
+    let stall = receive.worker.limits().stall;
+    match write_all(&mut instance_writer, receive.timer, stall, head, &[]).await {
+        Err(RelayError::Write { nothing: true }) => return End::NeverSent,
+        Err(RelayError::WriteStalled) => return End::Failed(Failure::ResponseTimeout),
+        // It may have answered and closed without reading everything: look.
+        Ok(()) | Err(_) => {}
+    }
+    let watch = Watch { reader: &mut client_reader, buffer };
+    receive.run(&mut instance_reader, &mut client_writer, Some(watch)).await
+}
+
+/// Sends the body as it comes while the answer is already awaited: it may come before the body's end.
+///
+/// Also says whether nothing of the body was taken, so that it could be sent again.
+async fn send_streamed(
+    client: &mut TcpStream,
+    instance: &mut TcpStream,
+    buffer: &mut Buffer,
+    head: &[u8],
+    receive: Receive<'_>,
+) -> (End, bool) {
+    let (mut client_reader, mut client_writer) = client.split();
+    let (mut instance_reader, mut instance_writer) = instance.split();
+    let (worker, request, timer) = (receive.worker, receive.request, receive.timer);
+    let (uploaded, status, response_timeout) = (receive.uploaded, receive.status, receive.response_timeout);
+    let upload_timer = worker.timers.timer();
+    let sent = Cell::new(0);
+    let mut out = worker.buffers.lend_output();
+    out.extend_from_slice(head);
+    let framing = request.body();
+    let relay = Relay {
+        buffer,
+        decoder: Decoder::new(framing),
+        encoding: if framing == Framing::Chunked { Encoding::Chunked } else { Encoding::Identity },
+        out: &mut out,
+        timer: &upload_timer,
+        stall: worker.limits().stall,
+        passed: &sent,
+    };
+    let end = {
+        let mut upload = pin!(relay.run(&mut client_reader, &mut instance_writer));
+        let mut download = pin!(receive.run(&mut instance_reader, &mut client_writer, None));
+        let mut is_uploading = true;
+        poll_fn(|cx| {
+            if is_uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {
+                is_uploading = false;
+                match result {
+                    Ok(()) => uploaded.set(true),
+                    Err(error) => {
+                        if let Some(end) = client_failed(&error, status.get()) {
+                            return Poll::Ready(end);
+                        }
+                    }
+                }
+                // From now on it is the instance's turn.
+                if status.get() == 0 {
+                    timer.arm(response_timeout);
+                }
+            }
+            download.as_mut().poll(cx)
+        })
+        .await
+    };
+    worker.buffers.take_output_back(out);
+    (end, sent.get() == 0 && matches!(framing, Framing::Length(_)))
+}
+
+/// The end of the exchange, when it was the client who failed to send its body.
+fn client_failed(error: &RelayError, status: u16) -> Option<End> {
+    let failure = match error {
+        RelayError::Read => return Some(End::ClientGone),
+        RelayError::ReadStalled => Failure::RequestTimeout,
+        RelayError::Malformed(malformed) => Failure::BadRequest { status: 400, why: malformed.0 },
+        RelayError::Write { .. } | RelayError::WriteStalled => return None,
+    };
+    Some(if status == 0 { End::Failed(failure) } else { End::Truncated })
+}

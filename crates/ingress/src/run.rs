@@ -1,0 +1,261 @@
+//! The process of `rung ingress`: threads that serve, and a main thread that follows, answers and drains.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::access_log::{AccessLog, Writer};
+use crate::config::{AccessLogSetting, Config, ConfigError};
+use crate::control::{Facts, Server, Status};
+use crate::documents::Documents;
+use crate::follow::{Follower, Following};
+use crate::sockets;
+use crate::table::Table;
+use crate::worker::{self, Applied, Phase, Shared, WorkerStart};
+
+/// With nothing on disk and no server in sight for so long, clients get an error page rather than silence.
+const START_WITHOUT_ROUTES: Duration = Duration::from_secs(5);
+/// Descriptors that are not for connections: logs, listeners, event loops, the server's connection.
+const DESCRIPTORS_KEPT: u64 = 64;
+
+/// Why an ingress process could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("preparing the ingress's directory {path}")]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("taking the inherited listening socket {number}")]
+    Listener { number: i32, source: io::Error },
+    #[error("starting the ingress: {act}")]
+    Start { act: &'static str, source: io::Error },
+    #[error("an ingress thread ended")]
+    Thread(#[source] io::Error),
+    #[error("an ingress thread panicked; what it said is above")]
+    Panicked,
+}
+
+fn start_error(act: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::Start { act, source }
+}
+
+/// Runs an ingress with the arguments of `rung ingress` until SIGTERM has drained it.
+///
+/// # Errors
+/// When the arguments are not understood, or the system refuses what it needs.
+pub fn run_process(args: &[String]) -> Result<(), RunError> {
+    let ready = ready_descriptor(args)?;
+    let config = Config::parse(&ready.rest)?;
+    let open_max = raise_descriptor_limit();
+    std::fs::create_dir_all(&config.directory)
+        .map_err(|source| RunError::Directory { path: config.directory.clone(), source })?;
+    let listeners = config
+        .listen
+        .iter()
+        .map(|number| {
+            let number = *number;
+            sockets::inherited_listener(number).map_err(|source| RunError::Listener { number, source })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let (log, writer) = open_log(&config);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(Default::default())
+        .map_err(start_error("making a runtime"))?;
+    let shared = Arc::new(Shared::new(config, open_max));
+    let result = runtime.block_on(Process { shared, listeners, log }.run(ready.file));
+    // Tasks hold ways to the log; with the runtime they end.
+    drop(runtime);
+    if let Some(writer) = writer {
+        writer.finish();
+    }
+    result
+}
+
+struct Ready {
+    file: Option<File>,
+    rest: Vec<String>,
+}
+
+/// The supervisor learns through `--ready-fd N` that connections are accepted.
+fn ready_descriptor(args: &[String]) -> Result<Ready, RunError> {
+    let Some(at) = args.iter().position(|arg| arg == "--ready-fd") else {
+        return Ok(Ready { file: None, rest: args.to_vec() });
+    };
+    let mut rest = args.to_vec();
+    let taken: Vec<String> = rest.drain(at..(at + 2).min(args.len())).collect();
+    let value = taken.get(1).ok_or_else(|| ConfigError::NoValue("--ready-fd".into()))?;
+    let number = value.parse().map_err(|error: std::num::ParseIntError| ConfigError::Invalid {
+        name: "--ready-fd".into(),
+        value: value.clone(),
+        why: error.to_string(),
+    })?;
+    let descriptor =
+        sockets::inherited(number).map_err(start_error("taking the descriptor of --ready-fd"))?;
+    Ok(Ready { file: Some(File::from(descriptor)), rest })
+}
+
+/// Each request may need two descriptors. Returns how many clients there may be.
+fn raise_descriptor_limit() -> usize {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    };
+    // A tenth more for instances than for clients, whose connections are kept beyond a request.
+    usize::try_from(limit.saturating_sub(DESCRIPTORS_KEPT) * 10 / 21).unwrap_or(usize::MAX).max(8)
+}
+
+fn open_log(config: &Config) -> (AccessLog, Option<Writer>) {
+    if config.access_log == AccessLogSetting::Off {
+        return (AccessLog::off(), None);
+    }
+    match AccessLog::start(&config.directory) {
+        Ok((log, writer)) => (log, Some(writer)),
+        Err(error) => {
+            tracing::warn!(%error, "going on without an access log");
+            (AccessLog::off(), None)
+        }
+    }
+}
+
+struct Process {
+    shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    log: AccessLog,
+}
+
+/// A thread and the word of its end.
+struct Running {
+    thread: JoinHandle<io::Result<()>>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Process {
+    async fn run(self, ready: Option<File>) -> Result<(), RunError> {
+        let directory = self.shared.config.directory.clone();
+        let mut terminate = signal(SignalKind::terminate()).map_err(start_error("listening for SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(start_error("listening for SIGINT"))?;
+        let documents = Documents::open(directory.join("documents"))
+            .map_err(|source| RunError::Directory { path: directory.clone(), source })?;
+        let (tables, table_changes) = watch::channel(Arc::new(Table::empty()));
+        let (applied, applied_events) = mpsc::unbounded_channel();
+        let (phase, phases) = watch::channel(Phase::Starting);
+        let (following, mut followed) = watch::channel(Following::NOTHING);
+
+        let threads = self.start_threads(&table_changes, &applied, &phases)?;
+        // A receiver that stays here would keep the senders of the threads from noticing the end.
+        drop((table_changes, applied));
+        let follower = Follower::new(self.shared.clone(), documents, tables, following);
+        let following_task = tokio::task::spawn_local(follower.run(applied_events));
+
+        let server = Server::bind(&directory).map_err(start_error("binding the control socket"))?;
+        let facts = Rc::new(Facts {
+            status: status(self.shared.clone(), followed.clone(), phases),
+            listeners: self.listeners,
+            drain: Notify::new(),
+        });
+        drop(self.log);
+        let told = {
+            let facts = facts.clone();
+            async move { facts.drain.notified().await }
+        };
+        let mut ended = std::pin::pin!(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = told => {}
+            }
+        });
+        let starting = async {
+            let is_ready = followed.wait_for(|following| following.is_ready);
+            // In either case it is time to serve; an error means that the following ended, with the process.
+            let _ = tokio::time::timeout(START_WITHOUT_ROUTES, is_ready).await;
+            phase.send_replace(Phase::Serving);
+            if let Some(mut ready) = ready {
+                // The supervisor may be gone; serving goes on all the same.
+                let _ = ready.write_all(b"ready\n");
+            }
+            std::future::pending::<()>().await
+        };
+        tokio::select! {
+            () = &mut ended => {}
+            () = starting => {}
+            () = server.run(facts.clone()) => {}
+        }
+        tracing::info!("draining");
+        phase.send_replace(Phase::Draining);
+        let result = tokio::select! {
+            result = join(threads) => result,
+            () = server.run(facts.clone()) => Ok(()),
+        };
+        following_task.abort();
+        result
+    }
+
+    fn start_threads(
+        &self,
+        tables: &watch::Receiver<Arc<Table>>,
+        applied: &mpsc::UnboundedSender<Applied>,
+        phases: &watch::Receiver<Phase>,
+    ) -> Result<Vec<Running>, RunError> {
+        let mut threads = Vec::new();
+        for index in 0..self.shared.config.threads {
+            let listeners = self.listeners.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>();
+            let start = WorkerStart {
+                index,
+                shared: self.shared.clone(),
+                listeners: listeners.map_err(start_error("copying a listening socket"))?,
+                tables: tables.clone(),
+                applied: applied.clone(),
+                phase: phases.clone(),
+                log: self.log.clone(),
+            };
+            let (end, ended) = oneshot::channel();
+            let thread = std::thread::Builder::new().name(format!("ingress-{index}")).spawn(move || {
+                // Dropped at the thread's end, by a panic too.
+                let _end = end;
+                worker::run(start)
+            });
+            threads.push(Running { thread: thread.map_err(start_error("starting a thread"))?, ended });
+        }
+        Ok(threads)
+    }
+}
+
+async fn join(threads: Vec<Running>) -> Result<(), RunError> {
+    for Running { thread, ended } in threads {
+        let _ = ended.await;
+        thread.join().map_err(|_| RunError::Panicked)?.map_err(RunError::Thread)?;
+    }
+    Ok(())
+}
+
+fn status(
+    shared: Arc<Shared>,
+    followed: watch::Receiver<Following>,
+    phase: watch::Receiver<Phase>,
+) -> Box<dyn Fn() -> Status> {
+    Box::new(move || {
+        let following = *followed.borrow();
+        let phase = *phase.borrow();
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            proxy: shared.config.proxy.clone(),
+            generation: following.generation,
+            ready: following.is_ready && phase == Phase::Serving,
+            draining: phase == Phase::Draining,
+            connections: shared.open() as u64,
+        }
+    })
+}

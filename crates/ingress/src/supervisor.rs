@@ -1,0 +1,323 @@
+//! Keeps exactly one ingress serving: used inside `rung up`, where it owns the listening sockets.
+//!
+//! ```text
+//!            bind: take the sockets over from a living ingress, or bind them
+//!              │
+//!              ▼           ready
+//!   start ─► Starting ─────────────► Serving ── exited ─► start (at once, then with backoff)
+//!              │ the earlier ingress is told to drain      │
+//!              └─────────────── shutdown ──────────────────┴─► SIGTERM, bounded wait, SIGKILL
+//! ```
+//!
+//! The sockets are the same descriptors all the way, so connections that arrive while no ingress runs wait in the
+//! kernel's queue. An ingress is in a process group of its own and is not killed with its supervisor: after a `kill -9`
+//! of `rung up` it goes on, and the next `rung up` takes its sockets over.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use rung_api::Address;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Limits;
+use crate::control::{Control, Status};
+use crate::listeners::{PORTS_TRIED, bind, bind_next_free};
+
+/// After the first restart, which is at once.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// An ingress that lived for so long did not crash because of how it starts.
+const GOOD_LIFE: Duration = Duration::from_secs(10);
+/// On top of its own bounds, before an ingress that does not end is killed.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+/// Its own messages; the access log is another file. Cut at a start when it has grown beyond.
+const MESSAGES_MAX: u64 = 1_000_000;
+/// Polling alternates between these names, so that an ingress and its successor are two to the server.
+const PROXY_NAMES: [&str; 2] = ["ingress", "ingress-2"];
+
+/// What the supervisor needs to know.
+#[derive(Debug, Clone)]
+pub struct SupervisorConfig {
+    /// The binary that is started as `program ingress …`.
+    pub program: PathBuf,
+    pub http: SocketAddr,
+    /// When the port is taken: use the next free one and say so, instead of failing.
+    pub next_free: bool,
+    pub api: Address,
+    /// The ingress's own directory: documents, control socket, logs.
+    pub data: PathBuf,
+    pub threads: usize,
+}
+
+/// Why no ingress can be supervised.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    #[error("making the ingress's directory {path}")]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("listening on {address}: another program may hold it; choose another with --http ADDR")]
+    Bind { address: SocketAddr, source: io::Error },
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Supervisor {
+    config: SupervisorConfig,
+    directory: PathBuf,
+    listener: TcpListener,
+    http: SocketAddr,
+    remark: Option<String>,
+    /// The ingress of an earlier process, which serves until ours does.
+    earlier: Option<Earlier>,
+    proxy: usize,
+    arguments: Vec<OsString>,
+}
+
+impl Supervisor {
+    /// Takes the listening socket of a still-living ingress over, or binds it.
+    ///
+    /// # Errors
+    /// When the directory can't be made or the address can't be listened on.
+    pub fn bind(config: SupervisorConfig) -> Result<Self, SupervisorError> {
+        let directory = config.data.clone();
+        std::fs::create_dir_all(&directory)
+            .map_err(|source| SupervisorError::Directory { path: directory.clone(), source })?;
+        let mut earlier = None;
+        let mut taken = None;
+        let mut proxy = 0;
+        if let Ok(living) = meet(&directory) {
+            taken = living.listeners.into_iter().find(|listener| fits(listener, &config));
+            proxy = usize::from(living.status.proxy == PROXY_NAMES[0]);
+            earlier = Some(Earlier { control: living.control, pid: living.status.pid });
+        }
+        let bind_error = |source| SupervisorError::Bind { address: config.http, source };
+        let listener = match taken {
+            Some(listener) => listener,
+            None if config.next_free => bind_next_free(config.http).map_err(bind_error)?,
+            None => bind(config.http).map_err(bind_error)?,
+        };
+        let http = listener.local_addr().map_err(bind_error)?;
+        let is_other = config.http.port() != 0 && http.port() != config.http.port();
+        let remark = is_other.then(|| format!("port {} is taken; serving on {http}", config.http.port()));
+        Ok(Self { config, directory, listener, http, remark, earlier, proxy, arguments: Vec::new() })
+    }
+
+    /// Further arguments for the ingress, as `rung ingress` takes them.
+    #[must_use]
+    pub fn arguments(mut self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Where requests are served.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// What the person should know: that another port was taken.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
+
+    /// Keeps an ingress running until `shutdown` says true; then lets it drain and returns.
+    ///
+    /// What happens is said to `events`, a line each.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>, events: mpsc::UnboundedSender<String>) {
+        // Nobody may be listening, which is fine.
+        let say = |text: String| drop(events.send(text));
+        let mut crashes: u32 = 0;
+        let stopped = async move {
+            // The sender's end is an end too.
+            let _ = shutdown.wait_for(|is_down| *is_down).await;
+        };
+        let mut stopped = std::pin::pin!(stopped);
+        loop {
+            let began = Instant::now();
+            match self.start() {
+                Err(error) => say(format!("starting the ingress failed: {error}")),
+                Ok((mut child, ready)) => {
+                    let lived = tokio::select! {
+                        ended = self.attend(&mut child, ready, &say) => ended,
+                        () = &mut stopped => {
+                            self.stop(child, &say).await;
+                            return;
+                        }
+                    };
+                    say(format!("the ingress ended: {lived}; starting another"));
+                }
+            }
+            crashes = if began.elapsed() >= GOOD_LIFE { 0 } else { crashes.saturating_add(1) };
+            if crashes > 1 {
+                let wait = BACKOFF_FIRST.saturating_mul(1 << (crashes - 2).min(10)).min(BACKOFF_MAX);
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = &mut stopped => {
+                        self.stop_earlier().await;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&self) -> io::Result<(Child, tokio::net::unix::pipe::Receiver)> {
+        let (sender, receiver) = tokio::net::unix::pipe::pipe()?;
+        let sender = sender.into_blocking_fd()?;
+        let listen = self.listener.as_raw_fd();
+        let ready = sender.as_raw_fd();
+        let mut command = Command::new(&self.config.program);
+        command
+            .arg("ingress")
+            .args(["--listen-fd", &listen.to_string(), "--ready-fd", &ready.to_string()])
+            .arg("--data")
+            .arg(&self.directory)
+            .args(["--api", &self.config.api.to_string(), "--proxy", PROXY_NAMES[self.proxy]])
+            .args(["--threads", &self.config.threads.max(1).to_string()])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(self.messages().map_or_else(|_| Stdio::null(), Stdio::from))
+            // Ctrl-C is for the supervisor, which drains it in order.
+            .process_group(0)
+            .kill_on_drop(false);
+        pass_on(&mut command, [listen, ready]);
+        let child = command.spawn()?;
+        Ok((child, receiver))
+    }
+
+    fn messages(&self) -> io::Result<File> {
+        let file = OpenOptions::new().create(true).append(true).open(self.directory.join("ingress.log"))?;
+        if file.metadata()?.len() > MESSAGES_MAX {
+            file.set_len(0)?;
+        }
+        Ok(file)
+    }
+
+    /// Waits for its readiness, then lets the earlier ingress go; returns how it ended.
+    async fn attend(
+        &mut self,
+        child: &mut Child,
+        mut ready: tokio::net::unix::pipe::Receiver,
+        say: &impl Fn(String),
+    ) -> String {
+        let mut word = [0; 16];
+        let is_ready = async { matches!(ready.read(&mut word).await, Ok(1..)) };
+        let ended = tokio::select! {
+            is_ready = is_ready => {
+                if is_ready {
+                    say(format!("the ingress serves on {}", self.http));
+                    self.relieve_earlier(say);
+                }
+                child.wait().await
+            }
+            ended = child.wait() => ended,
+        };
+        match ended {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("waiting for it failed: {error}"),
+        }
+    }
+
+    fn relieve_earlier(&mut self, say: &impl Fn(String)) {
+        let Some(earlier) = self.earlier.take() else { return };
+        match earlier.control.drain() {
+            Ok(()) => {
+                say("the earlier ingress ends its last requests".into());
+                tokio::spawn(earlier.ended());
+            }
+            Err(error) => say(format!("the earlier ingress is gone: {error}")),
+        }
+    }
+
+    /// On shutdown the earlier ingress goes too, when it was not relieved yet.
+    async fn stop_earlier(&mut self) {
+        if let Some(earlier) = self.earlier.take()
+            && earlier.control.drain().is_ok()
+        {
+            let limits = Limits::default();
+            let longest = limits.drain.max(limits.upgrade_grace) + DRAIN_MARGIN;
+            let _ = tokio::time::timeout(longest, earlier.ended()).await;
+        }
+    }
+
+    async fn stop(&mut self, mut child: Child, say: &impl Fn(String)) {
+        if let Some(pid) = child.id() {
+            // It has not been waited for, so the number is still its own. Its end may come first.
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
+        }
+        let limits = Limits::default();
+        let longest = limits.drain.max(limits.upgrade_grace) + DRAIN_MARGIN;
+        if tokio::time::timeout(longest, child.wait()).await.is_err() {
+            say("the ingress did not end in time and is killed".into());
+            let _ = child.kill().await;
+        }
+        self.stop_earlier().await;
+    }
+}
+
+/// The ingress of an earlier process of Rung.
+#[derive(Debug)]
+struct Earlier {
+    control: Control,
+    pid: u32,
+}
+
+impl Earlier {
+    async fn ended(self) {
+        self.control.ended().await;
+        // After an upgrade in place it is a child of this process and would stay a zombie; otherwise this does nothing.
+        let _ =
+            tokio::task::spawn_blocking(move || waitpid(Pid::from_raw(self.pid.cast_signed()), None)).await;
+    }
+}
+
+struct Living {
+    control: Control,
+    listeners: Vec<TcpListener>,
+    status: Status,
+}
+
+fn meet(directory: &Path) -> io::Result<Living> {
+    let control = Control::connect(directory)?;
+    let status = control.status()?;
+    let listeners = control.listeners()?;
+    Ok(Living { control, listeners, status })
+}
+
+/// Whether an inherited socket listens where it shall.
+fn fits(listener: &TcpListener, config: &SupervisorConfig) -> bool {
+    let Ok(address) = listener.local_addr() else { return false };
+    let wanted = config.http;
+    let above = address.port().wrapping_sub(wanted.port());
+    address.ip() == wanted.ip()
+        && (wanted.port() == 0 || above == 0 || (config.next_free && above < PORTS_TRIED))
+}
+
+/// Lets the child inherit these descriptors, and no other child of this process.
+fn pass_on(command: &mut Command, descriptors: [RawFd; 2]) {
+    let keep = move || {
+        for number in descriptors {
+            #[allow(unsafe_code)]
+            // SAFETY: the descriptor is open in the parent until the spawn has returned, and so in its fork.
+            let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+            nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+        }
+        Ok(())
+    };
+    #[allow(unsafe_code)]
+    // SAFETY: between fork and exec the closure calls fcntl only, which is async-signal-safe; it allocates nothing and
+    // takes no lock.
+    unsafe {
+        command.pre_exec(keep);
+    }
+}

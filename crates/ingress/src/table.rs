@@ -1,0 +1,283 @@
+//! The routing table: from host and path to a service's instances. Immutable; a new one replaces it whole.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rung_model::{Hold, InstanceId, RouteDocument};
+
+use crate::balance::{Registry, ServiceLoad, Target};
+
+/// A service as requests see it.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) hold: Option<Hold>,
+    pub(crate) response_timeout: Duration,
+    pub(crate) explanation: String,
+    pub(crate) load: Arc<ServiceLoad>,
+}
+
+#[derive(Debug)]
+struct AppRoutes {
+    exact: HashMap<String, Arc<Service>>,
+    /// Without the `*`: `/assets/`. Longest first.
+    prefixes: Vec<(String, Arc<Service>)>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) version: u64,
+    hosts: HashMap<String, Arc<AppRoutes>>,
+    /// By what follows the `*`: `.example.com`.
+    wildcards: HashMap<String, Arc<AppRoutes>>,
+    /// Set when there is exactly one app: it answers to addresses and `localhost` too.
+    only: Option<Arc<AppRoutes>>,
+    routed: HashSet<u64>,
+}
+
+impl Table {
+    pub(crate) fn empty() -> Self {
+        Self {
+            version: 0,
+            hosts: HashMap::new(),
+            wildcards: HashMap::new(),
+            only: None,
+            routed: HashSet::new(),
+        }
+    }
+
+    /// Builds a table. Where two apps claim one host the first by name keeps it, so that every proxy agrees.
+    pub(crate) fn build(version: u64, documents: &[RouteDocument], registry: &mut Registry) -> Self {
+        let mut table = Self { version, ..Self::empty() };
+        let mut sorted: Vec<&RouteDocument> = documents.iter().collect();
+        sorted.sort_by(|a, b| a.app.cmp(&b.app));
+        for document in &sorted {
+            let routes = Arc::new(table.app_routes(document, registry));
+            for host in &document.hosts {
+                let host = host.to_ascii_lowercase();
+                match host.strip_prefix('*') {
+                    Some(suffix) => table.wildcards.entry(suffix.to_owned()).or_insert(routes.clone()),
+                    None => table.hosts.entry(host).or_insert(routes.clone()),
+                };
+            }
+            table.only = (sorted.len() == 1).then_some(routes);
+        }
+        let named: HashSet<&InstanceId> = sorted
+            .iter()
+            .flat_map(|document| document.backends.values())
+            .flat_map(|backend| &backend.draining)
+            .map(|endpoint| &endpoint.instance)
+            .collect();
+        registry.retire(|slot| table.routed.contains(&slot), |id| named.contains(id));
+        table
+    }
+
+    fn app_routes(&mut self, document: &RouteDocument, registry: &mut Registry) -> AppRoutes {
+        let app = document.app.as_str();
+        let mut services = HashMap::new();
+        for (name, backend) in &document.backends {
+            let load = registry.service(app, name.as_str());
+            let target = |endpoint: &rung_model::Endpoint| Target {
+                address: endpoint.address,
+                weight: endpoint.weight,
+                load: registry.routed(&endpoint.instance, &load),
+            };
+            let targets: Vec<Target> = backend.endpoints.iter().map(target).collect();
+            self.routed.extend(targets.iter().map(|target| target.load.slot));
+            let service = Service {
+                targets,
+                hold: backend.hold,
+                response_timeout: backend.response_timeout,
+                explanation: backend.explanation.clone(),
+                load,
+            };
+            services.insert(name.clone(), Arc::new(service));
+        }
+        let mut routes = AppRoutes { exact: HashMap::new(), prefixes: Vec::new() };
+        for rule in &document.rules {
+            let Some(service) = services.get(&rule.service) else { continue };
+            match rule.path.strip_suffix('*') {
+                Some(prefix) => routes.prefixes.push((prefix.to_owned(), service.clone())),
+                None => {
+                    routes.exact.insert(rule.path.clone(), service.clone());
+                }
+            }
+        }
+        routes.prefixes.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        routes
+    }
+
+    pub(crate) fn is_routed(&self, slot: u64) -> bool {
+        self.routed.contains(&slot)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.wildcards.is_empty() && self.only.is_none()
+    }
+
+    /// `host` is in lower case, without port; `path` without query.
+    pub(crate) fn route(&self, host: &str, path: &str) -> Option<&Arc<Service>> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let app = self.hosts.get(host).or_else(|| self.wildcard(host)).or_else(|| self.only_for(host))?;
+        if needs_normalizing(path) { app.service(&normalize(path)) } else { app.service(path) }
+    }
+
+    fn wildcard(&self, host: &str) -> Option<&Arc<AppRoutes>> {
+        let label = host.find('.')?;
+        if label == 0 { None } else { self.wildcards.get(&host[label..]) }
+    }
+
+    fn only_for(&self, host: &str) -> Option<&Arc<AppRoutes>> {
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        let fits = host == "localhost" || address.parse::<std::net::IpAddr>().is_ok();
+        self.only.as_ref().filter(|_| fits)
+    }
+}
+
+impl AppRoutes {
+    fn service(&self, path: &str) -> Option<&Arc<Service>> {
+        if let Some(service) = self.exact.get(path) {
+            return Some(service);
+        }
+        let fits = |prefix: &str| path.starts_with(prefix) || prefix.strip_suffix('/') == Some(path);
+        let everything = |prefix: &str| prefix == "/";
+        self.prefixes
+            .iter()
+            .find(|(prefix, _)| everything(prefix) || fits(prefix))
+            .map(|(_, service)| service)
+    }
+}
+
+fn needs_normalizing(path: &str) -> bool {
+    memchr::memchr(b'%', path.as_bytes()).is_some() || path.contains("/.")
+}
+
+/// The path as the application will most likely understand it, for the choice of the service only: escapes of plain
+/// characters undone, dot segments resolved. What is sent on is what came.
+fn normalize(path: &str) -> String {
+    let decoded = decode_plain(path);
+    let mut segments: Vec<&str> = Vec::new();
+    let mut ends_with_slash = false;
+    for segment in decoded.split('/').skip(1) {
+        ends_with_slash = matches!(segment, "" | "." | "..");
+        match segment {
+            "." => {}
+            ".." => {
+                segments.pop();
+            }
+            other => segments.push(other),
+        }
+    }
+    let mut out = String::with_capacity(decoded.len());
+    for segment in &segments {
+        out.push('/');
+        out.push_str(segment);
+    }
+    if ends_with_slash && !out.ends_with('/') {
+        out.push('/');
+    }
+    out
+}
+
+fn decode_plain(path: &str) -> String {
+    let bytes = path.as_bytes();
+    let mut out = String::with_capacity(path.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = (bytes[at] == b'%')
+            .then(|| bytes.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            .filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
+        match escaped {
+            Some(byte) => {
+                out.push(char::from(byte));
+                at += 3;
+            }
+            None => {
+                out.push(char::from(bytes[at]));
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rung_model::{AppName, Backend, Generation, RouteRule, ServiceName};
+
+    fn document(app: &str, hosts: &[&str], rules: &[(&str, &str)]) -> RouteDocument {
+        let backend = || Backend {
+            endpoints: Vec::new(),
+            draining: Vec::new(),
+            hold: None,
+            response_timeout: Duration::from_secs(30),
+            explanation: String::new(),
+        };
+        RouteDocument {
+            app: AppName::new(app).unwrap(),
+            generation: Generation::ZERO,
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            rules: rules
+                .iter()
+                .map(|(path, service)| RouteRule {
+                    path: (*path).to_owned(),
+                    service: ServiceName::new(*service).unwrap(),
+                })
+                .collect(),
+            backends: rules.iter().map(|(_, s)| (ServiceName::new(*s).unwrap(), backend())).collect(),
+        }
+    }
+
+    fn found(table: &Table, host: &str, path: &str) -> String {
+        table
+            .route(host, path)
+            .map_or_else(|| "nothing".into(), |s| format!("{}/{}", s.load.app, s.load.name))
+    }
+
+    #[test]
+    fn the_most_specific_host_and_path_win() {
+        let shop = document(
+            "shop",
+            &["shop.example.com", "shop.localhost"],
+            &[("/*", "web"), ("/api/*", "api"), ("/api/admin/*", "admin"), ("/api/up", "up")],
+        );
+        let wild = document("wild", &["*.example.com"], &[("/*", "web")]);
+        let table = Table::build(1, &[wild, shop], &mut Registry::new());
+        for (host, path, service) in [
+            ("shop.example.com", "/", "shop/web"),
+            ("shop.example.com.", "/x", "shop/web"),
+            ("shop.localhost", "/api/x", "shop/api"),
+            ("shop.localhost", "/api", "shop/api"),
+            ("shop.localhost", "/apix", "shop/web"),
+            ("shop.localhost", "/api/up", "shop/up"),
+            ("shop.localhost", "/api/up/", "shop/api"),
+            ("shop.localhost", "/api/admin/x", "shop/admin"),
+            ("shop.localhost", "/api/x/../admin/x", "shop/admin"),
+            ("shop.localhost", "/%61pi/%61dmin/", "shop/admin"),
+            ("shop.localhost", "/api/..", "shop/web"),
+            ("other.example.com", "/", "wild/web"),
+            ("a.b.example.com", "/", "nothing"),
+            (".example.com", "/", "nothing"),
+            ("localhost", "/", "nothing"),
+            ("127.0.0.1", "/", "nothing"),
+        ] {
+            assert_eq!(found(&table, host, path), service, "{host}{path} went elsewhere");
+        }
+    }
+
+    #[test]
+    fn a_lone_app_answers_to_addresses_too_but_not_to_strange_names() {
+        let table =
+            Table::build(1, &[document("shop", &["shop.localhost"], &[("/*", "web")])], &mut Registry::new());
+        for host in ["localhost", "127.0.0.1", "[::1]"] {
+            assert_eq!(found(&table, host, "/"), "shop/web", "{host} did not reach the only app");
+        }
+        assert_eq!(found(&table, "evil.example.com", "/"), "nothing");
+    }
+}

@@ -1,0 +1,340 @@
+//! A thread of the data plane: its own runtime, its own copy of the listening sockets, its own pools.
+//!
+//! Threads share only counters and the way to the log. A thread takes a new table between two requests: choosing an
+//! instance has no await in it, so once its following task ran, no choice is made from an older table.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rung_model::Hold;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::access_log::{AccessLog, LocalLog};
+use crate::balance::{InFlight, RetryBudget, ServiceLoad, Tried, pick};
+use crate::buffer::BufferPool;
+use crate::config::{Config, Limits, TrustedProxies};
+use crate::error_page::Failure;
+use crate::exchange::is_out_of_descriptors;
+use crate::forward::serve;
+use crate::head::Request;
+use crate::pool::Pool;
+use crate::table::Table;
+use crate::timer::{TICK, Timers};
+
+/// Before the next try when descriptors ran out: some requests end in that time.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Kept connections are looked after once a second.
+const POOL_SWEEP_TICKS: u32 = 20;
+
+/// Where a process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Connections wait in the listening socket.
+    Starting,
+    Serving,
+    /// Nothing new is accepted; what is in flight ends.
+    Draining,
+}
+
+/// What all threads share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    /// Open client connections, in all threads, and how many there may be.
+    open: AtomicUsize,
+    open_max: usize,
+    /// The server's word was heard, or documents were on disk.
+    pub(crate) knows_routes: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, open_max: usize) -> Self {
+        Self { config, open: AtomicUsize::new(0), open_max, knows_routes: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// A thread picks from the table of this version from now on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Applied {
+    pub(crate) thread: usize,
+    pub(crate) version: u64,
+}
+
+/// What the tasks of one thread share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    table: RefCell<Arc<Table>>,
+    /// Notified after each change of the table.
+    pub(crate) changed: Notify,
+    pub(crate) pool: Pool,
+    pub(crate) buffers: BufferPool,
+    pub(crate) timers: Rc<Timers>,
+    pub(crate) log: LocalLog,
+    budgets: RefCell<Vec<RetryBudget>>,
+    draining: Cell<bool>,
+    /// Open client connections of this thread.
+    connections: Cell<usize>,
+    /// Notified when housekeeping has something to do again, and when the last connection has ended.
+    housekeeping: Notify,
+    idle: Notify,
+}
+
+/// An instance was chosen for a request; it counts as in flight.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) address: SocketAddr,
+    pub(crate) in_flight: InFlight,
+    pub(crate) response_timeout: Duration,
+    pub(crate) service: usize,
+    /// It was tried for this request before.
+    pub(crate) is_again: bool,
+    version: u64,
+}
+
+#[derive(Debug)]
+pub(crate) enum Choice {
+    Target(Chosen),
+    Hold { hold: Hold, load: Arc<ServiceLoad> },
+    Nothing { failure: Failure, explanation: String },
+}
+
+impl Worker {
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.shared.config.limits
+    }
+
+    pub(crate) fn trusted(&self) -> &TrustedProxies {
+        &self.shared.config.trusted
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub(crate) fn is_routed(&self, slot: u64) -> bool {
+        self.table.borrow().is_routed(slot)
+    }
+
+    /// Whether the choice still stands after an await.
+    pub(crate) fn is_still_routed(&self, chosen: &Chosen) -> bool {
+        let table = self.table.borrow();
+        table.version == chosen.version || table.is_routed(chosen.in_flight.load().slot)
+    }
+
+    pub(crate) fn choose(&self, request: &Request, tried: &Tried) -> Choice {
+        let nothing = |failure| Choice::Nothing { failure, explanation: String::new() };
+        let table = self.table.borrow();
+        let Some(service) = table.route(&request.host, &request.path) else {
+            let is_ready = !table.is_empty() || self.shared.knows_routes.load(Ordering::Relaxed);
+            return nothing(if is_ready { Failure::NoRoute } else { Failure::NotReady });
+        };
+        match (pick(&service.targets, tried), service.hold) {
+            (Some(target), _) => Choice::Target(Chosen {
+                address: target.address,
+                in_flight: InFlight::begin(&target.load),
+                response_timeout: service.response_timeout,
+                service: service.load.slot,
+                is_again: tried.contains(target.load.slot),
+                version: table.version,
+            }),
+            (None, Some(hold)) => Choice::Hold { hold, load: service.load.clone() },
+            (None, None) => {
+                Choice::Nothing { failure: Failure::NoInstance, explanation: service.explanation.clone() }
+            }
+        }
+    }
+
+    fn with_budget<T>(&self, service: usize, act: impl FnOnce(&mut RetryBudget) -> T) -> T {
+        let mut budgets = self.budgets.borrow_mut();
+        if budgets.len() <= service {
+            budgets.resize_with(service + 1, RetryBudget::new);
+        }
+        act(&mut budgets[service])
+    }
+
+    pub(crate) fn earn_retry(&self, service: usize) {
+        self.with_budget(service, RetryBudget::earn);
+    }
+
+    pub(crate) fn spend_retry(&self, service: usize) -> bool {
+        self.with_budget(service, RetryBudget::spend)
+    }
+
+    fn apply(&self, table: Arc<Table>) {
+        self.pool.retain(|slot| table.is_routed(slot));
+        *self.table.borrow_mut() = table;
+        self.changed.notify_waiters();
+    }
+}
+
+/// What a thread is started with.
+#[derive(Debug)]
+pub(crate) struct WorkerStart {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) tables: watch::Receiver<Arc<Table>>,
+    pub(crate) applied: mpsc::UnboundedSender<Applied>,
+    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) log: AccessLog,
+}
+
+/// Runs the thread until it has drained.
+pub(crate) fn run(start: WorkerStart) -> io::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    runtime.block_on(work(start))
+}
+
+async fn work(start: WorkerStart) -> io::Result<()> {
+    let WorkerStart { index, shared, listeners, tables, applied, mut phase, log } = start;
+    let worker = Rc::new(Worker {
+        shared,
+        table: RefCell::new(Arc::new(Table::empty())),
+        changed: Notify::new(),
+        pool: Pool::default(),
+        buffers: BufferPool::default(),
+        timers: Timers::new(),
+        log: LocalLog::new(log),
+        budgets: RefCell::default(),
+        draining: Cell::new(false),
+        connections: Cell::new(0),
+        housekeeping: Notify::new(),
+        idle: Notify::new(),
+    });
+    tokio::task::spawn_local(follow_tables(worker.clone(), index, tables, applied));
+    tokio::task::spawn_local(keep_house(worker.clone()));
+    // An error means that the sender is gone, and with it the process.
+    let reached = phase.wait_for(|phase| *phase >= Phase::Serving).await.map(|phase| *phase);
+    if reached.is_ok_and(|phase| phase == Phase::Serving) {
+        let mut accepting = Vec::new();
+        for listener in listeners {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener)));
+        }
+        let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+        for task in accepting {
+            task.abort();
+            // Its listener is closed once it has ended.
+            let _ = task.await;
+        }
+    }
+    drain(&worker).await;
+    worker.log.flush();
+    Ok(())
+}
+
+async fn follow_tables(
+    worker: Rc<Worker>,
+    thread: usize,
+    mut tables: watch::Receiver<Arc<Table>>,
+    applied: mpsc::UnboundedSender<Applied>,
+) {
+    while tables.changed().await.is_ok() {
+        let table = tables.borrow_and_update().clone();
+        let version = table.version;
+        worker.apply(table);
+        if applied.send(Applied { thread, version }).is_err() {
+            return;
+        }
+    }
+}
+
+/// Timers, kept connections and the log need a look now and then; with none of them the thread sleeps.
+async fn keep_house(worker: Rc<Worker>) {
+    let mut ticks: u32 = 0;
+    loop {
+        if worker.timers.is_empty() && worker.pool.is_empty() && worker.log.is_empty() {
+            worker.housekeeping.notified().await;
+        }
+        tokio::time::sleep(TICK).await;
+        ticks = ticks.wrapping_add(1);
+        worker.timers.sweep();
+        worker.log.flush_old();
+        if ticks.is_multiple_of(POOL_SWEEP_TICKS) {
+            worker.pool.sweep();
+        }
+    }
+}
+
+/// Counts a client's connection for as long as it is open.
+struct OpenConnection(Rc<Worker>);
+
+impl OpenConnection {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.shared.open.fetch_add(1, Ordering::Relaxed);
+        worker.connections.set(worker.connections.get() + 1);
+        worker.housekeeping.notify_one();
+        Self(worker)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.shared.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.set(self.0.connections.get() - 1);
+        if self.0.connections.get() == 0 {
+            self.0.idle.notify_one();
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
+    loop {
+        if worker.shared.open() >= worker.shared.open_max {
+            // They wait in the kernel's queue rather than failing here.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let open = OpenConnection::new(worker.clone());
+                tokio::task::spawn_local(async move {
+                    serve(open.0.clone(), stream, peer).await;
+                    drop(open);
+                });
+                // The other threads get their share of a burst.
+                tokio::task::yield_now().await;
+            }
+            Err(error) if is_out_of_descriptors(&error) => {
+                tracing::warn!(%error, "not accepting connections for a moment");
+                worker.pool.clear();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            // The client changed its mind before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn drain(worker: &Worker) {
+    worker.draining.set(true);
+    worker.timers.wake_all();
+    let limits = worker.limits();
+    let longest = limits.drain.max(limits.upgrade_grace) + TICK * 2;
+    let all_ended = async {
+        while worker.connections.get() > 0 {
+            worker.idle.notified().await;
+        }
+    };
+    if tokio::time::timeout(longest, all_ended).await.is_err() {
+        tracing::warn!(
+            connections = worker.connections.get(),
+            "closing connections that did not end in time"
+        );
+    }
+}
