@@ -32,6 +32,8 @@ pub struct Start {
     pub binary: Option<PathBuf>,
     /// Another data directory than one of its own in the place for temporary files.
     pub data: Option<PathBuf>,
+    /// The user that it runs as; needs root.
+    pub user: Option<u32>,
 }
 
 /// A running `rung up`, and everything that belongs to it. Dropping it ends all of it.
@@ -40,6 +42,7 @@ pub struct Rung {
     own: Option<TempDir>,
     data: PathBuf,
     binary: PathBuf,
+    user: Option<u32>,
     child: Option<Child>,
     /// Whatever it said, line by line, over all its starts.
     said: Arc<Mutex<Vec<String>>>,
@@ -69,7 +72,13 @@ impl Rung {
             .then(|| tempfile::Builder::new().prefix("rung-e2e-").tempdir().expect("a temporary directory"));
         let data = start.data.unwrap_or_else(|| own.as_ref().expect("made above").path().join("data"));
         let binary = start.binary.unwrap_or_else(|| rung_binary().to_owned());
-        let mut rung = Self { own, data, binary, child: None, said: Arc::default(), readers: Vec::new() };
+        if let (Some(user), Some(own)) = (start.user, &own) {
+            std::os::unix::fs::chown(own.path(), Some(user), Some(user))
+                .expect("root gives a directory away");
+        }
+        let user = start.user;
+        let mut rung =
+            Self { own, data, binary, user, child: None, said: Arc::default(), readers: Vec::new() };
         rung.up(start.directory.as_deref(), &start.options);
         rung
     }
@@ -102,6 +111,12 @@ impl Rung {
         command.arg("up").args(directory).arg("--data").arg(&self.data);
         command.args(["--http", "127.0.0.1:0", "--api", "127.0.0.1:0"]).args(options);
         // A group of its own: a Ctrl-C that a person gives to the tests is not for it, and teardown sees to it.
+        if let Some(user) = self.user {
+            command
+                .uid(user)
+                .gid(user)
+                .env("HOME", self.data.parent().expect("the data directory has a parent"));
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         command
     }

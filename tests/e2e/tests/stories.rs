@@ -20,3 +20,5 @@ mod other_peoples_applications;
 mod secrets;
 #[path = "stories/survival.rs"]
 mod survival;
+#[path = "stories/without_root.rs"]
+mod without_root;

@@ -95,13 +95,12 @@ fn a_second_platform_on_the_same_data_is_refused_with_a_word() {
 
 #[test]
 fn a_new_binary_takes_over_under_load_and_an_older_one_goes_back() {
-    // The binary under test replaces the file that it was started from, so it gets one of its own.
     let place = tempfile::Builder::new().prefix("rung-e2e-bin-").tempdir().expect("a temporary directory");
-    let installed = place.path().join("rung");
+    let older = place.path().join("rung");
     let newer = place.path().join("rung-newer");
-    std::fs::copy(rung_binary(), &installed).expect("a copy of the binary");
+    std::fs::copy(rung_binary(), &older).expect("a copy of the binary");
     std::fs::copy(rung_binary(), &newer).expect("a copy of the binary");
-    let mut rung = Rung::start_with(Start { binary: Some(installed), ..Start::default() });
+    let mut rung = Rung::start_with(Start { binary: Some(older.clone()), ..Start::default() });
     let app = TestApp::new("lasting", 2);
     rung.deploy(app.directory()).succeeds();
     rung.wait_until_settled("lasting", "web", 2);
@@ -112,10 +111,15 @@ fn a_new_binary_takes_over_under_load_and_an_older_one_goes_back() {
     rung.cli(&["upgrade", newer.to_str().expect("UTF-8"), "-y"]).succeeds();
     eventually("the upgraded platform serves its API", || rung.api_get("/v1/health").map(|_| ()));
     load.wait_for(100);
+    rung.cli(&["upgrade", older.to_str().expect("UTF-8"), "-y"]).succeeds();
+    eventually("the older platform serves its API", || rung.api_get("/v1/health").map(|_| ()));
+    load.wait_for(100);
     assert!(rung.ended().is_none(), "the platform goes on in the same process");
     rung.wait_until_settled("lasting", "web", 2);
     assert_eq!(rung.lives("lasting"), lives, "no instance was restarted");
-    load.stop().assert_none_lost("an upgrade");
+    load.stop().assert_none_lost("an upgrade and the way back");
+    let backups = std::fs::read_dir(rung.data().join("backups")).expect("a directory of backups").count();
+    assert_eq!(backups, 2, "each upgrade backed the state up first");
 }
 
 #[test]
@@ -139,4 +143,11 @@ fn ctrl_c_during_a_deploy_ends_too_and_the_next_start_finishes_what_was_begun() 
     });
     rung.wait_until_settled("interrupted", "web", 2);
     rung.page("interrupted", "/");
+}
+
+#[test]
+fn the_unit_of_the_machine_leaves_instances_alone_when_it_stops_the_platform() {
+    let rung = Rung::start();
+    let said = rung.cli(&["service", "install", "--print"]).succeeds();
+    said.mentions("KillMode=process").mentions("Delegate=").mentions("[Install]");
 }
