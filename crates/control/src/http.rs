@@ -13,20 +13,22 @@ mod runs;
 mod settings;
 mod streams;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use rung_api::{Code, ErrorBody, paths};
+use rung_api::{Code, ErrorBody, paths, wire};
+use rung_model::{Assignment, Deployment, NodeFacts, Observed, Run};
 use tokio::net::{TcpListener, UnixListener};
 
 pub use openapi::document as openapi_document;
 
 use crate::shared::Control;
+use openapi::{Described, says};
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,46 +91,150 @@ fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
 const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
 
 fn router(control: Control, via: Via) -> Router {
-    let people = Router::new()
-        .route(paths::OPENAPI, get(openapi::serve))
-        .route(paths::APPS, get(apps::list))
-        .route(paths::APP, get(apps::show).delete(apps::destroy))
-        .route(paths::APP_STATUS, get(apps::show))
-        .route(paths::SOURCE, get(deploy::has_source).put(deploy::put_source))
-        .route(paths::DEPLOYMENTS, get(deploy::list).post(deploy::deploy))
-        .route(paths::DEPLOYMENT, get(deploy::show))
-        .route(paths::DEPLOYMENT_CANCEL, post(deploy::cancel))
-        .route(paths::RELEASES, get(apps::releases))
-        .route(paths::ROLLBACK, post(deploy::rollback))
-        .route(paths::RESTART, post(deploy::restart))
-        .route(paths::SCALE, post(apps::scale))
-        .route(paths::CONFIG, get(settings::config).patch(settings::set_config))
-        .route(paths::SECRETS, get(settings::secrets).patch(settings::set_secrets))
-        .route(paths::RUNS, post(runs::start))
-        .route(paths::RUN, get(runs::show))
-        .route(paths::RUN_CANCEL, post(runs::cancel))
-        .route(paths::RUN_ATTACH, get(streams::attach))
-        .route(paths::LOGS, get(streams::logs))
-        .route(paths::EVENTS, get(streams::events))
-        .route(paths::DOCTOR, get(apps::doctor))
-        .route(paths::UPGRADE, post(apps::upgrade));
-    let roles = Router::new()
-        .route(paths::NODE, axum::routing::put(nodes::register))
-        .route(paths::NODE_BEAT, post(nodes::beat))
-        .route(paths::ASSIGNMENT, get(nodes::assignment))
-        .route(paths::OBSERVED, post(nodes::report))
-        .route(paths::LAUNCH, get(nodes::launch))
-        .route(paths::ARTIFACT, get(nodes::artifact).put(nodes::put_artifact))
-        .route(paths::PROXY_POLL, post(nodes::poll_routes))
-        .layer(middleware::from_fn(only_on_the_socket));
-    let guarded = people.merge(roles).layer(middleware::from_fn_with_state(control.clone(), require_token));
-    let open = Router::new().route(paths::HEALTH, get(apps::health));
-    open.merge(guarded)
+    let guarded =
+        people().merge(roles()).router.layer(middleware::from_fn_with_state(control.clone(), require_token));
+    open()
+        .router
+        .merge(guarded)
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(JSON_MAX_BYTES))
         .layer(Extension(via))
         .with_state(control)
+}
+
+/// Everything that is served, for its description.
+fn endpoints() -> Described {
+    open().merge(people()).merge(roles())
+}
+
+/// For everybody who can connect.
+fn open() -> Described {
+    Described::new().get(
+        paths::HEALTH,
+        apps::health,
+        says("The server's version, and where it serves").answers::<wire::HealthReport>(),
+    )
+}
+
+/// For people and their tools.
+fn people() -> Described {
+    Described::new()
+        .get(paths::OPENAPI, openapi::serve, says("This description"))
+        .get(paths::APPS, apps::list, says("All apps with their status").answers::<Vec<wire::AppStatus>>())
+        .delete(paths::APP, apps::destroy, says("Stop an app and forget it").takes::<wire::DestroyRequest>())
+        .get(paths::APP_STATUS, apps::show, says("An app's status").answers::<wire::AppStatus>())
+        .get(paths::SOURCE, deploy::has_source, says("Whether a source is here already").answers::<bool>())
+        .put(paths::SOURCE, deploy::put_source, says("Upload a source under its digest").takes_archive())
+        .get(paths::DEPLOYMENTS, deploy::list, says("Deployments, newest first").answers::<Vec<Deployment>>())
+        .post(
+            paths::DEPLOYMENTS,
+            deploy::deploy,
+            says("Deploy an uploaded source").takes::<wire::DeployRequest>().answers::<wire::Started>(),
+        )
+        .get(
+            paths::DEPLOYMENT,
+            deploy::show,
+            says("A deployment, once its timeline is longer than `seen` or it has ended")
+                .query(&["seen", "wait_ms"])
+                .answers::<Deployment>(),
+        )
+        .post(paths::DEPLOYMENT_CANCEL, deploy::cancel, says("Stop a deployment; who asks").takes::<String>())
+        .get(
+            paths::RELEASES,
+            apps::releases,
+            says("Releases, newest first").answers::<Vec<wire::ReleaseListing>>(),
+        )
+        .post(
+            paths::ROLLBACK,
+            deploy::rollback,
+            says("Go back to an earlier release").takes::<wire::RollbackRequest>().answers::<wire::Started>(),
+        )
+        .post(
+            paths::RESTART,
+            deploy::restart,
+            says("Replace every instance by a fresh one")
+                .takes::<wire::RestartRequest>()
+                .answers::<wire::Started>(),
+        )
+        .post(
+            paths::SCALE,
+            apps::scale,
+            says("Change counts of instances").takes::<wire::ScaleRequest>().answers::<wire::AppStatus>(),
+        )
+        .get(paths::CONFIG, settings::config, says("Config").answers::<BTreeMap<String, String>>())
+        .patch(
+            paths::CONFIG,
+            settings::set_config,
+            says("Change config").takes::<wire::ConfigRequest>().answers::<wire::Started>(),
+        )
+        .get(
+            paths::SECRETS,
+            settings::secrets,
+            says("Names of secrets").answers::<Vec<wire::SecretListing>>(),
+        )
+        .patch(
+            paths::SECRETS,
+            settings::set_secrets,
+            says("Change secrets").takes::<wire::SecretRequest>().answers::<wire::Started>(),
+        )
+        .post(paths::RUNS, runs::start, says("Run a command").takes::<wire::RunRequest>().answers::<Run>())
+        .get(paths::RUN, runs::show, says("A run, once it has ended").query(&["wait_ms"]).answers::<Run>())
+        .post(paths::RUN_CANCEL, runs::cancel, says("Stop a run"))
+        .get(
+            paths::RUN_ATTACH,
+            streams::attach,
+            says("A run's input and output, by an upgrade to `rung-attach`"),
+        )
+        .get(
+            paths::LOGS,
+            streams::logs,
+            says("Log lines")
+                .query(&["service", "instance", "run", "since", "tail", "follow"])
+                .streams::<wire::LogLine>(),
+        )
+        .get(
+            paths::EVENTS,
+            streams::events,
+            says("Events").query(&["app", "follow"]).streams::<wire::EventRecord>(),
+        )
+        .get(paths::DOCTOR, apps::doctor, says("What is not as it should be").answers::<wire::DoctorReport>())
+        .post(
+            paths::UPGRADE,
+            apps::upgrade,
+            says("Let another binary take over").takes::<wire::UpgradeRequest>(),
+        )
+}
+
+/// For nodes and proxies, on the socket only.
+fn roles() -> Described {
+    Described::new()
+        .put(paths::NODE, nodes::register, says("Join as a node").takes::<NodeFacts>())
+        .post(paths::NODE_BEAT, nodes::beat, says("Say that the agent is alive"))
+        .get(
+            paths::ASSIGNMENT,
+            nodes::assignment,
+            says("The node's assignment, once it is newer than `after`")
+                .query(&["after", "wait_ms"])
+                .answers::<Option<Assignment>>(),
+        )
+        .post(paths::OBSERVED, nodes::report, says("Report what runs").takes::<Observed>())
+        .get(paths::LAUNCH, nodes::launch, says("What starting a release needs").answers::<wire::Launch>())
+        .get(
+            paths::ARTIFACT,
+            nodes::artifact,
+            says("An artifact's archive").answers_bytes("application/x-tar"),
+        )
+        .put(paths::ARTIFACT, nodes::put_artifact, says("Store what a build made").takes_archive())
+        .post(
+            paths::PROXY_POLL,
+            nodes::poll_routes,
+            says("Acknowledge routes up to `after`, and wait for newer ones")
+                .query(&["wait_ms"])
+                .takes::<wire::ProxyPoll>()
+                .answers::<wire::ProxyDocuments>(),
+        )
+        .only_on_the_socket()
 }
 
 async fn require_token(

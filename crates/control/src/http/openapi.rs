@@ -1,12 +1,268 @@
-//! The API's description.
+//! The API's description, made by the same calls that route it: an endpoint can't be served and left undescribed.
+//!
+//! `docs/openapi.json` is the committed copy; a test compares the two.
 
-use axum::Json;
+use axum::handler::Handler;
+use axum::routing::{self, MethodRouter};
+use axum::{Json, Router};
+use rung_api::ErrorBody;
+use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{Object, Type};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, Paths, Ref, RefOr, Required,
+    ResponseBuilder, Schema,
+};
+use utoipa::{PartialSchema, ToSchema};
 
-/// Generated from the code; the committed copy is `docs/openapi.json`.
-pub fn document() -> serde_json::Value {
-    serde_json::json!({ "openapi": "3.1.0" })
+use crate::shared::Control;
+
+/// What an endpoint takes and answers.
+pub(crate) struct Says {
+    summary: &'static str,
+    query: &'static [&'static str],
+    takes: Option<Body>,
+    answers: Option<Body>,
 }
 
-pub async fn serve() -> Json<serde_json::Value> {
+struct Body {
+    content_type: &'static str,
+    schema: RefOr<Schema>,
+    /// The named types that the schema refers to.
+    types: Vec<(String, RefOr<Schema>)>,
+}
+
+impl Body {
+    fn json<T: ToSchema>() -> Self {
+        let mut types = Vec::new();
+        T::schemas(&mut types);
+        let schema = if is_named::<T>() {
+            types.push((T::name().into_owned(), T::schema()));
+            Ref::from_schema_name(T::name()).into()
+        } else {
+            T::schema()
+        };
+        Self { content_type: "application/json", schema, types }
+    }
+
+    fn bytes(content_type: &'static str) -> Self {
+        Self { content_type, schema: Object::with_type(Type::String).into(), types: Vec::new() }
+    }
+
+    fn content(&self) -> Content {
+        Content::new(Some(self.schema.clone()))
+    }
+}
+
+/// Structs and enums of ours have a name of their own; lists, maps and plain values do not.
+fn is_named<T: ToSchema>() -> bool {
+    matches!(T::schema(), RefOr::T(Schema::Object(_) | Schema::OneOf(_) | Schema::AllOf(_)))
+        && T::name().starts_with(|c: char| c.is_ascii_uppercase())
+        && !["String", "Vec", "BTreeMap", "Option"].contains(&T::name().as_ref())
+}
+
+pub(crate) fn says(summary: &'static str) -> Says {
+    Says { summary, query: &[], takes: None, answers: None }
+}
+
+impl Says {
+    pub fn query(mut self, names: &'static [&'static str]) -> Self {
+        self.query = names;
+        self
+    }
+
+    pub fn takes<T: ToSchema>(mut self) -> Self {
+        self.takes = Some(Body::json::<T>());
+        self
+    }
+
+    pub fn takes_archive(mut self) -> Self {
+        self.takes = Some(Body::bytes("application/x-tar"));
+        self
+    }
+
+    pub fn answers<T: ToSchema>(mut self) -> Self {
+        self.answers = Some(Body::json::<T>());
+        self
+    }
+
+    pub fn answers_bytes(mut self, content_type: &'static str) -> Self {
+        self.answers = Some(Body::bytes(content_type));
+        self
+    }
+
+    /// A stream of server-sent events, each with this as its data.
+    pub fn streams<T: ToSchema>(mut self) -> Self {
+        self.answers = Some(Body { content_type: "text/event-stream", ..Body::json::<T>() });
+        self
+    }
+}
+
+/// Routes with their description.
+pub(crate) struct Described {
+    pub router: Router<Control>,
+    paths: Paths,
+    types: Vec<(String, RefOr<Schema>)>,
+}
+
+impl Described {
+    pub fn new() -> Self {
+        let mut types = Vec::new();
+        ErrorBody::schemas(&mut types);
+        types.push((ErrorBody::name().into_owned(), ErrorBody::schema()));
+        Self { router: Router::new(), paths: Paths::new(), types }
+    }
+
+    pub fn get<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+        self.add(HttpMethod::Get, path, routing::get(handler), says)
+    }
+
+    pub fn post<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+        self.add(HttpMethod::Post, path, routing::post(handler), says)
+    }
+
+    pub fn put<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+        self.add(HttpMethod::Put, path, routing::put(handler), says)
+    }
+
+    pub fn patch<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+        self.add(HttpMethod::Patch, path, routing::patch(handler), says)
+    }
+
+    pub fn delete<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+        self.add(HttpMethod::Delete, path, routing::delete(handler), says)
+    }
+
+    fn add(mut self, method: HttpMethod, path: &str, served: MethodRouter<Control>, says: Says) -> Self {
+        self.router = self.router.route(path, served);
+        self.describe(method, path, says);
+        self
+    }
+
+    fn describe(&mut self, method: HttpMethod, path: &str, says: Says) {
+        let mut operation = OperationBuilder::new().summary(Some(says.summary));
+        for name in path_parameters(path) {
+            operation = operation.parameter(parameter(name, ParameterIn::Path));
+        }
+        for name in says.query {
+            operation = operation.parameter(parameter(name, ParameterIn::Query));
+        }
+        if let Some(body) = says.takes {
+            let request = RequestBodyBuilder::new()
+                .content(body.content_type, body.content())
+                .required(Some(Required::True));
+            operation = operation.request_body(Some(request.build()));
+            self.types.extend(body.types);
+        }
+        let mut done = ResponseBuilder::new().description("done");
+        if let Some(body) = says.answers {
+            done = done.content(body.content_type, body.content());
+            self.types.extend(body.types);
+        }
+        let refused = ResponseBuilder::new()
+            .description("refused, with a stable code and a hint")
+            .content("application/json", Content::new(Some(Ref::from_schema_name(ErrorBody::name()))));
+        operation = operation.response("200", done.build()).response("default", refused.build());
+        self.paths.add_path_operation(path, vec![method], operation.build());
+    }
+
+    /// Joins two sets of routes.
+    pub fn merge(mut self, other: Self) -> Self {
+        self.router = self.router.merge(other.router);
+        for (path, item) in other.paths.paths {
+            let known = self.paths.paths.entry(path).or_default();
+            known.merge_operations(item);
+        }
+        self.types.extend(other.types);
+        self
+    }
+
+    /// Lets only what came in by the socket through.
+    pub fn only_on_the_socket(mut self) -> Self {
+        self.router = self.router.layer(axum::middleware::from_fn(super::only_on_the_socket));
+        self
+    }
+
+    pub fn document(self) -> OpenApi {
+        let info = InfoBuilder::new()
+            .title("Rung")
+            .version(env!("CARGO_PKG_VERSION"))
+            .description(Some("Everything that the command line does goes through this API."));
+        let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        let components =
+            ComponentsBuilder::new().schemas_from_iter(self.types).security_scheme("token", token).build();
+        OpenApiBuilder::new()
+            .info(info.build())
+            .paths(self.paths)
+            .components(Some(components))
+            .security(Some([SecurityRequirement::new("token", [""; 0])]))
+            .build()
+    }
+}
+
+fn path_parameters(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+}
+
+fn parameter(name: &str, place: ParameterIn) -> Parameter {
+    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(required)
+        .schema(Some(Object::with_type(Type::String)))
+        .build()
+}
+
+/// The description of everything that is served.
+pub fn document() -> OpenApi {
+    super::endpoints().document()
+}
+
+pub async fn serve() -> Json<OpenApi> {
     Json(document())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `UPDATE_DOCS=1 cargo test -p rung-control` writes it anew.
+    #[test]
+    fn the_committed_description_is_what_is_served() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+        let served = serde_json::to_string_pretty(&document()).unwrap() + "\n";
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &served).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == served, "docs/openapi.json is not what is served; UPDATE_DOCS=1 writes it anew");
+    }
+
+    #[test]
+    fn every_type_that_is_referred_to_is_described() {
+        let text = serde_json::to_value(document()).unwrap();
+        let mut wanted = Vec::new();
+        collect_references(&text, &mut wanted);
+        let known = text["components"]["schemas"].as_object().unwrap();
+        for name in wanted {
+            assert!(known.contains_key(&name), "{name} is referred to and not described");
+        }
+    }
+
+    fn collect_references(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                if let Some(serde_json::Value::String(target)) = fields.get("$ref") {
+                    found.push(target.rsplit('/').next().unwrap().to_owned());
+                }
+                fields.values().for_each(|value| collect_references(value, found));
+            }
+            serde_json::Value::Array(items) => {
+                items.iter().for_each(|value| collect_references(value, found))
+            }
+            _ => {}
+        }
+    }
 }
