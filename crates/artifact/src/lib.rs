@@ -12,8 +12,8 @@
 //! executables, 0644 for other files. So a digest does not depend on anybody's umask, and a tree can be read by
 //! whichever user its instances get.
 //!
-//! The archive is plain tar, not compressed: for 5 MB, gzip at its fastest level costs 60 to 100 ms of one core and a
-//! Unix socket carries plain tar in 3 ms. Only the part of tar that [`pack_tree`] writes is read (regular files,
+//! The archive is plain tar, not compressed: for 5 MB, gzip at its fastest level costs 60 ms of one core to pack
+//! and 25 ms to unpack (zlib; measured), while a Unix socket carries plain tar in 2 ms. Only the part of tar that [`pack_tree`] writes is read (regular files,
 //! directories, symbolic links, GNU long names): what no reader understands can't be used against one.
 //!
 //! What this crate deliberately does not do: it keeps no owners, extended attributes, hard links (they are packed as

@@ -12,7 +12,7 @@ pub mod watches;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Batch, Entry, Event, Guard, LeaseId, Op, Revision, Store, Txn, Watch};
+use crate::{Batch, Entry, Event, Guard, LeaseId, Op, Revision, Store, StoreError, Txn, Watch};
 
 macro_rules! suite {
     ($make:expr) => {
@@ -101,6 +101,20 @@ pub async fn commit(store: &dyn Store, ops: Vec<Op>) -> Revision {
 
 pub async fn get(store: &dyn Store, key: &str) -> Option<Entry> {
     store.get(key).await.expect("a read failed").value
+}
+
+/// Puts keys on a lease that is about to end. On a machine that is busy it may end first; then a longer one will do.
+pub async fn put_on_a_short_lease(store: &dyn Store, keys: &[&str]) -> LeaseId {
+    for ttl_ms in (0..12).map(|doubled| 50 << doubled) {
+        let lease = store.lease_grant(Duration::from_millis(ttl_ms)).await.expect("a lease was not granted");
+        let ops = keys.iter().map(|key| put_leased(key, lease)).collect();
+        match store.txn(vec![], ops).await {
+            Ok(Txn::Committed(_)) => return lease,
+            Err(StoreError::NoLease(_)) => {}
+            other => panic!("putting keys on a lease gave {other:?}"),
+        }
+    }
+    panic!("every lease was over before a key could be put on it");
 }
 
 /// Waits for an event. The time is for a machine that hangs, not for the test to pass.

@@ -1,18 +1,12 @@
 //! Leases. Time is real here; the exact counting is tested on the core, which is told of it.
 
 use super::*;
-use crate::StoreError;
 
 const LONG: Duration = Duration::from_secs(3600);
 
 pub async fn a_lease_takes_its_keys_along_and_watches_see_it(store: Any) {
     let mut watch = store.watch("", 0).await.unwrap();
-    let lease = store.lease_grant(Duration::from_millis(20)).await.unwrap();
-    // It may have expired already, on a machine that is busy.
-    let Ok(Txn::Committed(1)) = store.txn(vec![], vec![put_leased("a", lease), put_leased("b", lease)]).await
-    else {
-        return;
-    };
+    let lease = put_on_a_short_lease(&*store, &["a", "b"]).await;
     assert_eq!(next(&mut *watch).await.revision, 1);
     let gone = next(&mut *watch).await;
     let events = ["a", "b"].map(|key| Event::Deleted { key: key.into() }).to_vec();

@@ -1,7 +1,7 @@
 //! Transactions, guards, limits, and reads after them.
 
 use super::*;
-use crate::{StoreError, TXN_MAX_BYTES, TXN_MAX_OPS};
+use crate::{TXN_MAX_BYTES, TXN_MAX_OPS};
 
 pub async fn a_new_store_is_empty_and_at_revision_nought(store: Any) {
     let read = store.get("a").await.unwrap();

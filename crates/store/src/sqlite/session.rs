@@ -31,6 +31,8 @@ pub struct Session<'c> {
     grant: Statement<'c>,
     set_last_lease: Statement<'c>,
     revoke: Statement<'c>,
+    #[cfg(test)]
+    fail_next: Option<Failed>,
 }
 
 /// What goes to disk together.
@@ -64,6 +66,8 @@ impl<'c> Session<'c> {
             grant: prepare("INSERT INTO leases VALUES (?1, ?2)")?,
             set_last_lease: prepare("UPDATE meta SET last_lease = ?1")?,
             revoke: prepare("DELETE FROM leases WHERE id = ?1")?,
+            #[cfg(test)]
+            fail_next: None,
         })
     }
 
@@ -71,8 +75,20 @@ impl<'c> Session<'c> {
         self.connection
     }
 
+    #[cfg(test)]
+    pub fn fail_next(&mut self, failed: Failed) {
+        self.fail_next = Some(failed);
+    }
+
     /// All of it, synced, or nothing.
     pub fn write(&mut self, work: &Work<'_>) -> Result<(), Failed> {
+        #[cfg(test)]
+        if let Some(failed) = self.fail_next.take() {
+            if matches!(failed, Failed::Unknown(_)) {
+                self.write(work)?;
+            }
+            return Err(failed);
+        }
         let result = self.begin.execute([]).and_then(|_| self.statements(work));
         // Nothing is on disk before the commit, whatever went wrong.
         let result = result.map_err(|e| Failed::Refused(e.to_string()));

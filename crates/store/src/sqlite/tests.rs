@@ -4,6 +4,7 @@ mod crash;
 mod disk;
 mod opening;
 mod speed;
+mod unknown;
 
 use std::sync::Arc;
 

@@ -24,11 +24,30 @@ pub type Reply<T> = oneshot::Sender<T>;
 
 #[derive(Debug)]
 pub enum Command {
-    Txn { guards: Vec<Guard>, ops: Vec<Op>, reply: Reply<Result<Txn, StoreError>> },
-    Grant { ttl: Duration, reply: Reply<Result<LeaseId, StoreError>> },
-    Revoke { lease: LeaseId, reply: Reply<Result<(), StoreError>> },
-    BumpEpoch { above: u64, reply: Reply<Result<u64, StoreError>> },
-    Backup { to: PathBuf, reply: Reply<Result<Revision, StoreError>> },
+    Txn {
+        guards: Vec<Guard>,
+        ops: Vec<Op>,
+        reply: Reply<Result<Txn, StoreError>>,
+    },
+    Grant {
+        ttl: Duration,
+        reply: Reply<Result<LeaseId, StoreError>>,
+    },
+    Revoke {
+        lease: LeaseId,
+        reply: Reply<Result<(), StoreError>>,
+    },
+    BumpEpoch {
+        above: u64,
+        reply: Reply<Result<u64, StoreError>>,
+    },
+    Backup {
+        to: PathBuf,
+        reply: Reply<Result<Revision, StoreError>>,
+    },
+    /// The next write gets this for an answer: after it was done, if unknown; instead, if refused.
+    #[cfg(test)]
+    Fail(Failed),
 }
 
 /// More than wait in practice; it bounds what one failure affects.
@@ -77,6 +96,11 @@ impl Writer {
                 },
                 Err(error) => {
                     tracing::error!(path = %self.path.display(), %error, "store can't go on, opening it again");
+                    // One try for each command: this must not spin.
+                    match self.inbox.recv() {
+                        Ok(command) => refuse(command, &error.to_string()),
+                        Err(_) => return,
+                    }
                 }
             }
             drop(open);
@@ -154,6 +178,8 @@ impl Writer {
                     let revision = self.shared.core().revision();
                     answer(reply, backup::write(session.connection(), &to).map(|()| revision));
                 }
+                #[cfg(test)]
+                Command::Fail(failed) => session.fail_next(failed),
             }
         }
         Ok(())
@@ -314,5 +340,7 @@ fn refuse(command: Command, detail: &str) {
         Command::Revoke { reply, .. } => answer(reply, Err(unavailable(detail))),
         Command::BumpEpoch { reply, .. } => answer(reply, Err(unavailable(detail))),
         Command::Backup { reply, .. } => answer(reply, Err(unavailable(detail))),
+        #[cfg(test)]
+        Command::Fail(_) => {}
     }
 }

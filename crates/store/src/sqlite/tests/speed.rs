@@ -37,3 +37,25 @@ async fn transactions_that_wait_together_share_a_sync() {
     println!("a transaction alone {alone:?}, 64 at a time {together:?} each, a read {read:?}");
     assert!(together < alone, "a group of 64 is no faster: {together:?} each, {alone:?} alone");
 }
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_store_at_rest_is_small() {
+    let dir = TempDir::new().unwrap();
+    let before = resident_kib();
+    let store = SqliteStore::open(dir.path().join("store.db")).unwrap();
+    let opened = resident_kib() - before;
+    for n in 0..1000 {
+        commit(&store, vec![put(&format!("key/{}", n % 200), [7; 2000])]).await;
+    }
+    let used = resident_kib() - before;
+    println!(
+        "a store takes {opened} KiB when it is new, {used} KiB with 200 entries and 1000 revisions of 2 KB"
+    );
+    assert!(used < 16 * 1024, "a small store takes {used} KiB");
+}
