@@ -327,3 +327,53 @@ fn secret(text: &str) -> Result<(SecretName, Option<String>), String> {
     // The error names the name only.
     Ok((SecretName::new(name).map_err(|error| error.to_string())?, value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Cli {
+        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}")).settled()
+    }
+
+    #[test]
+    fn what_stands_behind_a_command_to_run_belongs_to_it() {
+        let cli = parsed("rung run --no-tty python3 -c x --json -y");
+        let Command::Verb(Verb::Run(run)) = cli.command else { panic!("it is another verb") };
+        assert_eq!(run.command, ["python3", "-c", "x", "--json", "-y"]);
+        assert!(run.no_tty && !cli.global.json && !cli.global.yes);
+    }
+
+    #[test]
+    fn the_api_of_up_is_where_it_listens() {
+        let cli = parsed("rung up examples/guestbook --api 127.0.0.1:0 --http 127.0.0.1:0 --keep --data d");
+        let Command::Up(up) = cli.command else { panic!("it is another command") };
+        assert_eq!(up.api.as_deref(), Some("127.0.0.1:0"));
+        assert_eq!(cli.global.data, Some(PathBuf::from("d")));
+        let Command::Up(up) = parsed("rung up").command else { panic!("it is another command") };
+        assert_eq!((up.api, up.http, up.directory), (None, None, None), "nothing was given explicitly");
+    }
+
+    #[test]
+    fn values_with_equals_signs_stay_whole_and_secrets_stay_hidden() {
+        let cli = parsed("rung config set URL=postgres://a?b=c");
+        let Command::Verb(Verb::Config(ConfigCommand::Set { values, .. })) = &cli.command else {
+            panic!("it is another verb")
+        };
+        assert_eq!(values, &[("URL".to_owned(), "postgres://a?b=c".to_owned())]);
+        let cli = parsed("rung secret set API_KEY=hunter2 OTHER");
+        assert!(!format!("{cli:?}").contains("hunter2"), "a secret's value is in debug output");
+        let error =
+            Cli::try_parse_from(["rung", "secret", "set", "API-KEY=hunter2"]).unwrap_err().to_string();
+        assert!(error.contains("API-KEY"), "{error}");
+    }
+
+    #[test]
+    fn wrong_usage_is_told_with_the_way_out() {
+        let wrong = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err();
+        assert!(wrong("rung scale web").to_string().contains("write it like web=3"));
+        assert!(wrong("rung scale web=many").to_string().contains("not a number of instances"));
+        assert!(wrong("rung rollback six").to_string().contains("write it like v7"));
+        assert_eq!(wrong("rung deploi").exit_code(), 2);
+    }
+}

@@ -39,3 +39,44 @@ pub fn connect(global: &Global) -> anyhow::Result<Client> {
     let token = global.token.clone().or_else(|| own.map(|file| file.token));
     Ok(Client::new(address, token))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::edge::{Exit, explain};
+
+    fn global(data: &Path, api: Option<&str>) -> Global {
+        Global { data: Some(data.to_owned()), api: api.map(str::to_owned), ..Global::default() }
+    }
+
+    #[test]
+    fn the_server_is_the_one_that_was_said_else_the_one_that_runs_here() {
+        let data = tempfile::tempdir().unwrap();
+        let file = ServerFile {
+            api: "http://127.0.0.1:7999".into(),
+            token: "t0ken".into(),
+            http: "127.0.0.1:8080".into(),
+            pid: 7,
+        };
+        file.write(data.path()).unwrap();
+        let here = connect(&global(data.path(), None)).unwrap();
+        assert_eq!(here.address().to_string(), "http://127.0.0.1:7999");
+        let there = connect(&global(data.path(), Some("http://10.0.0.1:7864"))).unwrap();
+        assert_eq!(there.address().to_string(), "http://10.0.0.1:7864");
+        let error = connect(&global(data.path(), Some("nonsense"))).unwrap_err();
+        assert_eq!(explain(&error).1, Exit::Usage);
+    }
+
+    #[test]
+    fn without_a_server_the_way_to_start_one_is_told() {
+        let data = tempfile::tempdir().unwrap();
+        let (text, exit) = explain(&connect(&global(data.path(), None)).unwrap_err());
+        assert!(text.contains("no rung server runs here") && text.contains("`rung up`"), "{text}");
+        assert_eq!(exit, Exit::Failed);
+        std::fs::write(ServerFile::path(data.path()), "{").unwrap();
+        let (text, _) = explain(&connect(&global(data.path(), None)).unwrap_err());
+        assert!(text.contains("rung.json"), "a damaged file is named: {text}");
+    }
+}

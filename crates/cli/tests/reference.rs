@@ -1,5 +1,8 @@
 //! `docs/cli.md` is what clap says. Write it anew with `UPDATE_EXPECT=1`.
 
+// A test that can't go on says where.
+#![allow(clippy::unwrap_used)]
+
 use std::fmt::Write as _;
 
 use clap::CommandFactory as _;

@@ -225,7 +225,7 @@ fn shown(deployment: &Deployment) -> String {
         Some(ended) => progress::phase_line(&line, ended, Paint::Plain),
         None => progress::moving_line(&line, at(20)),
     });
-    lines.collect::<Vec<_>>().join("\n")
+    std::iter::once("deploying shop".to_owned()).chain(lines).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -240,6 +240,7 @@ fn a_deployment_shows_one_line_a_phase() {
         ],
     );
     expect![[r#"
+        deploying shop
           ok  built               12 s  npm test passed
           ok  release command    3.0 s  bin/migrate
         rolling out: 1 of 2 instances of web are healthy (5.0 s)"#]]
@@ -269,8 +270,16 @@ fn a_deployment_that_was_rolled_back_shows_where_and_why() {
             (9, Phase::RolledBack, "v7 goes on"),
         ],
     );
-    reverted.trouble =
-        Some(Trouble { reason: "shop-web-a8 exited with code 1".into(), log_tail: vec!["boom".into()] });
+    reverted.trouble = Some(Trouble {
+        reason: "shop-web-a8 exited with code 1".into(),
+        log_tail: vec![
+            [r#"
+            deploying shop
+              XX  rolling out        8.0 s  starting 2 instances
+              !!  reverted           1.0 s  stopping 2 instances"#]
+            .into(),
+        ],
+    });
     expect![[r#"
           XX  rolling out        8.0 s  starting 2 instances
           !!  reverted           1.0 s  stopping 2 instances"#]]
@@ -290,7 +299,7 @@ fn a_build_that_fails_says_that_nothing_changed() {
     );
     failed.trouble =
         Some(Trouble { reason: "test exited with code 1".into(), log_tail: vec!["1 failed".into()] });
-    assert_eq!(shown(&failed), "  XX  building           3.0 s  npm ci");
+    assert_eq!(shown(&failed), "deploying shop\n  XX  building           3.0 s  npm ci");
     expect![[r#"
         deploying shop failed after 3.0 s; v7 goes on
           test exited with code 1

@@ -102,3 +102,57 @@ fn read_stdin(frames: mpsc::Sender<Frame>) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn until<C: AsyncRead + Unpin>(connection: &mut C, wanted: &Frame) {
+        let mut decoder = Decoder::default();
+        let mut chunk = [0; 1024];
+        loop {
+            let length = connection.read(&mut chunk).await.unwrap();
+            assert!(length > 0, "the connection ended before {wanted:?} came");
+            if decoder.push(&chunk[..length]).unwrap().contains(wanted) {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn output_is_shown_and_the_exit_code_is_passed_on() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let (mut screen, captured) = Screen::captured();
+        let server = tokio::spawn(async move {
+            let text = vec![b'x'; 5000];
+            for frame in [Frame::Stdout(b"hello ".to_vec()), Frame::Stdout(text), Frame::Exit(3)] {
+                theirs.write_all(&frame.encode()).await.unwrap();
+            }
+            theirs
+        });
+        let ended = attached(ours, false, &mut screen).await.unwrap();
+        assert_eq!(ended, Ended::Exited(3));
+        assert_eq!(captured.text().len(), 5006, "all of the output came before the end");
+        drop(server.await);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_off_is_not_taken_for_an_exit() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        drop(theirs);
+        let (mut screen, _) = Screen::captured();
+        assert_eq!(attached(ours, false, &mut screen).await.unwrap(), Ended::BrokenOff);
+    }
+
+    #[tokio::test]
+    async fn input_is_sent_in_frames_until_its_end() {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let (frames, queue) = mpsc::channel(4);
+        let sending = tokio::spawn(send(queue, ours));
+        frames.send(Frame::Stdin(b"ls\n".to_vec())).await.unwrap();
+        frames.send(Frame::StdinEof).await.unwrap();
+        until(&mut theirs, &Frame::StdinEof).await;
+        drop(frames);
+        sending.await.unwrap();
+    }
+}

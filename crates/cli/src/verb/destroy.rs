@@ -4,8 +4,9 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rung_api::Code;
 use rung_api::wire::{AppStatus, DestroyRequest};
+use rung_api::{Client, ClientError, Code};
+use rung_model::AppName;
 use rung_model::app::Destroying;
 
 use super::Session;
@@ -27,14 +28,9 @@ pub async fn destroy(session: &mut Session<'_>, args: &DestroyArgs) -> anyhow::R
     }
     let request = DestroyRequest { volumes, by: person::name() };
     session.client.destroy(&app, &request).await.with_context(|| format!("destroying {app}"))?;
-    while !args.wait.no_wait {
+    if !args.wait.no_wait {
         session.screen.moving(&format!("stopping {app}"));
-        match session.client.app(&app).await {
-            Ok(_) => tokio::time::sleep(LOOK).await,
-            Err(error) if error.code() == Some(Code::NotFound) => break,
-            Err(error) if may_pass(&error) => tokio::time::sleep(LOOK).await,
-            Err(error) => return Err(error).with_context(|| format!("waiting until {app} is gone")),
-        }
+        until_gone(&session.client, &app).await.with_context(|| format!("waiting until {app} is gone"))?;
     }
     session.screen.still();
     let words = if args.wait.no_wait { "is being destroyed" } else { "is destroyed" };
@@ -42,6 +38,16 @@ pub async fn destroy(session: &mut Session<'_>, args: &DestroyArgs) -> anyhow::R
         format!("{app} {words}")
     })?;
     Ok(Exit::Done)
+}
+
+async fn until_gone(client: &Client, app: &AppName) -> Result<(), ClientError> {
+    loop {
+        match client.app(app).await {
+            Err(error) if error.code() == Some(Code::NotFound) => return Ok(()),
+            Err(error) if !may_pass(&error) => return Err(error),
+            Ok(_) | Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
 }
 
 fn plan(status: &AppStatus, volumes: Destroying) -> String {

@@ -100,3 +100,46 @@ fn progress(status: &AppStatus, wanted: &BTreeMap<ServiceName, u32>) -> Progress
     }
     if missing.is_empty() { Progress::Reached } else { Progress::Missing(missing.join(", ")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(desired: u32, states: &[&str]) -> AppStatus {
+        let instance = |(n, state): (usize, &&str)| {
+            serde_json::json!({
+                "id": format!("shop-web-a{n}"), "node": "laptop", "service": "web", "release": 1, "state": state,
+                "routed": true, "endpoint": null, "pid": null, "restarts": 0, "since": "2026-03-04T10:00:00Z",
+                "reason": null, "log_tail": [],
+            })
+        };
+        let instances: Vec<_> = states.iter().enumerate().map(instance).collect();
+        let healthy = states.iter().filter(|state| **state == "healthy").count();
+        serde_json::from_value(serde_json::json!({
+            "app": "shop", "current": 1, "urls": [], "deployment": null, "destroying": false, "problems": [],
+            "services": [{
+                "name": "web", "desired": desired, "healthy": healthy, "exclusive": false, "port": true,
+                "scale": null, "instances": instances,
+            }],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_count_is_reached_when_all_are_healthy_and_none_is_left_over() {
+        let wanted = BTreeMap::from([(ServiceName::new("web").unwrap(), 2)]);
+        let look = |desired, states: &[&str]| progress(&status(desired, states), &wanted);
+        assert_eq!(look(2, &["healthy", "healthy"]), Progress::Reached);
+        assert_eq!(look(2, &["healthy", "healthy", "stopped"]), Progress::Reached);
+        assert_eq!(look(2, &["healthy", "starting"]), Progress::Missing("web: 1 of 2 healthy".into()));
+        assert!(
+            matches!(look(2, &["healthy", "healthy", "stopping"]), Progress::Missing(_)),
+            "one is left over"
+        );
+        assert!(
+            matches!(look(3, &["healthy", "healthy"]), Progress::Missing(_)),
+            "the count is not known yet"
+        );
+        assert_eq!(look(2, &["healthy", "crash_looping"]), Progress::Stuck);
+    }
+}

@@ -561,6 +561,17 @@ fn the_examples_of_the_documentation_are_accepted() {
     }
 }
 
+#[test]
+fn the_examples_are_accepted() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+    let files = std::fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path().join("rung.toml"));
+    for file in files.filter(|file| file.exists()) {
+        if let Err(errors) = parse(&file.display().to_string(), std::fs::read(&file).unwrap()) {
+            panic!("{errors}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
