@@ -82,12 +82,15 @@ fn first_rung(arguments: &FirstRung) -> anyhow::Result<()> {
     let solo = Payload::new("solo", 1)?;
     deploys::begin(&rung, &pair)?;
     if let Some(swarm) = &mut swarm {
-        swarm.begin(&pair)?;
+        swarm.begin(&pair, "pair", pair.instances)?;
     }
 
     let mut table = Table::new(start);
     rest::measure(&rung, &binary, swarm.as_ref(), Duration::from_secs(arguments.rest), &mut table)?;
     deploys::begin(&rung, &solo)?;
+    if let Some(swarm) = &mut swarm {
+        swarm.begin(&solo, "solo", solo.instances)?;
+    }
     deploys::measure(&rung, swarm.as_mut(), &mut pair, arguments.rounds, start, &mut table)?;
     // Rung alone again: a load takes every core.
     drop(swarm);

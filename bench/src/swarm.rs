@@ -17,7 +17,6 @@ use tempfile::TempDir;
 
 use crate::payload::Payload;
 
-const SERVICES: [(&str, usize); 2] = [("pair", 2), ("solo", 1)];
 const PLATFORM: [&str; 5] = ["dockerd", "containerd", "containerd-shim", "docker-proxy", "runc"];
 
 #[derive(Debug)]
@@ -128,36 +127,23 @@ impl Swarm {
         Ok(image)
     }
 
-    /// The first deploys.
-    pub fn begin(&mut self, app: &Payload) -> anyhow::Result<()> {
+    /// The first deploy of a service with the application.
+    pub fn begin(&mut self, app: &Payload, service: &str, replicas: usize) -> anyhow::Result<()> {
         let image = self.build(app)?;
-        for (name, replicas) in SERVICES {
-            let replicas = replicas.to_string();
-            let arguments = [
-                "service",
-                "create",
-                "-q",
-                "--name",
-                name,
-                "--replicas",
-                &replicas,
-                "--publish",
-                "mode=host,target=8000",
-                "--update-order",
-                "start-first",
-                "--update-parallelism",
-                "0",
-                "--update-monitor",
-                "1ns",
-                "--restart-delay",
-                "0s",
-                &image,
-            ];
-            self.docker(&arguments)?;
-        }
-        for (name, replicas) in SERVICES {
-            self.wait_for(name, replicas, &app.spelled());
-        }
+        let count = replicas.to_string();
+        let mut arguments = vec!["service", "create", "-q", "--name", service, "--replicas", &count];
+        arguments.extend(["--publish", "mode=host,target=8000", "--update-order", "start-first"]);
+        arguments.extend([
+            "--update-parallelism",
+            "0",
+            "--update-monitor",
+            "1ns",
+            "--restart-delay",
+            "0s",
+            &image,
+        ]);
+        self.docker(&arguments)?;
+        self.wait_for(service, replicas, &app.spelled());
         Ok(())
     }
 
@@ -251,7 +237,7 @@ impl Swarm {
 
 impl Drop for Swarm {
     fn drop(&mut self) {
-        for (name, _) in SERVICES {
+        for name in ["pair", "solo"] {
             // What was never made can't be removed.
             let _ = self.docker(&["service", "rm", name]);
         }
