@@ -270,17 +270,10 @@ fn a_deployment_that_was_rolled_back_shows_where_and_why() {
             (9, Phase::RolledBack, "v7 goes on"),
         ],
     );
-    reverted.trouble = Some(Trouble {
-        reason: "shop-web-a8 exited with code 1".into(),
-        log_tail: vec![
-            [r#"
-            deploying shop
-              XX  rolling out        8.0 s  starting 2 instances
-              !!  reverted           1.0 s  stopping 2 instances"#]
-            .into(),
-        ],
-    });
+    reverted.trouble =
+        Some(Trouble { reason: "shop-web-a8 exited with code 1".into(), log_tail: vec!["boom".into()] });
     expect![[r#"
+        deploying shop
           XX  rolling out        8.0 s  starting 2 instances
           !!  reverted           1.0 s  stopping 2 instances"#]]
     .assert_eq(&shown(&reverted));
