@@ -7,14 +7,15 @@
 //! nobody's claim about an archive is believed.
 //!
 //! How it works: a tree is a sorted list of paths ([`manifest`]), each a directory, a file (executable or not, with
-//! the SHA-256 of its content) or a symbolic link; the digest is the SHA-256 of that list. Times are kept in the
-//! archive, in whole seconds, and are not covered. Modes are what git keeps of them: 0755 for directories and
-//! executables, 0644 for other files. So a digest does not depend on anybody's umask, and a tree can be read by
-//! whichever user its instances get.
+//! the SHA-256 of its content) or a symbolic link; the digest is the SHA-256 of that list. The times of files and
+//! directories are kept in the archive, in whole seconds, and are not covered. Modes are what git keeps of them: 0755
+//! for directories and executables, 0644 for other files. So a digest does not depend on anybody's umask, and a tree
+//! can be read by whichever user its instances get.
 //!
-//! The archive is plain tar, not compressed: for 5 MB, gzip at its fastest level costs 60 ms of one core to pack
-//! and 25 ms to unpack (zlib; measured), while a Unix socket carries plain tar in 2 ms. Only the part of tar that [`pack_tree`] writes is read (regular files,
-//! directories, symbolic links, GNU long names): what no reader understands can't be used against one.
+//! The archive is plain tar, not compressed: for 5 MB, gzip at its fastest level costs 60 ms of one core to pack and
+//! 25 ms to unpack (zlib; measured), while a Unix socket carries plain tar in 2 ms. Only the part of tar that
+//! [`pack_tree`] writes is read (regular files, directories, symbolic links, GNU long names): what no reader
+//! understands can't be used against one.
 //!
 //! What this crate deliberately does not do: it keeps no owners, extended attributes, hard links (they are packed as
 //! files of their own) or sparse files; it never follows a link; it does not sync to disk. After a power loss compare

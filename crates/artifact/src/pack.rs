@@ -143,7 +143,9 @@ impl<W: Write> Destination<W> {
         header.set_entry_type(kind);
         header.set_mode(if plain_file { 0o644 } else { 0o755 });
         header.set_size(size);
-        header.set_mtime(u64::try_from(found.metadata.mtime()).unwrap_or(0));
+        // A link's own time is nobody's business, and is not restored: kept out, the same tree makes the same bytes.
+        let mtime = if kind == EntryType::Symlink { 0 } else { found.metadata.mtime() };
+        header.set_mtime(u64::try_from(mtime).unwrap_or(0));
         header.set_uid(0);
         header.set_gid(0);
         header.set_cksum();

@@ -173,6 +173,27 @@ fn an_ordinary_tar_reads_what_we_write() {
 }
 
 #[test]
+fn a_links_own_time_does_not_change_the_archive() {
+    let linked = |seconds| {
+        let app = tree(&[("a", "1")]);
+        symlink("a", app.path().join("link")).unwrap();
+        let status = std::process::Command::new("touch")
+            .args(["--no-dereference", "--date", seconds])
+            .arg(app.path().join("link"))
+            .status();
+        assert!(status.unwrap().success(), "touch failed");
+        for path in ["a", ""] {
+            fs::File::open(app.path().join(path)).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+        packed_source(app.path()).0
+    };
+    assert!(
+        linked("@1000") == linked("@2000"),
+        "an unpacked link, which has a time of its own, packs differently"
+    );
+}
+
+#[test]
 fn the_same_tree_packs_to_the_same_bytes() {
     let app = tree(&[("b", "1"), ("a/z", "2"), ("a-b", "3"), ("a.c", "4")]);
     assert_eq!(packed_source(app.path()).0, packed_source(app.path()).0);

@@ -57,7 +57,7 @@ fn make(dir: &Path, things: &BTreeMap<String, Thing>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
     fn a_tree_arrives_as_it_left(things in proptest::collection::btree_map(path(), thing(), 0..20)) {
