@@ -154,7 +154,7 @@ impl Screen {
         let bar = self.moving.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
             bar.set_style(
-                ProgressStyle::with_template("{spinner} {msg}").expect("the template is well-formed"),
+                ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is well-formed"),
             );
             bar.enable_steady_tick(Duration::from_millis(100));
             bar

@@ -109,8 +109,7 @@ pub fn moving_line(line: &PhaseLine, now: Timestamp) -> String {
     let doing = doing(line.phase).unwrap_or("ending");
     let message =
         if line.message.is_empty() { String::new() } else { format!(": {}", harmless(&line.message)) };
-    // A line that wraps cannot be redrawn cleanly.
-    format!("{doing}{message} ({})", span(took)).chars().take(100).collect()
+    format!("{doing} {}{message}", span(took))
 }
 
 /// The last words: where it is served, or why not.

@@ -243,7 +243,7 @@ fn a_deployment_shows_one_line_a_phase() {
         deploying shop
           ok  built               12 s  npm test passed
           ok  release command    3.0 s  bin/migrate
-        rolling out: 1 of 2 instances of web are healthy (5.0 s)"#]]
+        rolling out 5.0 s: 1 of 2 instances of web are healthy"#]]
     .assert_eq(&shown(&going_on));
 
     let mut done = going_on.clone();
