@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use ring::rand::{SecureRandom, SystemRandom};
 use rung_api::seal::write_private;
-use rung_cli::Hinted;
+use rung_cli::edge::Hinted;
 
 /// A data directory that is ours until this is dropped (or the process ends).
 #[derive(Debug)]
@@ -78,7 +78,8 @@ impl Data {
                 let mut bytes = [0; 32];
                 SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
                 let token = hex::encode(bytes);
-                write_private(&path, token.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+                write_private(&path, token.as_bytes())
+                    .with_context(|| format!("writing {}", path.display()))?;
                 Ok(token)
             }
             Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
@@ -123,8 +124,10 @@ fn lock(root: &Path) -> anyhow::Result<Flock<File>> {
         }
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
             let pid = if holder.is_empty() { "unknown" } else { holder.trim() };
-            let message = format!("data directory {} is in use by a running rung (pid {pid})", root.display());
-            Err(Hinted::failed(message, "deploy to it with `rung deploy`, or give another one with --data").into())
+            let message =
+                format!("data directory {} is in use by a running rung (pid {pid})", root.display());
+            Err(Hinted::failed(message, "deploy to it with `rung deploy`, or give another one with --data")
+                .into())
         }
         Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }

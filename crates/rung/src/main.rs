@@ -11,7 +11,7 @@ mod upgrade;
 
 use std::process::ExitCode;
 
-use rung_cli::{Cli, Command, Exit, Screen, ServiceCommand};
+use rung_cli::{Cli, Command, ServiceCommand};
 
 fn main() -> ExitCode {
     let role = std::env::args().nth(1);
@@ -39,18 +39,13 @@ fn run_command(cli: Cli) -> ExitCode {
         }
         Command::Upgrade(upgrade) => upgrade::ask(&cli.global, &upgrade),
         Command::Service(ServiceCommand::Install(install)) => service::install(&cli.global, &install),
-        Command::Verb(verb) => on_one_thread(rung_cli::run(&cli.global, verb, &mut Screen::of_process())),
+        Command::Verb(verb) => return rung_cli::run(&cli.global, verb).into(),
         Command::Ingress(_) | Command::Shim(_) => unreachable!("these roles branched off before"),
     };
     match ended {
         Ok(exit) => exit.into(),
         Err(error) => fail(&error),
     }
-}
-
-/// What talks to a server and to a person needs no second thread.
-fn on_one_thread(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

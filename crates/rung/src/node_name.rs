@@ -7,8 +7,9 @@ use rung_model::NodeId;
 
 pub fn ensure(path: &Path) -> anyhow::Result<NodeId> {
     match std::fs::read_to_string(path) {
-        Ok(text) => NodeId::new(text.trim())
-            .with_context(|| format!("{} does not hold a node's name; remove it to choose anew", path.display())),
+        Ok(text) => NodeId::new(text.trim()).with_context(|| {
+            format!("{} does not hold a node's name; remove it to choose anew", path.display())
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
             let name = slug(&host.unwrap_or_default());
@@ -23,7 +24,8 @@ pub fn ensure(path: &Path) -> anyhow::Result<NodeId> {
 /// The first label of a host name, without what node names don't allow; `node` when nothing is left.
 fn slug(host: &str) -> NodeId {
     let label = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
-    let kept: String = label.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').collect();
+    let kept: String =
+        label.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').collect();
     let kept = kept.trim_start_matches(|c: char| !c.is_ascii_lowercase());
     let kept = kept.get(..kept.len().min(40)).unwrap_or_default().trim_end_matches('-');
     NodeId::new(kept).unwrap_or_else(|_| NodeId::new("node").expect("`node` is a name"))

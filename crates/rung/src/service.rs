@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
-use rung_cli::{Exit, Global, Hinted, ServiceInstallArgs, data_directory};
+use rung_cli::edge::Hinted;
+use rung_cli::{Exit, Global, ServiceInstallArgs, data_directory};
 
 const UNIT: &str = "/etc/systemd/system/rung.service";
 
@@ -36,7 +37,10 @@ pub fn install(global: &Global, install: &ServiceInstallArgs) -> anyhow::Result<
 /// A unit that points into a build directory works until the next `cargo clean`.
 fn warn_of_a_program_that_may_vanish(program: &Path) {
     if program.components().any(|part| part.as_os_str() == "target") {
-        eprintln!("note: the unit runs {}; copy it to /usr/local/bin first to be independent of it", program.display());
+        eprintln!(
+            "note: the unit runs {}; copy it to /usr/local/bin first to be independent of it",
+            program.display()
+        );
     }
 }
 
@@ -53,7 +57,8 @@ fn quoted(word: &str) -> String {
 }
 
 fn unit(program: &Path, data: &Path, http: &str, api: Option<&str>) -> String {
-    let mut command = format!("{} up --data {}", quoted(&program.to_string_lossy()), quoted(&data.to_string_lossy()));
+    let mut command =
+        format!("{} up --data {}", quoted(&program.to_string_lossy()), quoted(&data.to_string_lossy()));
     command.push_str(&format!(" --http {}", quoted(http)));
     if let Some(api) = api {
         command.push_str(&format!(" --api {}", quoted(api)));
@@ -96,6 +101,9 @@ mod tests {
         let unit = unit(Path::new("/opt/my rung/100%"), Path::new("/var/lib/rung"), "0.0.0.0:80", None);
         assert!(unit.contains("KillMode=process\n"), "systemd would kill the instances with rung");
         assert!(unit.contains("Delegate=yes\n"), "rung could make no control groups");
-        assert!(unit.contains(r#"ExecStart="/opt/my rung/100%%" up --data "/var/lib/rung" --http "0.0.0.0:80""#), "{unit}");
+        assert!(
+            unit.contains(r#"ExecStart="/opt/my rung/100%%" up --data "/var/lib/rung" --http "0.0.0.0:80""#),
+            "{unit}"
+        );
     }
 }

@@ -9,7 +9,11 @@ use anyhow::Context;
 use rung_agent::{AgentConfig, Shutdown};
 use rung_api::seal::SealKey;
 use rung_api::{Address, Client};
-use rung_cli::{DeployOptions, Exit, Global, Hinted, Screen, ServerFile, UpArgs, data_directory, deploy_directory};
+use rung_cli::edge::Hinted;
+use rung_cli::screen::Format;
+use rung_cli::{
+    DeployOptions, Exit, Global, OnInterrupt, Screen, ServerFile, UpArgs, data_directory, deploy_directory,
+};
 use rung_control::{Control, ControlConfig, Listeners};
 use rung_ingress::{Supervisor, SupervisorConfig};
 use rung_store::SqliteStore;
@@ -30,8 +34,7 @@ const WORKERS: usize = 2;
 const STOP_MARGIN: Duration = Duration::from_secs(120);
 
 pub fn run(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
     let ended = runtime.block_on(start(global, up));
     // What still runs in the background (a listing of a directory, say) has nothing to finish.
     runtime.shutdown_background();
@@ -83,7 +86,10 @@ async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
             }
         }
     }
-    eprintln!("stopping{}", if up.keep { "; the instances go on" } else { ": requests first, then instances" });
+    eprintln!(
+        "stopping{}",
+        if up.keep { "; the instances go on" } else { ": requests first, then instances" }
+    );
     tokio::select! {
         ended = platform.stop(up.keep) => ended?,
         _ = interrupts.recv() => eprintln!("stopped at once; instances that are left are found again at the next start"),
@@ -138,7 +144,8 @@ impl Platform {
             api: client.clone(),
             program,
         };
-        let agent = tokio::spawn(async move { rung_agent::run(config, stopping).await.map_err(anyhow::Error::from) });
+        let agent =
+            tokio::spawn(async move { rung_agent::run(config, stopping).await.map_err(anyhow::Error::from) });
         let file = ServerFile {
             api: format!("http://{api}"),
             token,
@@ -146,7 +153,19 @@ impl Platform {
             pid: std::process::id(),
         };
         file.write(data.root()).context("writing rung.json, by which the commands find the server")?;
-        Ok(Self { control, client, http, api, store, upgrades, stop_ingress, stop_agent, ingress, agent, server })
+        Ok(Self {
+            control,
+            client,
+            http,
+            api,
+            store,
+            upgrades,
+            stop_ingress,
+            stop_agent,
+            ingress,
+            agent,
+            server,
+        })
     }
 
     /// Requests are finished first; then instances are stopped, unless they are to be left.
@@ -183,7 +202,11 @@ fn parse_address(option: &str, said: &str) -> anyhow::Result<SocketAddr> {
         (Ok(ip), Ok(port)) => Ok(SocketAddr::new(ip, port)),
         _ => {
             let message = format!("{said:?} is not an address to listen on");
-            Err(Hinted::usage(message, format!("write it like {option} 127.0.0.1:8080 or {option} 0.0.0.0:80")).into())
+            Err(Hinted::usage(
+                message,
+                format!("write it like {option} 127.0.0.1:8080 or {option} 0.0.0.0:80"),
+            )
+            .into())
         }
     }
 }
@@ -220,8 +243,9 @@ fn announce(data: &Data, platform: &Platform) {
 
 /// A failed deploy is explained and leaves the platform running: there may be other apps, and the next try is near.
 async fn deploy_first(platform: &Platform, directory: &std::path::Path) {
-    let mut screen = Screen::of_process();
-    let deployed = deploy_directory(&platform.client, directory, DeployOptions::default(), &mut screen).await;
+    let mut screen = Screen::stdout(Format::People);
+    let options = DeployOptions { on_interrupt: OnInterrupt::LeaveToCaller, ..DeployOptions::default() };
+    let deployed = deploy_directory(&platform.client, directory, &options, &mut screen).await;
     if let Err(error) = deployed {
         let (text, _) = rung_cli::explain(&error);
         eprintln!("{text}");

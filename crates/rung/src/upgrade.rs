@@ -12,7 +12,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rung_cli::{Exit, Global, Hinted, UpgradeArgs};
+use rung_cli::edge::Hinted;
+use rung_cli::{Exit, Global, UpgradeArgs};
 use rung_store::SqliteStore;
 
 use crate::data::Data;
@@ -35,7 +36,7 @@ pub fn ask(global: &Global, upgrade: &UpgradeArgs) -> anyhow::Result<Exit> {
     let version = version_of(&program)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = rung_cli::connect::client(global)?;
+        let client = rung_cli::connect::connect(global)?;
         let before = client.health().await?;
         client.upgrade_server(&program).await?;
         let deadline = Instant::now() + COMES_BACK_WITHIN;
