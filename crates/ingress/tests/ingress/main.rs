@@ -1,0 +1,27 @@
+//! Stories of the ingress: a real process behind a real supervisor, a server that is played, applications on sockets.
+
+// The lint knows test functions only; here everything is a test.
+#![allow(clippy::unwrap_used)]
+
+mod application;
+mod client;
+mod forwarding;
+mod hostile;
+mod lifetimes;
+mod responses;
+mod routing;
+mod stage;
+
+/// Not a story: the other stories start this binary again, and then it is the ingress.
+#[test]
+fn ingress_process() {
+    let Ok(args) = std::env::var("RUNG_INGRESS_TEST_ARGS") else { return };
+    let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
+    match rung_ingress::run_process(&args) {
+        Ok(()) => std::process::exit(0),
+        Err(error) => {
+            eprintln!("the ingress failed: {error:?}");
+            std::process::exit(1)
+        }
+    }
+}
