@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,12 +63,11 @@ async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
     let data = Data::open(&data_directory(global.data.as_deref())?)?;
     let mut platform = Platform::start(&data, up).await?;
     announce(&data, &platform);
-    if let Some(directory) = &up.directory {
-        deploy_first(&platform, directory).await;
-    }
-    println!("Ctrl-C stops rung{}", if up.keep { "; its instances go on" } else { " and its instances" });
+    let mut deploying = pin!(deploy_first(platform.client.clone(), up.directory.clone(), up.keep));
+    let mut is_deploying = true;
     loop {
         tokio::select! {
+            () = &mut deploying, if is_deploying => is_deploying = false,
             _ = interrupts.recv() => break,
             _ = terminations.recv() => break,
             program = platform.upgrades.recv() => {
@@ -242,14 +242,16 @@ fn announce(data: &Data, platform: &Platform) {
 }
 
 /// A failed deploy is explained and leaves the platform running: there may be other apps, and the next try is near.
-async fn deploy_first(platform: &Platform, directory: &std::path::Path) {
-    let mut screen = Screen::stdout(Format::People);
-    let options = DeployOptions { on_interrupt: OnInterrupt::LeaveToCaller, ..DeployOptions::default() };
-    let deployed = deploy_directory(&platform.client, directory, &options, &mut screen).await;
-    if let Err(error) = deployed {
-        let (text, _) = rung_cli::explain(&error);
-        eprintln!("{text}");
+async fn deploy_first(client: Client, directory: Option<PathBuf>, keep: bool) {
+    if let Some(directory) = directory {
+        let mut screen = Screen::stdout(Format::People);
+        let options = DeployOptions { on_interrupt: OnInterrupt::LeaveToCaller, ..DeployOptions::default() };
+        if let Err(error) = deploy_directory(&client, &directory, &options, &mut screen).await {
+            let (text, _) = rung_cli::explain(&error);
+            eprintln!("{text}");
+        }
     }
+    println!("Ctrl-C stops rung{}", if keep { "; its instances go on" } else { " and its instances" });
 }
 
 #[cfg(test)]
