@@ -537,6 +537,11 @@ impl Client {
     ) -> Result<ProxyDocuments, ClientError> {
         self.call(Method::POST, &with_wait(fill(paths::PROXY_POLL, &[&proxy]), wait), poll).await
     }
+
+    /// The proxy ends in order: nobody need wait for its acknowledgements any more.
+    pub async fn leave(&self, proxy: &str) -> Result<(), ClientError> {
+        self.call(Method::DELETE, &fill(paths::PROXY, &[&proxy]), &()).await
+    }
 }
 
 /// A log query as the query of a URL.

@@ -37,6 +37,7 @@ pub const LAUNCH: &str = "/v1/apps/{app}/releases/{release}/launch";
 pub const ARTIFACT: &str = "/v1/artifacts/{digest}";
 
 // For proxies.
+pub const PROXY: &str = "/v1/proxies/{proxy}";
 pub const PROXY_POLL: &str = "/v1/proxies/{proxy}/poll";
 
 // Served by each agent on its own address; the server passes people's requests on to it.

@@ -102,6 +102,7 @@ impl std::fmt::Debug for SecretRequest {
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SecretListing {
     pub name: SecretName,
+    /// 0: required, and not set.
     pub version: u64,
     /// Named in the app file's `[secrets] required`.
     pub required: bool,

@@ -226,6 +226,7 @@ fn roles() -> Described {
             says("An artifact's archive").answers_bytes("application/x-tar"),
         )
         .put(paths::ARTIFACT, nodes::put_artifact, says("Store what a build made").takes_archive())
+        .delete(paths::PROXY, nodes::leave, says("End as a proxy: it is not waited for any more"))
         .post(
             paths::PROXY_POLL,
             nodes::poll_routes,

@@ -116,8 +116,8 @@ impl Control {
         read(&self.inner.reconcile.lock().expect("no panic while held"))
     }
 
-    /// A proxy's process has ended, as its supervisor saw.
-    pub fn proxy_gone(&self, proxy: &str) {
+    /// A proxy's process has ended or is about to.
+    pub(crate) fn proxy_gone(&self, proxy: &str) {
         let _ = self.inner.mailbox.send(Event::ProxyGone { proxy: proxy.to_owned() });
     }
 

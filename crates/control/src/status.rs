@@ -68,10 +68,16 @@ fn services(world: &World, app: &App) -> Vec<ServiceStatus> {
         for (id, assigned) in held.value.instances.iter().filter(|(_, assigned)| assigned.app == app.name) {
             let status = instance_status(world, node, id, assigned);
             let service = find_or_add(&mut statuses, &assigned.service, status.endpoint.is_some());
-            service.healthy +=
-                u32::from(status.state == InstanceState::Healthy && assigned.intent == Intent::Run);
+            // Those that are on their way out, or in, don't count.
+            let counts =
+                app.live.is_none_or(|live| assigned.deployment == live) && assigned.intent == Intent::Run;
+            service.healthy += u32::from(counts && status.state == InstanceState::Healthy);
             service.instances.push(status);
         }
+    }
+    for service in &mut statuses {
+        // `a9` before `a10`.
+        service.instances.sort_by(|a, b| (a.id.as_str().len(), &a.id).cmp(&(b.id.as_str().len(), &b.id)));
     }
     statuses
 }

@@ -57,6 +57,7 @@ pub async fn deploy(
     for _ in 0..ATTEMPTS {
         let (record, revision) = control.record_or_new(&app)?;
         require_secrets(&record, &file)?;
+        control.refuse_taken_domains(&file)?;
         let mut draft = Draft {
             file: file.clone(),
             config: record.config.clone(),
@@ -91,11 +92,7 @@ pub async fn deploy(
 }
 
 fn read_file(app: &AppName, request: &DeployRequest) -> Result<AppFile, ErrorBody> {
-    let parsed = if request.file_name.ends_with("Procfile") {
-        appfile::parse_procfile(app.clone(), &request.file)
-    } else {
-        appfile::parse(&request.file_name, &request.file)
-    };
+    let parsed = appfile::parse_as(&request.file_name, app, &request.file);
     let file = parsed.map_err(|errors| ErrorBody::new(Code::InvalidAppFile, errors.to_string()))?;
     if file.app != *app {
         let message = format!("{} is for app {}, not for {app}", request.file_name, file.app);
@@ -121,6 +118,26 @@ fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
 }
 
 impl Control {
+    /// A host name belongs to one app.
+    fn refuse_taken_domains(&self, file: &AppFile) -> Result<(), ErrorBody> {
+        let taken = self.read(|world| {
+            let others =
+                world.routes.values().map(|held| &held.value).filter(|document| document.app != file.app);
+            let mut hosts =
+                others.flat_map(|document| document.hosts.iter().map(|host| (host, &document.app)));
+            let clash = hosts.find(|(host, _)| file.domains.contains(host));
+            clash.map(|(host, app)| (host.clone(), app.clone()))
+        });
+        match taken {
+            None => Ok(()),
+            Some((host, other)) => {
+                let message = format!("domain {host} is served by app {other}");
+                Err(ErrorBody::new(Code::Refused, message)
+                    .hint("take it out of the other app's `domains` first"))
+            }
+        }
+    }
+
     /// The app's record; a fresh one (at revision 0) when it was never heard of.
     pub(crate) fn record_or_new(&self, app: &AppName) -> Result<(App, u64), ErrorBody> {
         match self.record_of(app) {

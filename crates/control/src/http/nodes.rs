@@ -163,6 +163,12 @@ pub async fn poll_routes(
     Ok(Json(news.await.unwrap_or(nothing)))
 }
 
+/// A proxy that ends in order is not waited for until it counts as silent.
+pub async fn leave(State(control): State<Control>, named: Named) -> Answer<()> {
+    control.proxy_gone(named.text("proxy"));
+    Ok(Json(()))
+}
+
 /// Documents that are newer than what a proxy holds; `None` when there are none.
 fn newer_routes(reconcile: &Reconcile, after: Generation, whole: bool) -> Option<ProxyDocuments> {
     let world = reconcile.world();

@@ -73,10 +73,12 @@ pub async fn secrets(State(control): State<Control>, named: Named) -> Answer<Vec
     let record = control.read(|world| Some(world.apps.get(&app)?.value.clone()));
     let record = record.ok_or_else(|| no_such_app(&app))?;
     let required = control.current_file(&record).map(|file| file.required_secrets).unwrap_or_default();
-    let listed = record.secrets.iter().map(|(name, version)| SecretListing {
-        name: name.clone(),
-        version: *version,
-        required: required.contains(name),
+    let mut versions: BTreeMap<SecretName, u64> = record.secrets;
+    // What is required and not set is listed, too, with no version.
+    required.iter().for_each(|name| drop(versions.entry(name.clone()).or_insert(0)));
+    let listed = versions.into_iter().map(|(name, version)| {
+        let required = required.contains(&name);
+        SecretListing { name, version, required }
     });
     Ok(Json(listed.collect()))
 }
