@@ -1,0 +1,149 @@
+//! The agent's own API on `agent.sock`: logs, and the terminals of runs. The server passes people's requests on to it.
+
+use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path as PathParameter, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use rung_api::attach::PROTOCOL;
+use rung_api::wire::{LogLine, LogQuery};
+use rung_api::{Code, ErrorBody, paths, sse};
+use rung_model::RunId;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+
+use crate::driver;
+use crate::logs;
+use crate::node::Shared;
+use crate::runs::MAIN;
+
+/// Somebody may attach before the run has begun: its artifact is still being fetched.
+const ATTACH_WAIT: Duration = Duration::from_secs(30);
+const ATTACH_POLL: Duration = Duration::from_millis(20);
+/// Comments keep proxies and clients from taking a quiet log for a dead connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+struct ApiError(ErrorBody);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.status()).expect("codes have valid statuses");
+        (status, axum::Json(self.0)).into_response()
+    }
+}
+
+/// Binds by the directory's descriptor: paths of data directories are longer than a socket's address.
+pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
+    use std::os::fd::AsRawFd;
+    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(std::io::Error::other("the agent's socket has no directory"));
+    };
+    let _ = std::fs::remove_file(socket);
+    let directory = std::fs::File::open(parent)?;
+    let listener =
+        UnixListener::bind(Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+pub async fn serve(listener: UnixListener, node: Shared) {
+    let router = Router::new()
+        .route(paths::AGENT_LOGS, get(read_logs))
+        .route(paths::AGENT_ATTACH, get(attach).post(attach))
+        .with_state(node);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "serving the agent's socket");
+    }
+}
+
+async fn read_logs(State(node): State<Shared>, Query(query): Query<LogQuery>) -> Result<Response, ApiError> {
+    let Some(app) = query.app.clone() else {
+        let body = ErrorBody::new(Code::InvalidRequest, "logs of which app is not said");
+        return Err(ApiError(body.hint("add ?app=<name>")));
+    };
+    let (sender, receiver) = mpsc::channel(256);
+    tokio::task::spawn_blocking(move || logs::read(&node.layout, &app, &query, &sender));
+    let events = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        let event = next_event(&mut receiver).await?;
+        Some((Ok::<_, Infallible>(event), receiver))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::from_stream(events)).into_response())
+}
+
+async fn next_event(receiver: &mut mpsc::Receiver<LogLine>) -> Option<Bytes> {
+    match tokio::time::timeout(KEEP_ALIVE, receiver.recv()).await {
+        Ok(Some(first)) => {
+            let mut text = event(&first);
+            // What is ready goes in one piece: a long log is read at the disk's speed.
+            while text.len() < 64 * 1024
+                && let Ok(line) = receiver.try_recv()
+            {
+                text.push_str(&event(&line));
+            }
+            Some(text.into())
+        }
+        Ok(None) => None,
+        Err(_) => Some(Bytes::from_static(b": still here\n\n")),
+    }
+}
+
+fn event(line: &LogLine) -> String {
+    sse::encode(&serde_json::to_string(line).expect("log lines serialize"))
+}
+
+/// Frames of `rung_api::attach`, passed on between the shim and the connection as they are.
+async fn attach(
+    State(node): State<Shared>,
+    PathParameter(run): PathParameter<RunId>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let upgrade = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    if upgrade != Some(PROTOCOL) {
+        let body = ErrorBody::new(Code::InvalidRequest, "attaching to a run needs an upgrade");
+        return Err(ApiError(body.hint(format!("send `Upgrade: {PROTOCOL}`"))));
+    }
+    let mut shim = await_shim(&node, &run).await?;
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgraded.await {
+            Ok(connection) => {
+                // Either side's end is the end; a broken connection is seen by the shim as a closed terminal.
+                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(connection), &mut shim).await;
+            }
+            Err(error) => tracing::debug!(%error, %run, "the upgrade did not come"),
+        }
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+async fn await_shim(node: &Shared, run: &RunId) -> Result<tokio::net::UnixStream, ApiError> {
+    let directory = node.layout.run(run).join(MAIN);
+    let until = tokio::time::Instant::now() + ATTACH_WAIT;
+    loop {
+        match driver::attach(&directory).await {
+            Ok(stream) => return Ok(stream),
+            Err(driver::TalkError::Refused(reason)) => {
+                let message = format!("attaching to run {run}: {reason}");
+                return Err(ApiError(ErrorBody::new(Code::Refused, message)));
+            }
+            Err(_) => {}
+        }
+        let has_ended = directory.join(crate::shim::protocol::EXIT_FILE).exists();
+        if has_ended || tokio::time::Instant::now() >= until {
+            let message = format!("run {run} is not running here");
+            let body = ErrorBody::new(Code::NotFound, message).hint("its output is in `rung logs`");
+            return Err(ApiError(body));
+        }
+        tokio::time::sleep(ATTACH_POLL).await;
+    }
+}

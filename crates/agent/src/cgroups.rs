@@ -1,0 +1,154 @@
+//! Which cgroups this machine lets the agent make. Version 1 hierarchies and version 2 are both understood.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Controllers that limits are set with.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// Where the cgroups of lives are made, and what they can limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cgroups {
+    bases: Vec<PathBuf>,
+    pub memory: bool,
+    pub cpu: bool,
+    pub processes: bool,
+}
+
+impl Cgroups {
+    /// Looks for what can be used, and makes the directories below which lives get theirs. `name` tells this data
+    /// directory's lives from another's.
+    pub fn detect(name: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let found = version_2(&mounts, &own, name);
+        if found.memory { found } else { version_1(&mounts, &own, name) }
+    }
+
+    /// The cgroups of one life.
+    pub fn of(&self, life: &str) -> Vec<PathBuf> {
+        self.bases.iter().map(|base| base.join(life)).collect()
+    }
+
+    /// Removes the cgroups of lives whose shim was killed. What is still in use can't be removed, and stays.
+    pub fn sweep(&self) {
+        for base in &self.bases {
+            for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    let _ = fs::remove_dir(entry.path());
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, base: PathBuf, controllers: &[&str]) {
+        self.memory |= controllers.contains(&"memory");
+        self.cpu |= controllers.contains(&"cpu");
+        self.processes |= controllers.contains(&"pids");
+        self.bases.push(base);
+    }
+}
+
+/// Mount points by controller (version 1), or under `""` (version 2).
+fn mount_points(mountinfo: &str, kind: &str) -> BTreeMap<String, PathBuf> {
+    let mut points = BTreeMap::new();
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let (left, right): (Vec<_>, Vec<_>) = (left.split(' ').collect(), right.split(' ').collect());
+        let (Some(point), true) = (left.get(4), right.first() == Some(&kind)) else { continue };
+        if kind == "cgroup2" {
+            points.insert(String::new(), PathBuf::from(point));
+            continue;
+        }
+        for option in right.get(2).into_iter().flat_map(|options| options.split(',')) {
+            points.insert(option.to_owned(), PathBuf::from(point));
+        }
+    }
+    points
+}
+
+/// This process's cgroup: limits that somebody set on Rung go on to hold for its instances.
+fn own_path(own: &str, controller: &str) -> Option<String> {
+    own.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        controllers.split(',').any(|c| c == controller).then(|| path.trim_start_matches('/').to_owned())
+    })
+}
+
+fn version_1(mounts: &str, own: &str, name: &str) -> Cgroups {
+    let points = mount_points(mounts, "cgroup");
+    let mut cgroups = Cgroups::default();
+    let mut by_base: BTreeMap<PathBuf, Vec<&str>> = BTreeMap::new();
+    for controller in CONTROLLERS {
+        let (Some(point), Some(path)) = (points.get(controller), own_path(own, controller)) else { continue };
+        // Inside a container the path may be the host's, and not be there.
+        let parent = [point.join(&path), point.clone()].into_iter().find(|parent| parent.is_dir());
+        let Some(parent) = parent else { continue };
+        by_base.entry(parent.join(name)).or_default().push(controller);
+    }
+    for (base, controllers) in by_base {
+        if fs::create_dir_all(&base).is_ok() && is_writable(&base) {
+            cgroups.add(base, &controllers);
+        }
+    }
+    cgroups
+}
+
+/// A version 2 cgroup has either processes or children. So the agent moves into a leaf of its own first; where other
+/// processes share its cgroup (a login session) that is not possible, and a unit with `Delegate=yes` is the way out.
+fn version_2(mounts: &str, own: &str, name: &str) -> Cgroups {
+    let mut cgroups = Cgroups::default();
+    let Some(point) = mount_points(mounts, "cgroup2").remove("") else { return cgroups };
+    let path = own_path(own, "").unwrap_or_default();
+    // After a restart the agent is in its leaf already.
+    let path = path.strip_suffix("rung-agent").unwrap_or(&path).trim_end_matches('/').to_owned();
+    let parent = point.join(&path);
+    let available = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
+    let controllers: Vec<&str> =
+        CONTROLLERS.into_iter().filter(|c| available.split_whitespace().any(|a| a == *c)).collect();
+    if controllers.is_empty() {
+        return cgroups;
+    }
+    if !path.is_empty() {
+        let leaf = parent.join("rung-agent");
+        let moved = fs::create_dir_all(&leaf)
+            .and_then(|()| fs::write(leaf.join("cgroup.procs"), std::process::id().to_string()));
+        if moved.is_err() {
+            return cgroups;
+        }
+    }
+    let base = parent.join(name);
+    let enable: String = controllers.iter().map(|c| format!("+{c} ")).collect();
+    let ready = fs::write(parent.join("cgroup.subtree_control"), &enable)
+        .and_then(|()| fs::create_dir_all(&base))
+        .and_then(|()| fs::write(base.join("cgroup.subtree_control"), &enable));
+    if ready.is_ok() {
+        cgroups.add(base, &controllers);
+    }
+    cgroups
+}
+
+fn is_writable(base: &Path) -> bool {
+    let probe = base.join("probe");
+    let made = fs::create_dir(&probe).is_ok() || probe.is_dir();
+    made && fs::remove_dir(&probe).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_both_versions_are_understood() {
+        let mounts = "35 30 0:30 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      36 30 0:31 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_points(mounts, "cgroup")["cpu"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(mount_points(mounts, "cgroup2")[""], Path::new("/sys/fs/cgroup/unified"));
+        let own = "4:memory:/a/b\n1:cpu,cpuacct:/\n0::/system.slice/rung.service\n";
+        assert_eq!(own_path(own, "memory").as_deref(), Some("a/b"));
+        assert_eq!(own_path(own, "cpu").as_deref(), Some(""));
+        assert_eq!(own_path(own, "").as_deref(), Some("system.slice/rung.service"));
+    }
+}

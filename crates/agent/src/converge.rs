@@ -1,0 +1,571 @@
+//! The converge loop as a state machine: from what shall run and what does run to what is to be done.
+//!
+//! [`Converge::step`] takes one event and answers with effects. There is no I/O, no clock and no randomness in it:
+//! the agent's loop and the simulator drive the same machine. It is level-triggered: after every event each
+//! instance's life is compared with what is wanted, so a lost signal costs a tick and nothing else.
+//!
+//! What the driver of the machine owes it:
+//! - it carries out every effect, in order for one instance, and tells the outcome as an event;
+//! - it calls `step` with [`Event::Tick`] at [`Converge::wake_at`];
+//! - at the start it tells everything that it finds ([`Event::Found`]), then [`Event::Begin`].
+
+mod backoff;
+mod instance;
+mod runs;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rung_model::observed::ObservedRun;
+use rung_model::{
+    AppName, AssignedInstance, Assignment, Digest, Generation, InstanceId, NodeId, Observed, Release,
+    ReleaseNumber, Run, RunId, RunOutcome,
+};
+
+use instance::Instance;
+use runs::Runs;
+
+/// The moment of an event, as the driver's clocks have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic, since any fixed moment: what every decision is made by.
+    pub elapsed: Duration,
+    /// For display only.
+    pub wall: Timestamp,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// At the start: an instance of an earlier agent process.
+    Found(Found),
+    /// At the start: this artifact is unpacked here.
+    Artifact {
+        digest: Digest,
+    },
+    /// At the start: releases that were kept. Later: the answer to [`Effect::FetchRelease`].
+    Release(Box<Release>),
+    /// Everything that there was to find was told.
+    Begin,
+    /// The latest assignment; an older one than the one that is held is refused.
+    Assigned(Assignment),
+    ReleaseFailed {
+        app: AppName,
+        release: ReleaseNumber,
+        reason: String,
+    },
+    ArtifactFailed {
+        digest: Digest,
+        reason: String,
+        cause: Cause,
+    },
+    Started {
+        instance: InstanceId,
+        attempt: u32,
+        pid: u32,
+        port: Option<u16>,
+    },
+    StartFailed {
+        instance: InstanceId,
+        attempt: u32,
+        reason: String,
+    },
+    Probed {
+        instance: InstanceId,
+        attempt: u32,
+        outcome: ProbeOutcome,
+    },
+    Exited(Exited),
+    RunStarted {
+        run: RunId,
+    },
+    RunEnded {
+        run: RunId,
+        outcome: RunOutcome,
+    },
+    Purged {
+        app: AppName,
+    },
+    /// The platform goes down: everything is stopped, and nothing is started again by this machine.
+    ShutDown,
+    Tick,
+}
+
+/// Whether trying again may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    Passing,
+    /// It would be the same every time: the artifact is not what its digest says.
+    Lasting,
+}
+
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub instance: InstanceId,
+    pub assigned: AssignedInstance,
+    pub attempt: u32,
+    pub port: Option<u16>,
+    pub life: FoundLife,
+}
+
+#[derive(Debug, Clone)]
+pub enum FoundLife {
+    Alive {
+        pid: u32,
+        running_for: Duration,
+    },
+    /// Told by a following [`Event::Exited`], or it was never started.
+    Ended,
+}
+
+#[derive(Debug, Clone)]
+pub struct Exited {
+    pub instance: InstanceId,
+    pub attempt: u32,
+    /// In words: `exited with code 3`.
+    pub reason: String,
+    pub kind: ExitKind,
+    pub log_tail: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitKind {
+    Ended,
+    /// The command does not exist, or is not executable.
+    NotExecutable,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    Passed,
+    Failed {
+        reason: String,
+        log_tail: Vec<String>,
+    },
+    /// Somebody else has the port: a new one is taken at the next start, which is now.
+    PortTaken {
+        reason: String,
+    },
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    FetchRelease {
+        app: AppName,
+        release: ReleaseNumber,
+    },
+    FetchArtifact {
+        digest: Digest,
+    },
+    /// Start a life. The port and the attempt are recorded before the process exists.
+    Launch {
+        instance: InstanceId,
+        assigned: AssignedInstance,
+        attempt: u32,
+        port: PortChoice,
+    },
+    /// One health check; `with_tail` asks for the last log lines when it fails.
+    Probe {
+        instance: InstanceId,
+        attempt: u32,
+        with_tail: bool,
+    },
+    /// SIGTERM to the tree, SIGKILL after the grace period. Answered by [`Event::Exited`].
+    Stop {
+        instance: InstanceId,
+        attempt: u32,
+        grace: Duration,
+    },
+    /// Its directory and its place in the ledger; its logs stay for a while.
+    Forget {
+        instance: InstanceId,
+    },
+    /// Starts the run, or takes it up again after the agent's restart.
+    StartRun {
+        run: Box<Run>,
+    },
+    CancelRun {
+        run: RunId,
+    },
+    ForgetRun {
+        run: RunId,
+    },
+    /// Unpacked artifacts that are in use; others may go.
+    KeepArtifacts {
+        digests: BTreeSet<Digest>,
+    },
+    /// Volumes, logs and caches of an app that is gone.
+    Purge {
+        app: AppName,
+    },
+    /// Keep this assignment for a time without servers.
+    Record {
+        assignment: Box<Assignment>,
+    },
+    Report {
+        observed: Box<Observed>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortChoice {
+    /// The service has none.
+    None,
+    /// The one it had, when it is free.
+    Keep,
+    New,
+}
+
+/// How soon the server hears of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// With the next report.
+    Soon,
+    /// What routing depends on, and what ends a wait.
+    Now,
+}
+
+/// Reports that are not urgent come at most so often: starting a hundred instances is then tens of reports.
+const REPORT_PAUSE: Duration = Duration::from_millis(200);
+/// Adopted instances are proved again before the first report, so that a restart of the agent un-routes nobody; those
+/// that can't be proved in this time are reported as they are.
+const ADOPTION_WAIT: Duration = Duration::from_secs(2);
+/// A fetch that failed is tried again after so long.
+const FETCH_PAUSE: Duration = Duration::from_secs(2);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Converge {
+    node: NodeId,
+    started: Timestamp,
+    sequence: u64,
+    began: Option<Duration>,
+    assignment: Option<Assignment>,
+    instances: BTreeMap<InstanceId, Instance>,
+    releases: BTreeMap<(AppName, ReleaseNumber), Fetch<Release>>,
+    artifacts: BTreeMap<Digest, Fetch<()>>,
+    runs: Runs,
+    purging: BTreeSet<AppName>,
+    kept: BTreeSet<Digest>,
+    shutting_down: bool,
+    changed: Option<Urgency>,
+    reported: Option<Duration>,
+    effects: Vec<Effect>,
+}
+
+#[derive(Debug)]
+enum Fetch<T> {
+    Asked,
+    Failed { reason: String, cause: Cause, again: Duration },
+    Here(Box<T>),
+}
+
+impl Converge {
+    pub fn new(node: NodeId, started: Timestamp) -> Self {
+        Self {
+            node,
+            started,
+            sequence: 0,
+            began: None,
+            assignment: None,
+            instances: BTreeMap::new(),
+            releases: BTreeMap::new(),
+            artifacts: BTreeMap::new(),
+            runs: Runs::default(),
+            purging: BTreeSet::new(),
+            kept: BTreeSet::new(),
+            shutting_down: false,
+            changed: None,
+            reported: None,
+            effects: Vec::new(),
+        }
+    }
+
+    /// The generation that is being converged to.
+    pub fn generation(&self) -> Generation {
+        self.assignment.as_ref().map_or(Generation::ZERO, |assignment| assignment.generation)
+    }
+
+    /// After [`Event::ShutDown`]: nothing runs any more.
+    pub fn is_quiet(&self) -> bool {
+        self.instances.values().all(|instance| !instance.may_run()) && self.runs.is_quiet()
+    }
+
+    pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        self.take(event, now);
+        if self.began.is_some() {
+            self.converge(now);
+            self.report(now);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When the machine wants the next [`Event::Tick`] at the latest.
+    pub fn wake_at(&self) -> Option<Duration> {
+        let began = self.began?;
+        let report = self.changed.map(|_| match self.reported {
+            None => began + ADOPTION_WAIT,
+            Some(at) => at + REPORT_PAUSE,
+        });
+        let releases = self.releases.values().filter_map(Fetch::again);
+        let artifacts = self.artifacts.values().filter_map(Fetch::again);
+        self.instances
+            .values()
+            .filter_map(|instance| instance.wake_at(self.shutting_down))
+            .chain(report)
+            .chain(releases)
+            .chain(artifacts)
+            .min()
+    }
+
+    fn take(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Found(found) => {
+                let id = found.instance.clone();
+                self.instances.insert(id, Instance::found(found, now));
+            }
+            Event::Begin => {
+                self.began = Some(now.elapsed);
+                self.changed = Some(Urgency::Now);
+            }
+            Event::Assigned(assignment) => self.assign(assignment),
+            Event::Release(release) => {
+                self.releases.insert((release.app.clone(), release.number), Fetch::Here(release));
+            }
+            Event::ReleaseFailed { app, release, reason } => {
+                let again = now.elapsed + FETCH_PAUSE;
+                self.releases.insert((app, release), Fetch::Failed { reason, cause: Cause::Passing, again });
+            }
+            Event::Artifact { digest } => {
+                self.artifacts.insert(digest, Fetch::Here(Box::new(())));
+                self.change(Urgency::Soon);
+            }
+            Event::ArtifactFailed { digest, reason, cause } => {
+                let again = now.elapsed + FETCH_PAUSE;
+                self.artifacts.insert(digest, Fetch::Failed { reason, cause, again });
+            }
+            Event::RunStarted { run } => {
+                self.runs.started(&run, now.wall);
+                self.change(Urgency::Now);
+            }
+            Event::RunEnded { run, outcome } => {
+                if let RunOutcome::Succeeded { artifact: Some(digest) } = &outcome {
+                    self.artifacts.insert(digest.clone(), Fetch::Here(Box::new(())));
+                }
+                self.runs.ended(&run, outcome, now.wall);
+                self.change(Urgency::Now);
+            }
+            Event::Purged { .. } | Event::Tick => {}
+            Event::ShutDown => self.shutting_down = true,
+            Event::Started { ref instance, .. }
+            | Event::StartFailed { ref instance, .. }
+            | Event::Probed { ref instance, .. }
+            | Event::Exited(Exited { ref instance, .. }) => {
+                let id = instance.clone();
+                self.tell_instance(&id, event, now);
+            }
+        }
+    }
+
+    fn tell_instance(&mut self, id: &InstanceId, event: Event, now: Now) {
+        let Some(instance) = self.instances.get_mut(id) else { return };
+        let release = match self.releases.get(&(instance.assigned.app.clone(), instance.assigned.release)) {
+            Some(Fetch::Here(release)) => Some(&**release),
+            _ => None,
+        };
+        let urgency = instance.hear(id, event, release, now);
+        if let Some(urgency) = urgency {
+            self.change(urgency);
+        }
+    }
+
+    fn assign(&mut self, assignment: Assignment) {
+        if assignment.generation < self.generation() || assignment.node != self.node {
+            return;
+        }
+        if self.assignment.as_ref() != Some(&assignment) {
+            self.effects.push(Effect::Record { assignment: Box::new(assignment.clone()) });
+        }
+        self.assignment = Some(assignment);
+        self.change(Urgency::Soon);
+    }
+
+    fn change(&mut self, urgency: Urgency) {
+        self.changed = self.changed.max(Some(urgency));
+    }
+
+    /// Compares what runs with what is wanted, for everything.
+    fn converge(&mut self, now: Now) {
+        // Without an assignment nothing is known of what is wanted: what runs goes on.
+        if let Some(assignment) = self.assignment.take() {
+            for (id, assigned) in &assignment.instances {
+                self.instances
+                    .entry(id.clone())
+                    .or_insert_with(|| Instance::new(assigned.clone(), now))
+                    .want(Some(assigned));
+            }
+            for (id, instance) in &mut self.instances {
+                if !assignment.instances.contains_key(id) {
+                    instance.want(None);
+                }
+            }
+            self.runs.converge(&assignment.runs, self.shutting_down, &mut self.effects);
+            self.converge_artifacts(&assignment);
+            self.converge_purge(&assignment);
+            self.assignment = Some(assignment);
+        }
+        let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
+        for id in ids {
+            self.converge_instance(&id, now);
+        }
+        // Due again, and nobody asked again: not wanted any more.
+        self.releases.retain(|_, fetch| fetch.again().is_none_or(|again| again > now.elapsed));
+        self.artifacts.retain(|_, fetch| fetch.again().is_none_or(|again| again > now.elapsed));
+    }
+
+    fn converge_instance(&mut self, id: &InstanceId, now: Now) {
+        let mut instance = self.instances.remove(id).expect("the id is one of the map's");
+        let ready = if instance.needs_parts() { self.gather(&instance.assigned, now) } else { Parts::Known };
+        let release = match self.releases.get(&(instance.assigned.app.clone(), instance.assigned.release)) {
+            Some(Fetch::Here(release)) => Some(&**release),
+            _ => None,
+        };
+        let step = instance.converge(id, &ready, release, self.shutting_down, now, &mut self.effects);
+        if let Some(urgency) = step.urgency {
+            self.change(urgency);
+        }
+        if step.forgotten {
+            self.change(Urgency::Soon);
+        } else {
+            self.instances.insert(id.clone(), instance);
+        }
+    }
+
+    /// What an instance needs before it can be launched; asks for what is missing.
+    fn gather(&mut self, assigned: &AssignedInstance, now: Now) -> Parts {
+        let key = (assigned.app.clone(), assigned.release);
+        let digest = match self.releases.get(&key) {
+            Some(Fetch::Here(release)) => release.artifact.clone(),
+            Some(Fetch::Asked) => return Parts::Awaited,
+            Some(Fetch::Failed { reason, again, .. }) if now.elapsed < *again => {
+                return Parts::Missing(reason.clone());
+            }
+            Some(Fetch::Failed { .. }) | None => {
+                let (app, release) = key.clone();
+                self.releases.insert(key, Fetch::Asked);
+                self.effects.push(Effect::FetchRelease { app, release });
+                return Parts::Awaited;
+            }
+        };
+        match self.artifacts.get(&digest) {
+            Some(Fetch::Here(_)) => Parts::Known,
+            Some(Fetch::Asked) => Parts::Awaited,
+            Some(Fetch::Failed { reason, cause: Cause::Lasting, .. }) => Parts::Broken(reason.clone()),
+            Some(Fetch::Failed { reason, again, .. }) if now.elapsed < *again => {
+                Parts::Missing(reason.clone())
+            }
+            Some(Fetch::Failed { .. }) | None => {
+                self.artifacts.insert(digest.clone(), Fetch::Asked);
+                self.effects.push(Effect::FetchArtifact { digest });
+                Parts::Awaited
+            }
+        }
+    }
+
+    /// Releases that nothing refers to are forgotten; the driver is told which artifacts are still in use.
+    fn converge_artifacts(&mut self, assignment: &Assignment) {
+        let mut wanted: BTreeSet<(AppName, ReleaseNumber)> =
+            assignment.instances.values().map(|i| (i.app.clone(), i.release)).collect();
+        wanted.extend(self.instances.values().map(|i| (i.assigned.app.clone(), i.assigned.release)));
+        self.releases.retain(|key, _| wanted.contains(key));
+        let kept: BTreeSet<Digest> = self
+            .releases
+            .values()
+            .filter_map(|fetch| match fetch {
+                Fetch::Here(release) => Some(release.artifact.clone()),
+                _ => None,
+            })
+            .collect();
+        if kept != self.kept {
+            self.effects.push(Effect::KeepArtifacts { digests: kept.clone() });
+            self.kept = kept;
+        }
+    }
+
+    /// An app's data goes when nothing of the app is left here; once for each time that it is asked for.
+    fn converge_purge(&mut self, assignment: &Assignment) {
+        self.purging.retain(|app| assignment.purge.contains(app));
+        for app in &assignment.purge {
+            let busy = self.instances.values().any(|instance| instance.assigned.app == *app)
+                || self.runs.any_of(app);
+            if !busy && self.purging.insert(app.clone()) {
+                self.effects.push(Effect::Purge { app: app.clone() });
+            }
+        }
+    }
+
+    fn report(&mut self, now: Now) {
+        let Some(urgency) = self.changed else { return };
+        let may = match (self.reported, urgency) {
+            (None, _) => {
+                let waited = self.began.is_some_and(|began| now.elapsed >= began + ADOPTION_WAIT);
+                waited || self.instances.values().all(|instance| !instance.awaits_proof())
+            }
+            (Some(_), Urgency::Now) => true,
+            (Some(at), Urgency::Soon) => now.elapsed >= at + REPORT_PAUSE,
+        };
+        if may {
+            self.changed = None;
+            self.reported = Some(now.elapsed);
+            self.sequence += 1;
+            self.effects.push(Effect::Report { observed: Box::new(self.observed()) });
+        }
+    }
+
+    /// The whole of what runs here.
+    pub fn observed(&self) -> Observed {
+        let endpoint = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Observed {
+            node: self.node.clone(),
+            assignment: self.generation(),
+            sequence: self.sequence,
+            agent_started: self.started,
+            instances: self.instances.iter().map(|(id, i)| (id.clone(), i.observed(endpoint))).collect(),
+            runs: self
+                .runs
+                .iter()
+                .map(|(id, app, state)| (id.clone(), ObservedRun { app: app.clone(), state: state.clone() }))
+                .collect(),
+            artifacts: self
+                .artifacts
+                .iter()
+                .filter(|(_, fetch)| matches!(fetch, Fetch::Here(_)))
+                .map(|(digest, _)| digest.clone())
+                .collect(),
+        }
+    }
+}
+
+impl<T> Fetch<T> {
+    /// When a failed fetch is due again.
+    fn again(&self) -> Option<Duration> {
+        match self {
+            Self::Failed { again, cause: Cause::Passing, .. } => Some(*again),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a release and its artifact are here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Parts {
+    Known,
+    Awaited,
+    Missing(String),
+    Broken(String),
+}

@@ -1,0 +1,160 @@
+//! What the machine allows. Each kind of isolation is tried, not guessed: kernels, containers and hardening differ.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rung_model::NodeFacts;
+use rung_model::node::IsolationFact;
+
+use crate::cgroups::Cgroups;
+use crate::driver::{self, Driver};
+use crate::shim::protocol::{Access, How, Io, Isolation, Limits, Spec};
+
+/// How instances are run here.
+#[derive(Debug, Clone)]
+pub struct Capabilities {
+    pub kind: Kind,
+    /// Why not better, when it is not the best.
+    pub shortfall: Option<String>,
+    pub cgroups: Cgroups,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    OwnUsers,
+    UserNamespace,
+    Plain,
+}
+
+/// A user that exists nowhere, for trying.
+const TRIAL_UID: u32 = 69_999;
+
+impl Capabilities {
+    /// Starts a life of each kind, the best first, until one works.
+    pub async fn detect(driver: &Driver, scratch: &Path, cgroups: Cgroups) -> Self {
+        let is_root = nix::unistd::geteuid().is_root();
+        let best = if is_root {
+            (Kind::OwnUsers, Isolation::OwnUser { uid: TRIAL_UID, gid: TRIAL_UID })
+        } else {
+            (Kind::UserNamespace, Isolation::UserNamespace)
+        };
+        match try_life(driver, scratch, best.1).await {
+            Ok(()) => Self { kind: best.0, shortfall: None, cgroups },
+            Err(reason) => {
+                tracing::warn!(reason, "instances can't be isolated");
+                Self { kind: Kind::Plain, shortfall: Some(reason), cgroups }
+            }
+        }
+    }
+
+    pub fn isolation_facts(&self) -> Vec<IsolationFact> {
+        let fact = |name: &str, available: bool, consequence: &str| IsolationFact {
+            name: name.to_owned(),
+            available,
+            consequence: if available { String::new() } else { consequence.to_owned() },
+        };
+        let isolated = self.kind != Kind::Plain;
+        let why = self.shortfall.as_deref().unwrap_or("not root");
+        vec![
+            fact(
+                "own user",
+                self.kind == Kind::OwnUsers,
+                &format!(
+                    "instances run as the user who runs rung and could read that user's files; run rung as root ({why})"
+                ),
+            ),
+            fact(
+                "pid namespace",
+                isolated,
+                &format!(
+                    "when an instance's shim and its init are killed in the same moment, processes may be left over; \
+                     run rung as root or allow user namespaces ({why})"
+                ),
+            ),
+            fact(
+                "mount namespace",
+                isolated,
+                &format!(
+                    "the artifact is not at /app and can be written to, /tmp is shared (use TMPDIR), and volumes are \
+                     found by RUNG_VOLUME_<NAME> only; run rung as root or allow user namespaces ({why})"
+                ),
+            ),
+            fact(
+                "memory limit",
+                self.cgroups.memory,
+                "an instance may take all of the machine's memory; give rung a cgroup (`rung service install` does)",
+            ),
+            fact(
+                "cpu limit",
+                self.cgroups.cpu,
+                "an instance may take all of the machine's cores; give rung a cgroup (`rung service install` does)",
+            ),
+            fact(
+                "process limit",
+                self.cgroups.processes,
+                "a fork bomb in an instance is not stopped; give rung a cgroup (`rung service install` does)",
+            ),
+            fact("no new privileges", true, ""),
+            fact("no capabilities", true, ""),
+            fact(
+                "network",
+                false,
+                "instances can reach each other's ports on 127.0.0.1; let only apps that trust each other share a machine",
+            ),
+        ]
+    }
+}
+
+async fn try_life(driver: &Driver, scratch: &Path, isolation: Isolation) -> Result<(), String> {
+    let directory = scratch.join("trial");
+    let tmp = directory.join("tmp");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&tmp).map_err(|e| format!("making {}: {e}", tmp.display()))?;
+    let spec = Spec {
+        name: "trial".to_owned(),
+        attempt: 1,
+        logs: directory.join("logs"),
+        command: "exit 0".to_owned(),
+        env: BTreeMap::new(),
+        tree: tmp.clone(),
+        tree_access: Access::ReadOnly,
+        tmp,
+        directory: directory.clone(),
+        mounts: Vec::new(),
+        masked: Vec::new(),
+        isolation,
+        limits: Limits::default(),
+        io: Io::Logs,
+        time_limit_ms: Some(10_000),
+    };
+    let tried = match driver.spawn(&spec).await {
+        Ok(_) => match driver::ended(&directory, 1).await.how {
+            How::Exited { code: 0 } => Ok(()),
+            how => Err(format!("a trial ended with {how:?}")),
+        },
+        Err(error) => Err(error.to_string()),
+    };
+    let _ = std::fs::remove_dir_all(&directory);
+    tried
+}
+
+/// What the node says of itself when it registers.
+pub fn node_facts(agent: &Path, capabilities: &Capabilities) -> NodeFacts {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    NodeFacts {
+        agent: format!("unix:{}", agent.display()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cpu_millis: cores as u64 * 1000,
+        memory_bytes: memory_bytes(),
+        isolation: capabilities.isolation_facts(),
+    }
+}
+
+pub fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}

@@ -1,0 +1,312 @@
+//! Carries out what the converge machine decides about instances.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rung_model::{AssignedInstance, InstanceId};
+use tokio::sync::mpsc;
+
+use crate::artifacts::{blocking, chain};
+use crate::converge::{Event, ExitKind, Exited, Found, FoundLife, PortChoice, ProbeOutcome};
+use crate::driver::{self, Status};
+use crate::environment::{self, Identity};
+use crate::health::{self, Failure, Target};
+use crate::ledger::Entry;
+use crate::logs;
+use crate::node::{PrepareError, Purpose, Shared, ensure_volumes, fresh_life};
+use crate::shim::protocol::{Access, Exit, Io, Life, Spec};
+
+pub type Events = mpsc::UnboundedSender<Event>;
+
+/// A life whose port was seen to be its own: looked at once, for it costs a walk through `/proc`.
+type Proved = Arc<Mutex<BTreeSet<(InstanceId, u32)>>>;
+
+#[derive(Debug, Clone)]
+pub struct Instances {
+    node: Shared,
+    events: Events,
+    proved: Proved,
+}
+
+impl Instances {
+    pub fn new(node: Shared, events: Events) -> Self {
+        Self { node, events, proved: Arc::default() }
+    }
+
+    /// The machine is gone only when the agent ends; nobody waits for the news then.
+    fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    /// What an earlier agent left: told to the machine before it begins.
+    pub async fn find(&self) {
+        let entries = self.node.ledger().instances().clone();
+        for (id, entry) in entries {
+            let directory = self.node.layout.life(&id, entry.attempt);
+            let status = driver::status(&directory).await;
+            let found = |life| Found {
+                instance: id.clone(),
+                assigned: entry.assigned.clone(),
+                attempt: entry.attempt,
+                port: entry.port,
+                life,
+            };
+            match status {
+                Status::Alive(life) => {
+                    tracing::info!(instance = %id, pid = life.main, "adopted");
+                    self.tell(Event::Found(found(FoundLife::Alive {
+                        pid: life.main,
+                        running_for: age(&life),
+                    })));
+                    self.watch(id.clone(), entry.assigned.clone(), entry.attempt);
+                }
+                Status::Ended(exit) => {
+                    self.tell(Event::Found(found(FoundLife::Ended)));
+                    self.tell_exit(&id, &entry.assigned, exit).await;
+                }
+                Status::Lost => {
+                    driver::end_lost(&directory).await;
+                    self.tell(Event::Found(found(FoundLife::Ended)));
+                }
+            }
+        }
+    }
+
+    /// Lives that no ledger knows are ended: nobody would ever stop them.
+    pub async fn sweep_strays(&self) {
+        let known: BTreeSet<InstanceId> = self.node.ledger().instances().keys().cloned().collect();
+        for entry in std::fs::read_dir(self.node.layout.instances()).into_iter().flatten().flatten() {
+            let known_name = entry.file_name().to_str().and_then(|name| InstanceId::new(name).ok());
+            if known_name.is_some_and(|id| known.contains(&id)) {
+                continue;
+            }
+            for life in std::fs::read_dir(entry.path()).into_iter().flatten().flatten() {
+                end_life(&life.path()).await;
+            }
+            tracing::warn!(directory = %entry.path().display(), "removed an instance that nobody knows");
+            let _ = rung_artifact::remove_tree(&entry.path());
+        }
+    }
+
+    pub async fn launch(&self, id: InstanceId, assigned: AssignedInstance, attempt: u32, port: PortChoice) {
+        match self.try_launch(&id, &assigned, attempt, port).await {
+            Ok((life, port)) => {
+                self.tell(Event::Started { instance: id.clone(), attempt, pid: life.main, port });
+                self.watch(id.clone(), assigned, attempt);
+                self.remove_older_lives(&id, attempt).await;
+            }
+            Err(reason) => self.tell(Event::StartFailed { instance: id, attempt, reason }),
+        }
+    }
+
+    async fn try_launch(
+        &self,
+        id: &InstanceId,
+        assigned: &AssignedInstance,
+        attempt: u32,
+        choice: PortChoice,
+    ) -> Result<(Life, Option<u16>), String> {
+        let (spec, port) =
+            self.prepare(id, assigned, attempt, choice).await.map_err(|error| chain(&error))?;
+        let life = self.node.driver.spawn(&spec).await.map_err(|error| chain(&error))?;
+        Ok((life, port))
+    }
+
+    async fn prepare(
+        &self,
+        id: &InstanceId,
+        assigned: &AssignedInstance,
+        attempt: u32,
+        choice: PortChoice,
+    ) -> Result<(Spec, Option<u16>), PrepareError> {
+        let node = &self.node;
+        let launch = node.launch(&assigned.app, assigned.release).await?;
+        let tree = node.artifacts.ensure(&launch.release.artifact).await?;
+        let service = launch.release.file.services.get(&assigned.service).ok_or_else(|| {
+            PrepareError::NoService { release: assigned.release, service: assigned.service.to_string() }
+        })?;
+        let port = self.record(id, assigned, attempt, choice)?;
+        let isolation = node.isolation(&assigned.app, Purpose::Run)?;
+        let directory = node.layout.life(id, attempt);
+        let tmp = fresh_life(&directory, isolation)?;
+        let (mounts, volumes) =
+            environment::mounts(&node.layout, &assigned.app, service.mounts.iter(), node.kind());
+        ensure_volumes(&mounts, isolation)?;
+        let identity = Identity { id: id.as_str(), service: Some(assigned.service.as_str()), port };
+        let spec = Spec {
+            name: id.to_string(),
+            attempt,
+            logs: node.layout.instance_logs(&assigned.app, &assigned.service, id),
+            command: service.command.clone(),
+            env: environment::of_release(&launch, &identity, &volumes, node.kind(), &tmp),
+            tree,
+            tree_access: Access::ReadOnly,
+            tmp,
+            directory,
+            mounts,
+            masked: node.masked.clone(),
+            isolation,
+            limits: node.limits(&format!("{id}.{attempt}"), service.memory_bytes, service.cpu_millis),
+            io: Io::Logs,
+            time_limit_ms: None,
+        };
+        Ok((spec, port))
+    }
+
+    /// Before the process exists: an agent that is killed in between finds what it began.
+    fn record(
+        &self,
+        id: &InstanceId,
+        assigned: &AssignedInstance,
+        attempt: u32,
+        choice: PortChoice,
+    ) -> Result<Option<u16>, PrepareError> {
+        let mut ledger = self.node.ledger();
+        let had = ledger.instances().get(id).and_then(|entry| entry.port);
+        let port = match choice {
+            PortChoice::None => None,
+            PortChoice::Keep => Some(ledger.pick_port(id, had)?),
+            PortChoice::New => Some(ledger.pick_port(id, None)?),
+        };
+        ledger.record(id, Entry { assigned: assigned.clone(), attempt, port })?;
+        Ok(port)
+    }
+
+    async fn remove_older_lives(&self, id: &InstanceId, attempt: u32) {
+        let directory = self.node.layout.instance(id);
+        blocking(move || {
+            for life in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                if life.file_name().to_str() != Some(attempt.to_string().as_str()) {
+                    let _ = rung_artifact::remove_tree(&life.path());
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Tells the machine of the life's end, whenever that is.
+    fn watch(&self, id: InstanceId, assigned: AssignedInstance, attempt: u32) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let exit = driver::ended(&this.node.layout.life(&id, attempt), attempt).await;
+            this.tell_exit(&id, &assigned, exit).await;
+        });
+    }
+
+    async fn tell_exit(&self, id: &InstanceId, assigned: &AssignedInstance, exit: Exit) {
+        self.proved.lock().expect("no panic while held").remove(&(id.clone(), exit.attempt));
+        let directory = self.node.layout.instance_logs(&assigned.app, &assigned.service, id);
+        let kind = if exit.is_not_executable() { ExitKind::NotExecutable } else { ExitKind::Ended };
+        let log_tail = blocking(move || logs::tail(&directory)).await;
+        let reason = exit.describe();
+        tracing::info!(instance = %id, attempt = exit.attempt, reason, "exited");
+        self.tell(Event::Exited(Exited {
+            instance: id.clone(),
+            attempt: exit.attempt,
+            reason,
+            kind,
+            log_tail,
+        }));
+    }
+
+    /// SIGTERM, grace, SIGKILL. The end is told by the watch; a shim that is gone has told it already.
+    pub async fn stop(&self, id: &InstanceId, attempt: u32, grace: Duration) {
+        let directory = self.node.layout.life(id, attempt);
+        if let Err(error) = driver::stop(&directory, grace).await {
+            tracing::debug!(instance = %id, error = chain(&error), "the stop found no shim");
+        }
+    }
+
+    pub async fn probe(&self, id: InstanceId, attempt: u32, with_tail: bool) {
+        if let Some(outcome) = self.try_probe(&id, attempt, with_tail).await {
+            self.tell(Event::Probed { instance: id, attempt, outcome });
+        }
+    }
+
+    async fn try_probe(&self, id: &InstanceId, attempt: u32, with_tail: bool) -> Option<ProbeOutcome> {
+        let node = &self.node;
+        let entry = node.ledger().instances().get(id).filter(|entry| entry.attempt == attempt).cloned()?;
+        let release = node.launch(&entry.assigned.app, entry.assigned.release).await.ok()?.release;
+        let health = &release.file.services.get(&entry.assigned.service)?.health;
+        let directory = node.layout.life(id, attempt);
+        let shim = shim_pid(&directory).unwrap_or(0);
+        let target = Target { app: &entry.assigned.app, directory: &directory, shim, port: entry.port };
+        let outcome = match health::probe(&target, health).await {
+            Ok(()) => self.prove(id, attempt, shim, entry.port).await,
+            failed => failed,
+        };
+        Some(match outcome {
+            Ok(()) => ProbeOutcome::Passed,
+            Err(Failure::PortTaken(reason)) => ProbeOutcome::PortTaken { reason },
+            Err(Failure::Check(reason)) if !with_tail => {
+                ProbeOutcome::Failed { reason, log_tail: Vec::new() }
+            }
+            Err(Failure::Check(reason)) => self.explain(id, &entry, shim, reason).await,
+        })
+    }
+
+    async fn prove(
+        &self,
+        id: &InstanceId,
+        attempt: u32,
+        shim: u32,
+        port: Option<u16>,
+    ) -> Result<(), Failure> {
+        let Some(port) = port else { return Ok(()) };
+        let key = (id.clone(), attempt);
+        if self.proved.lock().expect("no panic while held").contains(&key) {
+            return Ok(());
+        }
+        blocking(move || health::owns_port(shim, port)).await?;
+        self.proved.lock().expect("no panic while held").insert(key);
+        Ok(())
+    }
+
+    async fn explain(&self, id: &InstanceId, entry: &Entry, shim: u32, reason: String) -> ProbeOutcome {
+        let directory = self.node.layout.instance_logs(&entry.assigned.app, &entry.assigned.service, id);
+        let port = entry.port;
+        let (elsewhere, log_tail) = blocking(move || {
+            (port.and_then(|port| health::listens_elsewhere(shim, port)), logs::tail(&directory))
+        })
+        .await;
+        ProbeOutcome::Failed { reason: elsewhere.unwrap_or(reason), log_tail }
+    }
+
+    pub async fn forget(&self, id: InstanceId) {
+        if let Err(error) = self.node.ledger().forget(&id) {
+            tracing::warn!(instance = %id, error = chain(&error), "forgetting an instance");
+        }
+        let node = self.node.clone();
+        blocking(move || {
+            let _ = rung_artifact::remove_tree(&node.layout.instance(&id));
+            let live: BTreeSet<String> = node.ledger().instances().keys().map(ToString::to_string).collect();
+            logs::prune(&node.layout, |name| live.contains(name));
+        })
+        .await;
+    }
+}
+
+fn age(life: &Life) -> Duration {
+    let now = jiff::Timestamp::now().as_millisecond();
+    Duration::from_millis(u64::try_from(now - life.started_ms).unwrap_or(0))
+}
+
+fn shim_pid(directory: &std::path::Path) -> Option<u32> {
+    let life: Life =
+        serde_json::from_slice(&std::fs::read(directory.join(crate::shim::protocol::LIFE_FILE)).ok()?)
+            .ok()?;
+    Some(life.shim.pid)
+}
+
+/// Ends whatever lives in a directory, and waits for it.
+pub async fn end_life(directory: &std::path::Path) {
+    match driver::status(directory).await {
+        Status::Alive(_) => {
+            let _ = driver::kill(directory).await;
+            driver::ended(directory, 0).await;
+        }
+        Status::Lost => driver::end_lost(directory).await,
+        Status::Ended(_) => {}
+    }
+}

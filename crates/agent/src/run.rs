@@ -1,0 +1,385 @@
+//! The agent put together: a thin shell around the converge machine.
+//!
+//! Tasks: the machine's loop, the assignment's long poll, the beats, the reports, the agent's own API. Each effect of
+//! the machine is a task of its own and answers with an event.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rung_api::Client;
+use rung_model::{NodeId, Observed};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::api;
+use crate::artifacts::{Artifacts, blocking, chain};
+use crate::cgroups::Cgroups;
+use crate::converge::{Converge, Effect, Event, Now};
+use crate::driver::Driver;
+use crate::facts::{Capabilities, node_facts};
+use crate::instances::{Events, Instances};
+use crate::layout::Layout;
+use crate::ledger::{Ledger, LedgerError};
+use crate::node::{Node, Shared};
+use crate::runs::RunsDriver;
+
+/// The server takes a node for lost after 8 s without a beat.
+const BEAT: Duration = Duration::from_secs(2);
+const POLL_WAIT: Duration = Duration::from_secs(30);
+/// Between attempts to reach a server that does not answer: soon at first, for it is usually just being restarted.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// The machine is stepped so often even when nothing happens: loops are level-triggered.
+const TICK: Duration = Duration::from_secs(10);
+/// Every grace period ends in a kill; an instance that is still there after this is beyond the kernel's help.
+const STOP_MAX: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    pub node: NodeId,
+    /// `<data>/node`.
+    pub data: PathBuf,
+    /// Where the agent's own API is served.
+    pub socket: PathBuf,
+    pub api: Client,
+    /// The executable that becomes a shim when it is started with `shim`.
+    pub program: PathBuf,
+}
+
+/// What the one who runs the agent wants of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    No,
+    /// The agent ends, the instances go on; the next agent adopts them.
+    KeepInstances,
+    /// Every instance is stopped in order. Desired state is untouched: the next agent starts them again.
+    StopInstances,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("preparing the node's directory {path}")]
+    Data { path: String, source: io::Error },
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("serving the agent's API at {path}")]
+    Socket { path: String, source: io::Error },
+}
+
+/// Runs the node role until it is told to end.
+pub async fn run(config: AgentConfig, shutdown: watch::Receiver<Shutdown>) -> Result<(), AgentError> {
+    let node = open(&config).await?;
+    let listener = api::bind(&config.socket)
+        .map_err(|source| AgentError::Socket { path: config.socket.display().to_string(), source })?;
+    let (events, received) = mpsc::unbounded_channel();
+    let (reports, to_report) = watch::channel(None);
+    let (follow, following) = watch::channel(rung_model::Generation::ZERO);
+    let agent = Agent {
+        machine: Converge::new(node.id.clone(), jiff::Timestamp::now()),
+        origin: Instant::now(),
+        instances: Instances::new(node.clone(), events.clone()),
+        runs: RunsDriver::new(node.clone(), events.clone()),
+        node: node.clone(),
+        events: events.clone(),
+        reports,
+        follow,
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(api::serve(listener, node.clone()));
+    tasks.spawn(keep_registered(node.clone(), config.socket.clone()));
+    tasks.spawn(send_reports(node.client.clone(), to_report));
+    tasks.spawn(follow_assignment(node.clone(), events, following));
+    agent.run(received, shutdown).await;
+    // The last report may still be on its way; what it says is seen at the next start anyway.
+    tasks.shutdown().await;
+    let _ = std::fs::remove_file(&config.socket);
+    Ok(())
+}
+
+async fn open(config: &AgentConfig) -> Result<Shared, AgentError> {
+    let layout = Layout::new(config.data.clone());
+    let fail = |source| AgentError::Data { path: config.data.display().to_string(), source };
+    for directory in
+        [layout.root().to_owned(), layout.launches(), layout.instances(), layout.runs(), layout.logs()]
+    {
+        std::fs::create_dir_all(&directory).map_err(fail)?;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(layout.root(), std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
+    let ledger = Ledger::open(layout.clone())?;
+    let artifacts = Artifacts::open(layout.clone(), config.api.clone()).map_err(fail)?;
+    let driver = Driver::new(config.program.clone());
+    let name = cgroup_name(layout.root());
+    let cgroups = blocking(move || {
+        let cgroups = Cgroups::detect(&name);
+        cgroups.sweep();
+        cgroups
+    })
+    .await;
+    let capabilities = Capabilities::detect(&driver, layout.root(), cgroups).await;
+    // The whole data directory is out of sight: the store and the keys lie beside the node's part of it.
+    let masked = vec![layout.root().parent().unwrap_or(layout.root()).to_owned()];
+    Ok(Shared::new(Node {
+        id: config.node.clone(),
+        layout,
+        masked,
+        client: config.api.clone(),
+        driver,
+        artifacts,
+        capabilities,
+        ledger: std::sync::Mutex::new(ledger),
+    }))
+}
+
+/// Two data directories on one machine must not meet in a cgroup.
+fn cgroup_name(data: &std::path::Path) -> String {
+    let path = std::fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
+    let hash = path
+        .to_string_lossy()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("rung-{:08x}", hash >> 32)
+}
+
+struct Agent {
+    machine: Converge,
+    origin: Instant,
+    node: Shared,
+    instances: Instances,
+    runs: RunsDriver,
+    events: Events,
+    reports: watch::Sender<Option<Observed>>,
+    follow: watch::Sender<rung_model::Generation>,
+}
+
+impl Agent {
+    async fn run(
+        mut self,
+        mut received: mpsc::UnboundedReceiver<Event>,
+        mut shutdown: watch::Receiver<Shutdown>,
+    ) {
+        self.recall().await;
+        let mut give_up: Option<Instant> = None;
+        loop {
+            let wake = self.machine.wake_at().map_or(Instant::now() + TICK, |at| self.origin + at);
+            let wake = wake.min(Instant::now() + TICK);
+            tokio::select! {
+                event = received.recv() => self.step(event.expect("this agent keeps a sender")),
+                () = tokio::time::sleep_until(wake) => self.step(Event::Tick),
+                asked = asked_for(&mut shutdown), if give_up.is_none() => match asked {
+                    Shutdown::StopInstances => {
+                        give_up = Some(Instant::now() + STOP_MAX);
+                        self.step(Event::ShutDown);
+                    }
+                    Shutdown::KeepInstances | Shutdown::No => return,
+                },
+            }
+            if give_up.is_some_and(|at| self.machine.is_quiet() || Instant::now() >= at) {
+                return;
+            }
+        }
+    }
+
+    /// Everything that an earlier agent left, then the beginning.
+    async fn recall(&mut self) {
+        let releases: Vec<_> = self.node.ledger().launches().map(|launch| launch.release.clone()).collect();
+        for release in releases {
+            self.step(Event::Release(Box::new(release)));
+        }
+        for digest in self.node.artifacts.present().unwrap_or_default() {
+            self.step(Event::Artifact { digest });
+        }
+        let assignment = self.node.ledger().assignment();
+        let assignment = assignment.unwrap_or_else(|error| {
+            tracing::warn!(
+                error = chain(&error),
+                "the kept assignment can't be read; waiting for the server's"
+            );
+            None
+        });
+        self.instances.find().await;
+        self.instances.sweep_strays().await;
+        if let Some(assignment) = &assignment {
+            self.runs.sweep_strays(|run| assignment.runs.contains_key(run)).await;
+        }
+        // What was found was sent as events: they come before these.
+        let _ = assignment.map(|assignment| self.events.send(Event::Assigned(assignment)));
+        let _ = self.events.send(Event::Begin);
+    }
+
+    fn step(&mut self, event: Event) {
+        let now = Now { elapsed: self.origin.elapsed(), wall: jiff::Timestamp::now() };
+        for effect in self.machine.step(event, now) {
+            self.carry_out(effect);
+        }
+        self.follow.send_if_modified(|known| {
+            let generation = self.machine.generation();
+            std::mem::replace(known, generation) != generation
+        });
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        let (instances, node, events) = (self.instances.clone(), self.node.clone(), self.events.clone());
+        match effect {
+            Effect::Launch { instance, assigned, attempt, port } => {
+                tokio::spawn(async move { instances.launch(instance, assigned, attempt, port).await });
+            }
+            Effect::Probe { instance, attempt, with_tail } => {
+                tokio::spawn(async move { instances.probe(instance, attempt, with_tail).await });
+            }
+            Effect::Stop { instance, attempt, grace } => {
+                tokio::spawn(async move { instances.stop(&instance, attempt, grace).await });
+            }
+            Effect::Forget { instance } => {
+                tokio::spawn(async move { instances.forget(instance).await });
+            }
+            Effect::FetchRelease { app, release } => {
+                tokio::spawn(async move {
+                    let event = match node.launch(&app, release).await {
+                        Ok(launch) => Event::Release(Box::new(launch.release)),
+                        Err(error) => Event::ReleaseFailed { app, release, reason: chain(&error) },
+                    };
+                    let _ = events.send(event);
+                });
+            }
+            Effect::FetchArtifact { digest } => {
+                tokio::spawn(async move {
+                    let event = match node.artifacts.ensure(&digest).await {
+                        Ok(_) => Event::Artifact { digest },
+                        Err(error) => {
+                            let (reason, cause) = (chain(&error), error.cause());
+                            Event::ArtifactFailed { digest, reason, cause }
+                        }
+                    };
+                    let _ = events.send(event);
+                });
+            }
+            Effect::StartRun { run } => self.runs.start(*run),
+            Effect::CancelRun { run } => self.runs.cancel(&run),
+            Effect::ForgetRun { run } => {
+                let runs = self.runs.clone();
+                tokio::spawn(async move { runs.forget(run).await });
+            }
+            Effect::KeepArtifacts { digests } => {
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = node.artifacts.keep(&digests) {
+                        tracing::warn!(%error, "removing artifacts that are not used");
+                    }
+                });
+            }
+            Effect::Purge { app } => {
+                tokio::task::spawn_blocking(move || {
+                    purge(&node, &app);
+                    let _ = events.send(Event::Purged { app });
+                });
+            }
+            Effect::Record { assignment } => {
+                let ledger = self.node.ledger();
+                if let Err(error) = ledger.record_assignment(&assignment) {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "keeping the assignment for a time without servers"
+                    );
+                }
+            }
+            Effect::Report { observed } => drop(self.reports.send_replace(Some(*observed))),
+        }
+    }
+}
+
+/// Whoever would have asked may be gone: the instances are not.
+async fn asked_for(shutdown: &mut watch::Receiver<Shutdown>) -> Shutdown {
+    match shutdown.wait_for(|asked| *asked != Shutdown::No).await {
+        Ok(asked) => *asked,
+        Err(_) => Shutdown::KeepInstances,
+    }
+}
+
+fn purge(node: &Node, app: &rung_model::AppName) {
+    let layout = &node.layout;
+    for directory in
+        [layout.app_volumes(app), layout.app_logs(app), layout.cache(app), layout.builds().join(app.as_str())]
+    {
+        match rung_artifact::remove_tree(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, directory = %directory.display(), "removing the data of an app that is gone");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Grows with each failure in a row.
+struct Retry(Duration);
+
+impl Retry {
+    fn new() -> Self {
+        Self(RETRY_MIN)
+    }
+
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(RETRY_MAX);
+    }
+}
+
+async fn keep_registered(node: Shared, socket: PathBuf) {
+    let facts = node_facts(&socket, &node.capabilities);
+    let mut retry = Retry::new();
+    loop {
+        if let Err(error) = node.client.register(&node.id, &facts).await {
+            tracing::debug!(error = chain(&error), "registering");
+            retry.pause().await;
+            continue;
+        }
+        retry = Retry::new();
+        // A server that lost sight of the node wants to hear of it from the beginning.
+        while node.client.beat(&node.id).await.is_ok() {
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+}
+
+/// Sends the newest report until it has arrived, or a newer one is there.
+async fn send_reports(client: Client, mut reports: watch::Receiver<Option<Observed>>) {
+    let mut retry = Retry::new();
+    while reports.changed().await.is_ok() {
+        loop {
+            let Some(observed) = reports.borrow_and_update().clone() else { break };
+            match client.report(&observed).await {
+                Ok(()) => {
+                    retry = Retry::new();
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "reporting");
+                    retry.pause().await;
+                }
+            }
+        }
+    }
+}
+
+async fn follow_assignment(node: Shared, events: Events, held: watch::Receiver<rung_model::Generation>) {
+    let mut retry = Retry::new();
+    let mut after = *held.borrow();
+    loop {
+        after = after.max(*held.borrow());
+        match node.client.assignment(&node.id, after, POLL_WAIT).await {
+            Ok(Some(assignment)) => {
+                retry = Retry::new();
+                after = assignment.generation;
+                if events.send(Event::Assigned(assignment)).is_err() {
+                    return;
+                }
+            }
+            Ok(None) => retry = Retry::new(),
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "following the assignment");
+                retry.pause().await;
+            }
+        }
+    }
+}

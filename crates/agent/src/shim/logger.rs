@@ -1,0 +1,294 @@
+//! Writes what an instance prints: a record a line, bounded, rotated, and never in the instance's way.
+//!
+//! The files are `log`, `log.1` … `log.4`, newest first, shared by all lives of an instance.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rung_api::wire::Stream;
+
+use crate::shim::record::{End, RECORD_MAX, encode};
+
+pub const FILE: &str = "log";
+pub const FILES: usize = 5;
+pub const FILE_MAX: u64 = 10 * 1000 * 1000;
+
+/// What an instance may write for long: the kept 50 MB then reach back ten seconds at the very least, and the shim
+/// stays at a few percent of a core however much is printed.
+const RATE: u64 = 5 * 1000 * 1000;
+/// What it may write at once: a stack trace of every thread, a dump at the start.
+const BURST: u64 = 20 * 1000 * 1000;
+/// A line without its end (a prompt, a progress bar) is written after so long.
+const PARTIAL_AFTER: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub struct Logger {
+    directory: PathBuf,
+    file: Option<File>,
+    size: u64,
+    allowance: u64,
+    refilled: Instant,
+    dropped_lines: u64,
+    dropped_bytes: u64,
+    why_dropped: &'static str,
+    lines: [Line; 2],
+    batch: Vec<u8>,
+}
+
+/// The beginning of a line whose end has not come.
+#[derive(Debug, Default)]
+struct Line {
+    bytes: Vec<u8>,
+    since: Option<Instant>,
+}
+
+fn slot(stream: Stream) -> usize {
+    usize::from(stream == Stream::Stderr)
+}
+
+pub fn now_micros() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl Logger {
+    pub fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            file: None,
+            size: 0,
+            allowance: BURST,
+            refilled: Instant::now(),
+            dropped_lines: 0,
+            dropped_bytes: 0,
+            why_dropped: "",
+            lines: [Line::default(), Line::default()],
+            batch: Vec::new(),
+        }
+    }
+
+    /// Rung's own words.
+    pub fn say(&mut self, text: &str) {
+        encode(&mut self.batch, now_micros(), Stream::Rung, End::Whole, text.as_bytes());
+        self.write_batch(1);
+    }
+
+    /// Takes what the instance printed. Cuts lines, and drops and counts what is over the rate.
+    pub fn take(&mut self, stream: Stream, chunk: &[u8]) {
+        if !self.allow(chunk.len() as u64) {
+            self.drop_chunk(chunk, "more than 5 MB a second");
+            return;
+        }
+        self.say_dropped();
+        let now = now_micros();
+        let mut records = 0;
+        let mut line = std::mem::take(&mut self.lines[slot(stream)]);
+        for piece in chunk.split_inclusive(|&byte| byte == b'\n') {
+            line.bytes.extend_from_slice(piece);
+            let ended = piece.ends_with(b"\n");
+            while line.bytes.len() > RECORD_MAX + usize::from(ended) {
+                let rest = line.bytes.split_off(RECORD_MAX);
+                encode(&mut self.batch, now, stream, End::Partial, &line.bytes);
+                line.bytes = rest;
+                records += 1;
+            }
+            if ended {
+                let text = line.bytes.trim_suffix_line();
+                encode(&mut self.batch, now, stream, End::Whole, text);
+                line.bytes.clear();
+                records += 1;
+            }
+        }
+        line.since = (!line.bytes.is_empty()).then(|| line.since.unwrap_or_else(Instant::now));
+        self.lines[slot(stream)] = line;
+        self.write_batch(records);
+    }
+
+    /// When an unfinished line shall be written.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.lines.iter().filter_map(|line| line.since).min().map(|since| since + PARTIAL_AFTER)
+    }
+
+    /// Writes unfinished lines that have waited long enough.
+    pub fn tick(&mut self, now: Instant) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if self.lines[slot(stream)].since.is_some_and(|since| now >= since + PARTIAL_AFTER) {
+                self.flush_line(stream, End::Partial);
+            }
+        }
+    }
+
+    /// Writes everything that is held: the last line needs no end.
+    pub fn finish(&mut self) {
+        self.flush_line(Stream::Stdout, End::Whole);
+        self.flush_line(Stream::Stderr, End::Whole);
+        self.say_dropped();
+    }
+
+    fn flush_line(&mut self, stream: Stream, end: End) {
+        let line = std::mem::take(&mut self.lines[slot(stream)]);
+        if !line.bytes.is_empty() {
+            encode(&mut self.batch, now_micros(), stream, end, &line.bytes);
+            self.write_batch(1);
+        }
+    }
+
+    fn allow(&mut self, bytes: u64) -> bool {
+        let now = Instant::now();
+        let earned = now.duration_since(self.refilled).as_micros() as u64 * (RATE / 1_000_000);
+        // Not on every call: fractions of a byte would be lost.
+        if earned > 1024 {
+            self.allowance = (self.allowance + earned).min(BURST);
+            self.refilled = now;
+        }
+        let allowed = self.allowance >= bytes;
+        if allowed {
+            self.allowance -= bytes;
+        }
+        allowed
+    }
+
+    fn drop_chunk(&mut self, chunk: &[u8], why: &'static str) {
+        self.dropped_lines += chunk.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.dropped_bytes += chunk.len() as u64;
+        self.why_dropped = why;
+    }
+
+    fn say_dropped(&mut self) {
+        // At least a little room, or every second chunk would be dropped and each would be told.
+        if self.dropped_bytes == 0 || self.allowance < RATE / 10 {
+            return;
+        }
+        let (lines, bytes) = (self.dropped_lines, self.dropped_bytes);
+        let text = format!("{lines} lines ({bytes} bytes) were dropped: {}", self.why_dropped);
+        (self.dropped_lines, self.dropped_bytes) = (0, 0);
+        self.say(&text);
+    }
+
+    fn write_batch(&mut self, records: u64) {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return;
+        }
+        match self.append(&batch) {
+            Ok(()) => {}
+            Err(_) => {
+                // The file may end in a torn record; a fresh one is opened, and readers pass over what is torn.
+                self.file = None;
+                self.dropped_lines += records;
+                self.dropped_bytes += batch.len() as u64;
+                self.why_dropped = "the disk is full, or the log can't be written";
+            }
+        }
+        self.batch = batch;
+        self.batch.clear();
+        // One long burst must not keep its memory for the whole life.
+        self.batch.shrink_to(64 * 1024);
+    }
+
+    fn append(&mut self, batch: &[u8]) -> io::Result<()> {
+        if self.size >= FILE_MAX {
+            self.rotate()?;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let file = OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .mode(0o600)
+                    .open(self.directory.join(FILE))?;
+                self.size = file.metadata()?.len();
+                self.file.insert(file)
+            }
+        };
+        file.write_all(batch)?;
+        self.size += batch.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        for number in (1..FILES).rev() {
+            let from = if number == 1 { FILE.to_owned() } else { format!("{FILE}.{}", number - 1) };
+            match std::fs::rename(self.directory.join(from), self.directory.join(format!("{FILE}.{number}")))
+            {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.file = None;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+trait TrimLine {
+    fn trim_suffix_line(&self) -> &[u8];
+}
+
+impl TrimLine for Vec<u8> {
+    /// Without `\n` or `\r\n`.
+    fn trim_suffix_line(&self) -> &[u8] {
+        let line = self.strip_suffix(b"\n").unwrap_or(self);
+        line.strip_suffix(b"\r").unwrap_or(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(directory: &Path) -> u64 {
+        std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum()
+    }
+
+    #[test]
+    fn a_gigabyte_is_bounded_and_what_was_dropped_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut logger = Logger::new(directory.path());
+        let chunk = b"a line of forty characters, more or less\n".repeat(25_000);
+        for _ in 0..1000 {
+            logger.take(Stream::Stdout, &chunk);
+        }
+        logger.allowance = BURST;
+        logger.finish();
+        let total = written(directory.path());
+        assert!(total < FILE_MAX * FILES as u64 + 5_000_000, "{total} bytes were kept of a gigabyte");
+        let text = std::fs::read_to_string(directory.path().join(FILE)).unwrap();
+        assert!(
+            text.contains("were dropped: more than 5 MB a second"),
+            "it is not said that lines were dropped"
+        );
+    }
+
+    #[test]
+    fn a_line_longer_than_a_record_goes_on_in_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut logger = Logger::new(directory.path());
+        logger.take(Stream::Stdout, &[b'x'; RECORD_MAX + 10]);
+        logger.take(Stream::Stdout, b"end\r\nprompt> ");
+        logger.tick(Instant::now() + PARTIAL_AFTER);
+        let text = std::fs::read_to_string(directory.path().join(FILE)).unwrap();
+        let records: Vec<_> =
+            text.lines().map(|l| crate::shim::record::decode(l.as_bytes()).unwrap()).collect();
+        assert_eq!(records.len(), 3);
+        assert_eq!((records[0].end, records[0].text.len()), (End::Partial, RECORD_MAX));
+        assert_eq!((records[1].end, records[1].text.as_str()), (End::Whole, "xxxxxxxxxxend"));
+        assert_eq!((records[2].end, records[2].text.as_str()), (End::Partial, "prompt> "));
+    }
+
+    #[test]
+    fn a_log_that_cant_be_written_drops_and_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = directory.path().join("later");
+        let mut logger = Logger::new(&logs);
+        logger.take(Stream::Stdout, b"lost\n");
+        std::fs::create_dir(&logs).unwrap();
+        logger.take(Stream::Stdout, b"kept\n");
+        let text = std::fs::read_to_string(logs.join(FILE)).unwrap();
+        assert!(text.contains("1 lines") && text.contains("kept"), "the log is {text:?}");
+    }
+}
