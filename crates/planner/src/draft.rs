@@ -11,6 +11,10 @@ use serde::Serialize;
 
 use crate::{Input, Plan, Progress, Step, Waiting, Write};
 
+/// How many runs a plan writes: with the log lines of a failed one each is some ten kilobytes, and a transaction of
+/// the store holds a megabyte.
+const RUNS_RECORDED_MAX: usize = 20;
+
 pub struct Draft<'a> {
     pub(crate) input: Input<'a>,
     pub(crate) progress: &'a mut Progress,
@@ -20,6 +24,8 @@ pub struct Draft<'a> {
     routes: BTreeMap<AppName, Option<RouteDocument>>,
     recorded_runs: BTreeMap<RunId, Run>,
     deleted: BTreeSet<String>,
+    /// Written last: while anything of an app is left, its name is not free.
+    forgotten: BTreeSet<AppName>,
     waiting: Vec<Waiting>,
     wake_at: Option<Duration>,
 }
@@ -48,6 +54,7 @@ impl<'a> Draft<'a> {
             routes: BTreeMap::new(),
             recorded_runs: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             waiting: Vec::new(),
             wake_at: None,
         }
@@ -148,8 +155,23 @@ impl<'a> Draft<'a> {
         self.recorded_runs.insert(run.id.clone(), run);
     }
 
+    /// A step holds so many operations and bytes; what does not fit is for the next plan.
+    pub(crate) fn has_room_for_runs(&self) -> bool {
+        self.recorded_runs.len() < RUNS_RECORDED_MAX
+    }
+
     pub(crate) fn delete(&mut self, key: String) {
         self.deleted.insert(key);
+    }
+
+    /// Deletes an app's record, after everything else that this plan deletes.
+    pub(crate) fn forget(&mut self, app: &AppName) {
+        self.forgotten.insert(app.clone());
+    }
+
+    /// Whether this plan writes anything of the app beside assignments and routes. What it writes it can't delete.
+    pub(crate) fn changes(&self, app: &AppName) -> bool {
+        self.changed.contains_key(app) || self.recorded_runs.values().any(|run| run.app == *app)
     }
 
     pub(crate) fn wait_for(&mut self, waiting: Waiting) {
@@ -184,6 +206,10 @@ impl<'a> Draft<'a> {
         for chunk in deleted.chunks(100) {
             let writes = chunk.iter().map(|key| self.removal(key.clone())).collect();
             self.push(&mut steps, "forget what is not needed any more".to_owned(), writes);
+        }
+        for app in std::mem::take(&mut self.forgotten) {
+            let write = self.removal(keys::app(&app));
+            self.push(&mut steps, format!("forget {app}"), vec![write]);
         }
         Plan { steps, waiting: self.waiting, wake_at: self.wake_at }
     }

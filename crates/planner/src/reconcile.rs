@@ -13,7 +13,7 @@ use std::time::Duration;
 use rung_model::app::Destroying;
 use rung_model::appfile::Service;
 use rung_model::{
-    AppName, AssignedInstance, DeploymentNumber, Intent, NodeId, Phase, ReleaseNumber, Run, RunId,
+    AppName, AssignedInstance, DeploymentNumber, Intent, NodeId, Phase, ReleaseNumber, Run, RunId, RunKind,
     RunOutcome, RunState, ServiceName, keys,
 };
 
@@ -204,7 +204,12 @@ fn send_off(draft: &mut Draft<'_>, app: &AppName, member: &Member, drain: Option
 fn may_stop(draft: &mut Draft<'_>, app: &AppName, member: &Member, drain: Option<Duration>) -> bool {
     // Without a port there are no requests to wait for.
     let Some(drain) = drain else { return true };
-    if member.routing == Routing::Routed || !draft.routes_acknowledged(app) {
+    if member.routing == Routing::Routed {
+        // Should it have been on its way out before, the time that it drained then does not count now.
+        draft.progress.unrouted.remove(&member.id);
+        return false;
+    }
+    if !draft.routes_acknowledged(app) {
         return false;
     }
     if member.routing == Routing::Absent || !member.state().may_run() {
@@ -219,21 +224,26 @@ fn may_stop(draft: &mut Draft<'_>, app: &AppName, member: &Member, drain: Option
     false
 }
 
-/// Assigns the app's runs that have no node yet, and passes on which ones were cancelled.
+/// Assigns the app's runs that have no node yet, and passes on which ones shall stop: somebody said so, or nobody
+/// waits for their outcome.
 fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
     let world = draft.input.world;
     let going = world.runs.values().map(|held| &held.value).filter(|run| run.app == *app && !run.has_ended());
     let destroying = draft.app(app).destroying.is_some();
+    let awaited = draft.deployment(app).and_then(|deployment| deployment.run.clone());
     for run in going {
+        let is_one_off = matches!(run.kind, RunKind::OneOff { .. });
+        let unwanted = run.cancelled || destroying || !(is_one_off || awaited.as_ref() == Some(&run.id));
         match &run.node {
-            Some(node) if run.cancelled || destroying => cancel(draft, node, &run.id),
+            Some(node) if unwanted => cancel(draft, node, &run.id),
             Some(_) => {}
-            None if run.cancelled || destroying => {
+            None if !draft.has_room_for_runs() => {}
+            None if unwanted => {
                 let state = RunState::Ended { at: draft.input.clock.wall, outcome: RunOutcome::Cancelled };
                 draft.record_run(Run { state, ..run.clone() });
             }
             None => {
-                let Some(node) = node_with_fewest_runs(draft) else { return };
+                let Some(node) = node_with_fewest_runs(draft) else { continue };
                 let placed = Run { node: Some(node.clone()), ..run.clone() };
                 draft.change_assignment(&node).runs.insert(run.id.clone(), placed.clone());
                 draft.record_run(placed);
@@ -266,6 +276,7 @@ pub fn record_ended_runs(draft: &mut Draft<'_>) {
             if held.value.has_ended()
                 || held.value.node.as_ref() != Some(node)
                 || held.value.state == seen.state
+                || !draft.has_room_for_runs()
             {
                 continue;
             }
@@ -307,7 +318,13 @@ pub fn forget_destroyed_apps(draft: &mut Draft<'_>) {
             assignment.instances.values().any(|assigned| assigned.app == *app)
                 || assignment.runs.values().any(|run| run.app == *app)
         });
-        if busy || (volumes == Destroying::WithVolumes && !is_purged(draft, app)) {
+        // A new app's runs are named like the old one's: what a node still says of those must not be taken for these.
+        let busy = busy
+            || world.observed.values().any(|seen| {
+                seen.value.instances.values().any(|instance| instance.app == *app)
+                    || seen.value.runs.values().any(|run| run.app == *app)
+            });
+        if busy || draft.changes(app) || (volumes == Destroying::WithVolumes && !is_purged(draft, app)) {
             continue;
         }
         for node in world.nodes.keys() {
@@ -318,7 +335,7 @@ pub fn forget_destroyed_apps(draft: &mut Draft<'_>) {
         for key in world.keys_of_app(app) {
             draft.delete(key);
         }
-        draft.delete(keys::app(app));
+        draft.forget(app);
     }
 }
 

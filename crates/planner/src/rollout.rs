@@ -15,6 +15,8 @@ use rung_model::{
 
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing, members};
+use crate::reconcile::desired_count;
+use crate::schedule::choose_node;
 
 /// Beyond a run's own timeout: for its placing, the fetching of artifacts and the storing of what it made.
 const RUN_MARGIN: Duration = Duration::from_secs(120);
@@ -233,7 +235,8 @@ enum Followed {
     Failed(String, Vec<String>),
 }
 
-/// Records and assigns the phase's run if there is none yet, and follows it to its end.
+/// Records the phase's run if there is none yet, and follows it to its end. One that its deployment does not wait for
+/// any more is cancelled by [`crate::reconcile`].
 fn follow_run(
     draft: &mut Draft<'_>,
     app: &AppName,
@@ -252,7 +255,10 @@ fn follow_run(
         start_run(draft, app, id, kind, timeout);
         return Followed::Going;
     }
-    let Some(held) = draft.input.world.runs.get(&id) else { return Followed::Going };
+    // It was written with the deployment; waiting for one that was removed since would have no end.
+    let Some(held) = draft.input.world.runs.get(&id) else {
+        return Followed::Failed("its run is not there any more".to_owned(), Vec::new());
+    };
     match &held.value.state {
         RunState::Ended { outcome, .. } => match outcome {
             RunOutcome::Succeeded { artifact } => Followed::Succeeded(artifact.clone()),
@@ -261,7 +267,6 @@ fn follow_run(
         },
         RunState::Pending | RunState::Running { .. } if cancelled.is_some() || remaining.is_zero() => {
             let why = cancelled.map_or("it took too long".to_owned(), |by| format!("cancelled by {by}"));
-            cancel_run(draft, &held.value);
             Followed::Failed(why, Vec::new())
         }
         RunState::Pending | RunState::Running { .. } => Followed::Going,
@@ -276,18 +281,6 @@ fn start_run(draft: &mut Draft<'_>, app: &AppName, id: RunId, kind: RunKind, tim
         Run { id: id.clone(), app: app.clone(), kind, by, at, node: None, timeout, cancelled: false, state };
     draft.add_run(run);
     draft.change_deployment(app).run = Some(id);
-}
-
-/// A cancelled run stays assigned, marked, until its node says that it has ended.
-fn cancel_run(draft: &mut Draft<'_>, run: &Run) {
-    let Some(node) = run.node.clone() else {
-        let state = RunState::Ended { at: draft.input.clock.wall, outcome: RunOutcome::Cancelled };
-        draft.record_run(Run { state, ..run.clone() });
-        return;
-    };
-    if let Some(assigned) = draft.change_assignment(&node).runs.get_mut(&run.id) {
-        assigned.cancelled = true;
-    }
 }
 
 // Rolling.
@@ -315,7 +308,7 @@ fn advance_rolling(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
     if standing.iter().all(|state| state.is_complete) {
         succeed(draft, app, &release);
     } else if remaining.is_zero() {
-        let (reason, log_tail) = explain_lateness(&release, &standing);
+        let (reason, log_tail) = explain_lateness(draft, &release, &standing);
         revert(draft, app, reason, log_tail);
     }
 }
@@ -323,6 +316,7 @@ fn advance_rolling(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
 struct ServiceState {
     service: ServiceName,
     desired: u32,
+    assigned: u32,
     healthy: u32,
     is_complete: bool,
     trouble: Option<(String, Vec<String>)>,
@@ -338,7 +332,7 @@ fn service_state(
     cohort: rung_model::DeploymentNumber,
 ) -> ServiceState {
     let declared = &release.file.services[service];
-    let desired = draft.app(app).count(service, declared.instances);
+    let desired = desired_count(draft, app, service, declared);
     let all = members(draft, app, service);
     let (new, old): (Vec<&Member>, Vec<&Member>) = all.iter().partition(|member| member.cohort == cohort);
     let new: Vec<&Member> = new.into_iter().filter(|member| member.intent == Intent::Run).collect();
@@ -351,6 +345,7 @@ fn service_state(
     ServiceState {
         service: service.clone(),
         desired,
+        assigned: new.len() as u32,
         healthy,
         is_complete: healthy >= desired && has_traffic,
         trouble: new.iter().find_map(|member| trouble_of(service, member)),
@@ -372,7 +367,11 @@ fn trouble_of(service: &ServiceName, member: &Member) -> Option<(String, Vec<Str
     })
 }
 
-fn explain_lateness(release: &Release, standing: &[ServiceState]) -> (String, Vec<String>) {
+fn explain_lateness(
+    draft: &Draft<'_>,
+    release: &Release,
+    standing: &[ServiceState],
+) -> (String, Vec<String>) {
     let deadline = in_words(release.file.deploy.deadline);
     let Some(late) = standing.iter().find(|state| !state.is_complete) else {
         return (format!("not finished within its deadline of {deadline}"), Vec::new());
@@ -384,6 +383,12 @@ fn explain_lateness(release: &Release, standing: &[ServiceState]) -> (String, Ve
     let observed = late.laggard.as_ref().and_then(|member| member.observed.as_ref());
     if let Some(why) = observed.and_then(|observed| observed.reason.as_ref()) {
         reason = format!("{reason}; {why}");
+    } else if late.assigned < late.desired
+        && let Err(refusals) = choose_node(draft, &release.file.services[&late.service])
+    {
+        for (node, refusal) in refusals {
+            reason = format!("{reason}; {node}: {refusal}");
+        }
     }
     (reason, observed.map(|observed| observed.log_tail.clone()).unwrap_or_default())
 }
@@ -434,7 +439,7 @@ fn advance_reverting(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) 
         return;
     };
     let back = release.file.services.iter().all(|(service, declared)| {
-        let desired = draft.app(app).count(service, declared.instances);
+        let desired = desired_count(draft, app, service, declared);
         let all = members(draft, app, service);
         let serving = all.iter().filter(|member| member.cohort == live && member.is_healthy());
         let serving =

@@ -66,11 +66,13 @@ fn rules(file: &AppFile) -> Vec<RouteRule> {
 }
 
 fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kinds) -> Option<Backend> {
-    let declared = declaration(draft, app, service, kinds)?;
-    if !declared.port {
-        return None;
-    }
-    let desired = aim(draft, app).map_or(0, |_| desired_count(draft, app, service, &declared));
+    let aimed = crate::reconcile::declared(draft, app, aim(draft, app), service);
+    let declared = declaration(draft, app, aimed.as_ref(), service, kinds)?;
+    let desired = match aimed.as_ref().filter(|aimed| aimed.port) {
+        Some(aimed) => desired_count(draft, app, service, aimed),
+        // It goes with the success of the deployment that has it no more.
+        None => kinds.standby.len() as u32,
+    };
     let mut endpoints: Vec<Endpoint> = kinds.wanted.iter().filter_map(routable).collect();
     if !kinds.exclusive {
         endpoints.extend(still_needed(draft, app, kinds, desired as usize));
@@ -95,19 +97,29 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
     })
 }
 
-/// What the aimed-at release says, or, for a service that it has no more, the release of the instances that are left.
-fn declaration(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kinds) -> Option<Service> {
-    let of_aim = crate::reconcile::declared(draft, app, aim(draft, app), service);
-    of_aim.or_else(|| {
-        let left = kinds.leaving.iter().chain(&kinds.standby).next()?;
-        draft.release(app, left.release)?.file.services.get(service).cloned()
+/// What the aimed-at release says of a service with a port; for one that it has no more, or whose port it took away,
+/// what the release of the instances that are left says.
+fn declaration(
+    draft: &Draft<'_>,
+    app: &AppName,
+    aimed: Option<&Service>,
+    service: &ServiceName,
+    kinds: &Kinds,
+) -> Option<Service> {
+    let with_port = |declared: &&Service| declared.port;
+    aimed.filter(with_port).cloned().or_else(|| {
+        let mut left = kinds.standby.iter().chain(&kinds.leaving);
+        left.find_map(|member| {
+            let declared = draft.release(app, member.release)?.file.services.get(service)?;
+            Some(declared).filter(with_port).cloned()
+        })
     })
 }
 
 /// Instances of the old cohort that the new one does not stand in for yet.
 ///
-/// A routed one stays until a wanted one that every proxy follows takes its place; a standby comes back when too few
-/// of the wanted are healthy.
+/// A routed one stays until a wanted one that every proxy follows takes its place, all of them when the new release
+/// wants fewer; a standby comes back when too few of the wanted are healthy.
 fn still_needed(draft: &Draft<'_>, app: &AppName, kinds: &Kinds, desired: usize) -> Vec<Endpoint> {
     let acknowledged = draft.routes_acknowledged(app);
     let healthy = kinds.wanted.iter().filter(|member| member.is_healthy());
@@ -119,8 +131,9 @@ fn still_needed(draft: &Draft<'_>, app: &AppName, kinds: &Kinds, desired: usize)
         .chain(&kinds.leaving)
         .filter(|member| member.intent == Intent::Run)
         .partition(|member| member.routing == Routing::Routed);
-    let mut needed: Vec<Endpoint> =
-        routed.into_iter().filter_map(routable).take(desired.saturating_sub(standing_in)).collect();
+    let kept =
+        if standing_in < desired { desired.max(kinds.standby.len()).saturating_sub(standing_in) } else { 0 };
+    let mut needed: Vec<Endpoint> = routed.into_iter().filter_map(routable).take(kept).collect();
     let short_by = desired.saturating_sub(healthy.count() + needed.len());
     let is_standby = |member: &&Member| kinds.standby.iter().any(|standby| standby.id == member.id);
     needed.extend(warm.into_iter().filter(is_standby).filter_map(routable).take(short_by));

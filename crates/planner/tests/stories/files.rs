@@ -1,0 +1,76 @@
+//! App files made in code.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rung_model::appfile::{Build, Check, DeployPolicy, Health, Service};
+use rung_model::{AppFile, AppName, Digest, Hold, ServiceName};
+
+/// A digest for a name.
+pub fn digest(name: &str) -> Digest {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    Digest::new(format!("sha256:{}", format!("{hash:016x}").repeat(4))).unwrap()
+}
+
+/// An app with one service `web`; the command's words say how its instances behave.
+pub fn app(name: &str, command: &str, instances: u32) -> AppFile {
+    let mut file = AppFile {
+        app: AppName::new(name).unwrap(),
+        domains: Vec::new(),
+        build: Build { command: None, test: None, timeout: Duration::from_secs(30) },
+        env: BTreeMap::new(),
+        required_secrets: Vec::new(),
+        volumes: BTreeMap::new(),
+        deploy: DeployPolicy {
+            release: None,
+            release_timeout: Duration::from_secs(30),
+            deadline: Duration::from_secs(20),
+        },
+        services: BTreeMap::new(),
+        routes: Vec::new(),
+    };
+    add(&mut file, "web", service(command, instances));
+    file
+}
+
+pub fn add(file: &mut AppFile, name: &str, service: Service) {
+    file.services.insert(ServiceName::new(name).unwrap(), service);
+}
+
+pub fn web(file: &mut AppFile) -> &mut Service {
+    let web = ServiceName::new("web").unwrap();
+    file.services.get_mut(&web).expect("every file of these stories has a web service")
+}
+
+pub fn service(command: &str, instances: u32) -> Service {
+    Service {
+        command: command.into(),
+        port: true,
+        instances,
+        exclusive: false,
+        memory_bytes: None,
+        cpu_millis: None,
+        health: Health {
+            check: Check::Tcp,
+            grace: Duration::from_secs(5),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            unhealthy_after: 2,
+            restart_after: 5,
+        },
+        drain: Duration::from_secs(5),
+        stop_grace: Duration::from_secs(2),
+        response_timeout: Duration::from_secs(10),
+        hold: Hold { max_requests: 100, max_time: Duration::from_secs(30) },
+        mounts: BTreeMap::new(),
+    }
+}
+
+pub fn worker(command: &str, instances: u32) -> Service {
+    let mut service = service(command, instances);
+    service.port = false;
+    service.health.check = Check::Up;
+    service
+}

@@ -1,0 +1,13 @@
+//! The planner's stories: what happens, step by step, when people, nodes and proxies do what they do.
+
+mod deploying;
+mod ending;
+mod exclusive;
+mod files;
+mod handoff;
+mod invariants;
+mod leading;
+mod placing;
+mod properties;
+mod runs;
+mod scene;
