@@ -133,14 +133,28 @@ impl Rung {
     }
 
     /// Runs a command of the CLI to its end.
+    ///
+    /// # Panics
+    /// When it does not end within [`VERB_PATIENCE`], with what it has said until then.
+    #[track_caller]
     pub fn cli(&self, arguments: &[&str]) -> Said {
         let words = format!("rung {}", arguments.join(" "));
         let started = Instant::now();
-        let output = self
-            .cli_command(arguments)
-            .output()
-            .unwrap_or_else(|error| panic!("starting `{words}`: {error}"));
-        Said::new(words, &output, started.elapsed())
+        let mut command = self.cli_command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting `{words}`: {error}"));
+        let out = read_all(child.stdout.take().expect("it is piped"));
+        let err = read_all(child.stderr.take().expect("it is piped"));
+        let status = wait_at_most(&mut child, VERB_PATIENCE);
+        let said = Said {
+            words,
+            code: status.and_then(|status| status.code()),
+            out: out.join().expect("reading does not panic"),
+            err: err.join().expect("reading does not panic"),
+            took: started.elapsed(),
+        };
+        assert!(status.is_some(), "`{}` did not end; {}", said.words, said.everything());
+        said
     }
 
     /// A command of the CLI, not yet started.
@@ -350,6 +364,9 @@ impl Rung {
     }
 }
 
+/// Longer than the longest command: the first deploy of an application that installs a few hundred packages.
+const VERB_PATIENCE: std::time::Duration = std::time::Duration::from_secs(240);
+
 /// Longer than the graceful end of every story's application.
 const TEARDOWN: std::time::Duration = std::time::Duration::from_secs(15);
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(10);
@@ -366,6 +383,29 @@ impl Drop for Rung {
             }
         }
     }
+}
+
+/// `None`: it did not end in time, and was killed.
+fn wait_at_most(child: &mut Child, patience: std::time::Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("asking for a child's status") {
+            return Some(status);
+        }
+        std::thread::sleep(LOOK_EVERY); // tidy: the end is looked for, and what did not end must still be read
+    }
+    child.kill().expect("it is a child of ours");
+    child.wait().expect("it is a child of ours");
+    None
+}
+
+fn read_all(mut pipe: impl std::io::Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read before an error is what there is to show.
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 fn keep_lines(pipe: impl std::io::Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {

@@ -1,6 +1,5 @@
 //! What a command said, and how it ended.
 
-use std::process::Output;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -17,16 +16,6 @@ pub struct Said {
 }
 
 impl Said {
-    pub(crate) fn new(words: String, output: &Output, took: Duration) -> Self {
-        Self {
-            words,
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-            took,
-        }
-    }
-
     /// # Panics
     /// When it did not end with this exit code.
     #[track_caller]
