@@ -185,6 +185,7 @@ impl Connection {
     /// Closes such that the client gets the whole answer: a close with unread bytes would reset the connection.
     async fn linger(&mut self) {
         self.timer.arm(LINGER);
+        self.worker.buffers.lend(&mut self.buffer);
         let (buffer, stream) = (&mut self.buffer, &mut self.stream);
         let _ = self
             .timer

@@ -102,7 +102,7 @@ pub(crate) fn read(
         Ok(Status::Complete(length)) if length <= HEAD_MAX => length,
         Ok(Status::Partial) if head.len() < HEAD_MAX => return Ok(None),
         Ok(_) => return Err(Rejection { status: 431, why: "the request's head is larger than 32 KiB" }),
-        Err(error) => return Err(explain(error)),
+        Err(error) => return Err(explain(error, head)),
     };
     check_line_ends(&head[..length])?;
     request.reset();
@@ -111,17 +111,24 @@ pub(crate) fn read(
     Ok(Some(leading + length))
 }
 
-fn explain(error: httparse::Error) -> Rejection {
+fn explain(error: httparse::Error, head: &[u8]) -> Rejection {
     match error {
         httparse::Error::TooManyHeaders => {
             Rejection { status: 431, why: "the request has more than 100 headers" }
         }
-        httparse::Error::Version => Rejection { status: 505, why: "the request is not HTTP/1.0 or HTTP/1.1" },
+        httparse::Error::Version if names_version(head) => {
+            Rejection { status: 505, why: "the request is not HTTP/1.0 or HTTP/1.1" }
+        }
         httparse::Error::HeaderName => bad("a header's name is malformed"),
         httparse::Error::HeaderValue => bad("a header's value is malformed"),
         httparse::Error::NewLine => bad("a line does not end with CR LF"),
         _ => bad("the request line is malformed"),
     }
+}
+
+/// Whether the third word of the first line is a version; else the target held a space.
+fn names_version(head: &[u8]) -> bool {
+    head.split(|byte| *byte == b' ').nth(2).is_some_and(|word| word.starts_with(b"HTTP/"))
 }
 
 /// The parser takes a lone LF for a line's end; others do not.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::access_log::{AccessLog, Writer};
 use crate::config::{AccessLogSetting, Config, ConfigError};
@@ -134,10 +134,16 @@ struct Process {
     log: AccessLog,
 }
 
-/// A thread and the word of its end.
-struct Running {
-    thread: JoinHandle<io::Result<()>>,
-    ended: oneshot::Receiver<()>,
+type Thread = JoinHandle<io::Result<()>>;
+
+/// Says when a thread ends, by a panic too.
+struct End(mpsc::UnboundedSender<()>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // Nobody listens any more once the process ends.
+        let _ = self.0.send(());
+    }
 }
 
 impl Process {
@@ -151,54 +157,60 @@ impl Process {
         let (applied, applied_events) = mpsc::unbounded_channel();
         let (phase, phases) = watch::channel(Phase::Starting);
         let (following, mut followed) = watch::channel(Following::NOTHING);
+        let (end, mut ends) = mpsc::unbounded_channel();
 
-        let threads = self.start_threads(&table_changes, &applied, &phases)?;
-        // A receiver that stays here would keep the senders of the threads from noticing the end.
-        drop((table_changes, applied));
+        let threads = self.start_threads(&table_changes, &applied, &phases, &end)?;
+        // What the threads got copies of would keep their ends from being noticed.
+        drop((table_changes, applied, end));
         let follower = Follower::new(self.shared.clone(), documents, tables, following);
         let following_task = tokio::task::spawn_local(follower.run(applied_events));
-
-        let server = Server::bind(&directory).map_err(start_error("binding the control socket"))?;
+        drop(self.log);
         let facts = Rc::new(Facts {
-            status: status(self.shared.clone(), followed.clone(), phases),
+            status: status(self.shared, followed.clone(), phases),
             listeners: self.listeners,
             drain: Notify::new(),
         });
-        drop(self.log);
-        let told = {
-            let facts = facts.clone();
-            async move { facts.drain.notified().await }
-        };
-        let mut ended = std::pin::pin!(async {
+        let told = facts.clone();
+        let mut over = Box::pin(async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                () = told => {}
+                () = told.drain.notified() => {}
+                // One thread less would never acknowledge anything again: the whole process is replaced.
+                _ = ends.recv() => {}
             }
         });
-        let starting = async {
+        let is_ready = async {
             let is_ready = followed.wait_for(|following| following.is_ready);
-            // In either case it is time to serve; an error means that the following ended, with the process.
-            let _ = tokio::time::timeout(START_WITHOUT_ROUTES, is_ready).await;
-            phase.send_replace(Phase::Serving);
-            if let Some(mut ready) = ready {
-                // The supervisor may be gone; serving goes on all the same.
-                let _ = ready.write_all(b"ready\n");
-            }
-            std::future::pending::<()>().await
+            // What it returns holds a lock on what the follower writes: it must not outlive this line.
+            drop(tokio::time::timeout(START_WITHOUT_ROUTES, is_ready).await);
         };
+        let mut serving = None;
         tokio::select! {
-            () = &mut ended => {}
-            () = starting => {}
-            () = server.run(facts.clone()) => {}
+            () = &mut over => {}
+            // Ready or not, it is time to serve.
+            () = is_ready => {
+                phase.send_replace(Phase::Serving);
+                // Only now does it take the place of an earlier ingress.
+                let server = Server::bind(&directory).map_err(start_error("binding the control socket"))?;
+                serving = Some(tokio::task::spawn_local(async move { server.run(facts).await }));
+                if let Some(mut ready) = ready {
+                    // The supervisor may be gone; serving goes on all the same.
+                    let _ = ready.write_all(b"ready\n");
+                }
+                over.as_mut().await;
+            }
         }
+        drop(over);
         tracing::info!("draining");
         phase.send_replace(Phase::Draining);
-        let result = tokio::select! {
-            result = join(threads) => result,
-            () = server.run(facts.clone()) => Ok(()),
-        };
+        let result = join(threads, ends).await;
         following_task.abort();
+        if let Some(task) = serving {
+            task.abort();
+            // Its end removes the socket.
+            let _ = task.await;
+        }
         result
     }
 
@@ -207,7 +219,8 @@ impl Process {
         tables: &watch::Receiver<Arc<Table>>,
         applied: &mpsc::UnboundedSender<Applied>,
         phases: &watch::Receiver<Phase>,
-    ) -> Result<Vec<Running>, RunError> {
+        end: &mpsc::UnboundedSender<()>,
+    ) -> Result<Vec<Thread>, RunError> {
         let mut threads = Vec::new();
         for index in 0..self.shared.config.threads {
             let listeners = self.listeners.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>();
@@ -220,21 +233,21 @@ impl Process {
                 phase: phases.clone(),
                 log: self.log.clone(),
             };
-            let (end, ended) = oneshot::channel();
+            let end = End(end.clone());
             let thread = std::thread::Builder::new().name(format!("ingress-{index}")).spawn(move || {
-                // Dropped at the thread's end, by a panic too.
                 let _end = end;
                 worker::run(start)
             });
-            threads.push(Running { thread: thread.map_err(start_error("starting a thread"))?, ended });
+            threads.push(thread.map_err(start_error("starting a thread"))?);
         }
         Ok(threads)
     }
 }
 
-async fn join(threads: Vec<Running>) -> Result<(), RunError> {
-    for Running { thread, ended } in threads {
-        let _ = ended.await;
+/// Waits for every thread, without keeping this one from following meanwhile.
+async fn join(threads: Vec<Thread>, mut ends: mpsc::UnboundedReceiver<()>) -> Result<(), RunError> {
+    while ends.recv().await.is_some() {}
+    for thread in threads {
         thread.join().map_err(|_| RunError::Panicked)?.map_err(RunError::Thread)?;
     }
     Ok(())
