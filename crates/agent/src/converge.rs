@@ -250,7 +250,9 @@ pub struct Converge {
     releases: BTreeMap<(AppName, ReleaseNumber), Fetch<Release>>,
     artifacts: BTreeMap<Digest, Fetch<()>>,
     runs: Runs,
-    purging: BTreeSet<AppName>,
+    purges: BTreeMap<AppName, Purge>,
+    /// Reported: as far as everything is begun that was asked for, and every purge is finished.
+    acknowledged: Generation,
     kept: BTreeSet<Digest>,
     shutting_down: bool,
     changed: Option<Urgency>,
@@ -265,6 +267,14 @@ enum Fetch<T> {
     Here(Box<T>),
 }
 
+/// Removing the data of an app that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purge {
+    /// Nothing of a new app with that name is begun meanwhile.
+    Going,
+    Done,
+}
+
 impl Converge {
     pub fn new(node: NodeId, started: Timestamp) -> Self {
         Self {
@@ -277,7 +287,8 @@ impl Converge {
             releases: BTreeMap::new(),
             artifacts: BTreeMap::new(),
             runs: Runs::default(),
-            purging: BTreeSet::new(),
+            purges: BTreeMap::new(),
+            acknowledged: Generation::ZERO,
             kept: BTreeSet::new(),
             shutting_down: false,
             changed: None,
@@ -360,7 +371,11 @@ impl Converge {
                 self.runs.ended(&run, outcome, now.wall);
                 self.change(Urgency::Now);
             }
-            Event::Purged { .. } | Event::Tick => {}
+            Event::Purged { app } => {
+                self.purges.insert(app, Purge::Done);
+                self.change(Urgency::Now);
+            }
+            Event::Tick => {}
             Event::ShutDown => self.shutting_down = true,
             Event::Started { ref instance, .. }
             | Event::StartFailed { ref instance, .. }
@@ -497,16 +512,25 @@ impl Converge {
         }
     }
 
-    /// An app's data goes when nothing of the app is left here; once for each time that it is asked for.
+    /// An app's data goes when nothing of the app is left here; once for each time that it is asked for. The assignment
+    /// is acknowledged after that: then the name is free for a new app, whose data must not go too.
     fn converge_purge(&mut self, assignment: &Assignment) {
-        self.purging.retain(|app| assignment.purge.contains(app));
+        self.purges.retain(|app, purge| *purge == Purge::Going || assignment.purge.contains(app));
         for app in &assignment.purge {
             let busy = self.instances.values().any(|instance| instance.assigned.app == *app)
                 || self.runs.any_of(app);
-            if !busy && self.purging.insert(app.clone()) {
+            if !busy && !self.purges.contains_key(app) {
+                self.purges.insert(app.clone(), Purge::Going);
                 self.effects.push(Effect::Purge { app: app.clone() });
             }
         }
+        if assignment.purge.iter().all(|app| self.purges.get(app) == Some(&Purge::Done)) {
+            self.acknowledged = assignment.generation;
+        }
+    }
+
+    fn is_purging(&self, app: &AppName) -> bool {
+        self.purges.get(app) == Some(&Purge::Going)
     }
 
     fn report(&mut self, now: Now) {
@@ -532,7 +556,7 @@ impl Converge {
         let endpoint = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Observed {
             node: self.node.clone(),
-            assignment: self.generation(),
+            assignment: self.acknowledged,
             sequence: self.sequence,
             agent_started: self.started,
             instances: self.instances.iter().map(|(id, i)| (id.clone(), i.observed(endpoint))).collect(),

@@ -18,15 +18,20 @@ fn kill_hard(pid: u32) {
     kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
 }
 
-/// The instance's shim, its init, and everything below.
-fn tree_of(world: &World, name: &str) -> BTreeSet<u32> {
-    let lives = std::fs::read_dir(world.data().join("instances").join(name)).unwrap();
-    let life = lives.map(|life| life.unwrap().path().join("life.json")).find(|life| life.exists()).unwrap();
+/// The shim, the init, and the shim with everything below it.
+struct Tree {
+    shim: u32,
+    init: u32,
+    all: BTreeSet<u32>,
+}
+
+fn tree_of(world: &World, name: &str, attempt: u32) -> Tree {
+    let life = world.data().join(format!("instances/{name}/{attempt}/life.json"));
     let life: serde_json::Value = serde_json::from_slice(&std::fs::read(life).unwrap()).unwrap();
-    let shim = life["shim"]["pid"].as_u64().unwrap() as u32;
-    let mut tree = procfs::descendants(shim);
-    tree.insert(shim);
-    tree
+    let pid = |who: &str| life[who]["pid"].as_u64().unwrap() as u32;
+    let mut all = procfs::descendants(pid("shim"));
+    all.insert(pid("shim"));
+    Tree { shim: pid("shim"), init: pid("init"), all }
 }
 
 fn alive(pids: &BTreeSet<u32>) -> Vec<u32> {
@@ -84,22 +89,20 @@ fn killing_any_member_of_the_tree_leaves_no_orphan_and_no_leaked_port() {
         "sh -c 'sleep 1000 & sh -c \"sleep 1001 & wait\" & wait' & setsid sleep 1002 & exec ./server";
     world.run_web(service(family), &[("server", SERVER)]);
     let mut instance = world.await_state("a1", InstanceState::Healthy);
-    let members = ["shim", "init", "main"];
-    for (round, member) in members.iter().enumerate() {
-        eventually("the family is not complete", || tree_of(&world, "a1").len() >= 8);
-        let tree = tree_of(&world, "a1");
-        let victim = match *member {
+    for (attempt, member) in (1..).zip(["main", "shim", "init"]) {
+        eventually("the family is not complete", || tree_of(&world, "a1", attempt).all.len() >= 8);
+        let tree = tree_of(&world, "a1", attempt);
+        kill_hard(match member {
             "main" => instance.pid.unwrap(),
-            "shim" => *tree.first().unwrap(),
-            _ => *tree.iter().nth(1).unwrap(),
-        };
-        kill_hard(victim);
-        eventually(&format!("after its {member} was killed some of {tree:?} live on"), || {
-            alive(&tree).is_empty()
+            "shim" => tree.shim,
+            _ => tree.init,
+        });
+        eventually(&format!("after its {member} was killed some of {:?} live on", tree.all), || {
+            alive(&tree.all).is_empty()
         });
         let observed = world.await_report("it was not started again", |observed| {
             let a1 = &observed.instances[&id("a1")];
-            a1.state == InstanceState::Healthy && a1.restarts == round as u32 + 1
+            a1.state == InstanceState::Healthy && a1.restarts == attempt
         });
         let next = observed.instances[&id("a1")].clone();
         assert_eq!(next.endpoint, instance.endpoint, "its port leaked");
@@ -114,7 +117,7 @@ fn an_instance_that_ignores_sigterm_is_killed_after_its_grace_and_not_before() {
     stubborn.stop_grace = Duration::from_millis(700);
     world.run_web(stubborn, &[("x", "")]);
     world.await_state("a1", InstanceState::Healthy);
-    let tree = tree_of(&world, "a1");
+    let tree = tree_of(&world, "a1", 1).all;
     let asked = Instant::now();
     world.assign(|assignment| assignment.instances.get_mut(&id("a1")).unwrap().intent = Intent::Stop);
     world.await_state("a1", InstanceState::Stopped);
@@ -232,8 +235,11 @@ fn a_health_command_runs_inside_the_instance() {
     let mut world = World::new();
     let mut checked = worker("echo $$ > /tmp/pid; exec sleep 1000");
     checked.health.check = Check::Command { command: "test -s /tmp/pid && [ \"$GREETING\" = hello ]".into() };
+    let mode = || std::os::unix::fs::MetadataExt::mode(&std::fs::metadata("/dev/null").unwrap());
+    let before = mode();
     world.run_web(checked, &[("x", "")]);
     world.await_state("a1", InstanceState::Healthy);
+    assert_eq!(mode(), before, "the machine's /dev/null was changed");
 }
 
 #[test]
@@ -249,8 +255,8 @@ fn more_memory_than_its_limit_is_the_end_of_an_instance_with_a_reason() {
 #[test]
 fn an_instance_that_prints_without_end_is_not_held_up_and_its_logs_are_bounded() {
     let mut world = World::new();
-    // 300 MB of noise, binary included, as fast as it can; then it says that it is done.
-    let loud = "head -c 300000000 /dev/urandom; echo; touch /data/done; exec sleep 1000";
+    // 100 MB of noise, binary included, as fast as it can; then it says that it is done.
+    let loud = "head -c 100000000 /dev/urandom; echo; touch /data/done; exec sleep 1000";
     let mut loud = worker(loud);
     loud.mounts.insert(VolumeName::new("flag").unwrap(), "/data".into());
     world.run_web(loud, &[("x", "")]);
@@ -270,9 +276,9 @@ fn the_platform_stops_with_its_instances_and_starts_them_again() {
     let mut world = World::new();
     world.run_web(service("exec ./server"), &[("server", SERVER)]);
     let before = world.await_state("a1", InstanceState::Healthy);
-    let tree = tree_of(&world, "a1");
+    let tree = tree_of(&world, "a1", 1).all;
     world.stop_agent(Shutdown::StopInstances);
-    assert!(alive(&tree).is_empty(), "an instance runs on after the platform was stopped");
+    eventually("an instance runs on after the platform was stopped", || alive(&tree).is_empty());
     world.start_agent();
     let after = world.await_report("it was not started again", |observed| {
         observed

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -252,10 +252,12 @@ fn prepare_command(spec: &Spec, io: CommandIo) -> std::io::Result<()> {
 }
 
 /// `/dev/stderr` and its like open the pipe again, which asks for its mode: nginx's `error_log /dev/stderr`.
+/// Pipes only: a health check's output is the machine's own `/dev/null`, whose mode is nobody's to change.
 fn open_to_user(io: &CommandIo) {
     for fd in [&io.stdout, &io.stderr] {
-        if let Ok(file) = fd.try_clone() {
-            let _ = std::fs::File::from(file).set_permissions(std::fs::Permissions::from_mode(0o622));
+        let Ok(file) = fd.try_clone().map(std::fs::File::from) else { continue };
+        if file.metadata().is_ok_and(|meta| meta.file_type().is_fifo()) {
+            let _ = file.set_permissions(std::fs::Permissions::from_mode(0o622));
         }
     }
 }

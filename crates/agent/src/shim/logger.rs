@@ -152,7 +152,7 @@ impl Logger {
     }
 
     fn drop_chunk(&mut self, chunk: &[u8], why: &'static str) {
-        self.dropped_lines += chunk.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.dropped_lines += memchr::memchr_iter(b'\n', chunk).count() as u64;
         self.dropped_bytes += chunk.len() as u64;
         self.why_dropped = why;
     }

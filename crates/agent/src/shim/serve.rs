@@ -37,6 +37,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Output {
     pub stream: Stream,
     pub fd: OwnedFd,
+    pub ended: bool,
 }
 
 /// A health check that runs inside.
@@ -150,6 +151,7 @@ impl Shim {
             }
         }
         self.clients.retain(|(_, client)| client.open);
+        self.outputs.retain(|output| !output.ended);
         self.on_time(now);
     }
 
@@ -182,15 +184,8 @@ impl Shim {
         }
         // Interrupted or not: what is ready is looked at, and the loop comes round again.
         let _ = poll(&mut fds, timeout);
-        let mut ready: Vec<Source> = sources
-            .into_iter()
-            .zip(&fds)
-            .filter(|(_, fd)| fd.any().unwrap_or(false))
-            .map(|(s, _)| s)
-            .collect();
-        // An ended output is removed by its index: from the last to the first.
-        ready.reverse();
-        ready
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        sources.into_iter().zip(&fds).filter(|(_, fd)| is_ready(fd)).map(|(source, _)| source).collect()
     }
 
     fn next_wake(&self) -> Option<Instant> {
@@ -289,10 +284,11 @@ impl Shim {
     }
 
     fn take_output(&mut self, index: usize) {
-        let Some(output) = self.outputs.get(index) else { return };
+        // A terminal that was closed takes its outputs along.
+        let Some(output) = self.outputs.get_mut(index) else { return };
         let mut buffer = std::mem::take(&mut self.buffer);
         match nix::unistd::read(&output.fd, &mut buffer) {
-            Ok(0) => drop(self.outputs.remove(index)),
+            Ok(0) => output.ended = true,
             Ok(count) => {
                 let stream = output.stream;
                 self.logger.take(stream, &buffer[..count]);
@@ -300,7 +296,7 @@ impl Shim {
             }
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
             // A terminal whose last user is gone answers EIO.
-            Err(_) => drop(self.outputs.remove(index)),
+            Err(_) => output.ended = true,
         }
         self.buffer = buffer;
     }
@@ -450,17 +446,7 @@ impl Shim {
         if self.spec.isolation == Isolation::Plain {
             procfs::kill_descendants(Pid::this());
         }
-        // Bounded: somebody outside may hold the other end and write on.
-        for _ in 0..1024 {
-            if self.outputs.is_empty() {
-                break;
-            }
-            let before = self.outputs.len();
-            self.drain_outputs();
-            if self.outputs.len() == before {
-                break;
-            }
-        }
+        self.drain_outputs();
         let how = self.read_how();
         let out_of_memory =
             self.spec.limits.memory_bytes.filter(|_| cgroup::ran_out_of_memory(&self.spec.limits));
@@ -483,18 +469,17 @@ impl Shim {
         exit
     }
 
-    /// Reads every output until there is nothing more now.
+    /// Reads every output until there is nothing more now. Bounded: somebody outside may hold the other end and write on.
     fn drain_outputs(&mut self) {
         const CHUNKS: usize = 1024;
-        for index in (0..self.outputs.len()).rev() {
+        for index in 0..self.outputs.len() {
             for _ in 0..CHUNKS {
-                let before = self.outputs.len();
                 let mut probe = [PollFd::new(self.outputs[index].fd.as_fd(), PollFlags::POLLIN)];
                 if poll(&mut probe, PollTimeout::ZERO) != Ok(1) {
                     break;
                 }
                 self.take_output(index);
-                if self.outputs.len() < before {
+                if self.outputs[index].ended {
                     break;
                 }
             }

@@ -67,8 +67,8 @@ pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
     let init = match kernel::fork().map_err(|e| format!("starting the init: {e}"))? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
-            // The shim's end of the pipe must be the shim's alone, or its death would not be seen.
-            drop((control, report, listener, signals));
+            // The shim's ends of the pipes must be the shim's alone, or their closing would not be seen.
+            drop((control, report, listener, signals, input, outputs));
             let _ = leave_standard_streams();
             // The agent waits for the end of the shim's standard output, which this process has a copy of.
             let _ = leave_standard_streams();
@@ -152,8 +152,8 @@ fn pipes(stdin: OwnedFd, input: Option<OwnedFd>) -> std::io::Result<Plumbing> {
     let (out, stdout) = pipe()?;
     let (err, stderr) = pipe()?;
     let outputs = vec![
-        Output { stream: Stream::Stdout, fd: out.into() },
-        Output { stream: Stream::Stderr, fd: err.into() },
+        Output { stream: Stream::Stdout, fd: out.into(), ended: false },
+        Output { stream: Stream::Stderr, fd: err.into(), ended: false },
     ];
     let command = CommandIo { stdin, stdout: stdout.into(), stderr: stderr.into(), terminal: false };
     Ok(Plumbing { command, input, outputs })
@@ -175,7 +175,7 @@ fn terminal(rows: u16, columns: u16) -> std::io::Result<Plumbing> {
     Ok(Plumbing {
         command,
         input: Some(input),
-        outputs: vec![Output { stream: Stream::Stdout, fd: pty.master }],
+        outputs: vec![Output { stream: Stream::Stdout, fd: pty.master, ended: false }],
     })
 }
 

@@ -20,7 +20,7 @@ use rung_model::assignment::{AssignedInstance, Assignment, Intent};
 use rung_model::*;
 use tokio::sync::watch;
 
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the fake server holds.
 pub struct Server {
