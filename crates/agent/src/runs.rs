@@ -139,6 +139,9 @@ impl RunsDriver {
             RunKind::Release { release, command } => {
                 self.run_once(run, *release, command, Io::Logs).await.map(|()| None)
             }
+            RunKind::Job { release, command, .. } => {
+                self.run_once(run, *release, command, Io::Logs).await.map(|()| None)
+            }
             RunKind::OneOff { release, command, terminal } => {
                 let io = match terminal {
                     Some(Terminal { rows, columns }) => Io::Terminal { rows: *rows, columns: *columns },

@@ -6,6 +6,7 @@
 mod check;
 pub mod defaults;
 mod error;
+mod job;
 mod parse;
 mod procfile;
 mod read;
@@ -22,7 +23,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::duration;
-use crate::ids::{AppName, SecretName, ServiceName, VolumeName};
+use crate::ids::{AppName, JobName, SecretName, ServiceName, VolumeName};
+use crate::job::{CatchUp, Overlap};
+use crate::schedule::{Schedule, Zone};
 
 pub use check::is_reserved;
 pub use error::{AppFileError, AppFileErrors};
@@ -61,6 +64,8 @@ pub struct AppFile {
     pub volumes: BTreeMap<VolumeName, Volume>,
     pub deploy: DeployPolicy,
     pub services: BTreeMap<ServiceName, Service>,
+    #[serde(default)]
+    pub jobs: BTreeMap<JobName, Job>,
     /// Empty: everything goes to the only service with a port, or to `web`.
     #[serde(default)]
     pub routes: Vec<Route>,
@@ -163,6 +168,38 @@ pub enum Check {
     Command { command: String },
     /// Has stayed up for half a second. The default of a service without a port.
     Up,
+}
+
+/// Work that runs to completion, on a schedule or on demand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Job {
+    /// Goes through `/bin/sh -c`, in the artifact's root.
+    pub command: String,
+    /// `None`: on demand only.
+    pub schedule: Option<Schedule>,
+    /// In which the schedule is read.
+    pub timezone: Zone,
+    pub overlap: Overlap,
+    pub catch_up: CatchUp,
+    /// A run that could not be started so long after its time is recorded as missed.
+    #[serde(rename = "start_deadline_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
+    pub start_deadline: Duration,
+    /// A run that takes longer is ended, and has failed.
+    #[serde(rename = "timeout_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
+    pub timeout: Duration,
+    /// How often a run that failed is tried again.
+    pub retries: u32,
+    /// Before the first retry; doubled before each further one.
+    #[serde(rename = "retry_after_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
+    pub retry_after: Duration,
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a core.
+    pub cpu_millis: Option<u32>,
+    #[serde(default)]
+    pub mounts: BTreeMap<VolumeName, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -135,6 +135,9 @@ text_id!(
     /// A named long-running part of an app.
     ServiceName, "a service's name", check_slug);
 text_id!(
+    /// A named part of an app that runs to completion.
+    JobName, "a job's name", check_slug);
+text_id!(
     /// A named directory that outlives instances and releases.
     VolumeName, "a volume's name", check_slug);
 text_id!(

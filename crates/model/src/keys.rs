@@ -1,11 +1,12 @@
 //! The keys of the store, once. Numbers are padded so that keys sort as numbers do.
 
-use crate::ids::{AppName, DeploymentNumber, NodeId, ReleaseNumber, RunId, SecretName};
+use crate::ids::{AppName, DeploymentNumber, JobName, NodeId, ReleaseNumber, RunId, SecretName};
 
 pub const APPS: &str = "apps/";
 pub const RELEASES: &str = "releases/";
 pub const DEPLOYMENTS: &str = "deployments/";
 pub const RUNS: &str = "runs/";
+pub const JOBS: &str = "jobs/";
 pub const NODES: &str = "nodes/";
 pub const ASSIGN: &str = "assign/";
 pub const OBSERVED: &str = "observed/";
@@ -29,6 +30,10 @@ pub fn deployment(app: &AppName, number: DeploymentNumber) -> String {
 
 pub fn run(app: &AppName, run: &RunId) -> String {
     format!("{RUNS}{app}/{run}")
+}
+
+pub fn job(app: &AppName, job: &JobName) -> String {
+    format!("{JOBS}{app}/{job}")
 }
 
 pub fn node(node: &NodeId) -> String {

@@ -13,12 +13,14 @@ pub mod deployment;
 pub mod duration;
 pub mod generation;
 pub mod ids;
+pub mod job;
 pub mod keys;
 pub mod node;
 pub mod observed;
 pub mod release;
 pub mod routes;
 pub mod run;
+pub mod schedule;
 
 pub use app::{App, Scale};
 pub use appfile::AppFile;
@@ -26,11 +28,13 @@ pub use assignment::{AssignedInstance, Assignment, Intent};
 pub use deployment::{Deployment, DeploymentKind, Outcome, Phase, TimelineEntry};
 pub use generation::Generation;
 pub use ids::{
-    AppName, DeploymentNumber, Digest, InstanceId, InvalidId, NodeId, ReleaseNumber, RunId, SecretName,
-    ServiceName, VolumeName,
+    AppName, DeploymentNumber, Digest, InstanceId, InvalidId, JobName, NodeId, ReleaseNumber, RunId,
+    SecretName, ServiceName, VolumeName,
 };
+pub use job::{CatchUp, JobRun, JobState, Overlap};
 pub use node::{Node, NodeFacts};
 pub use observed::{InstanceState, Observed, ObservedInstance, ObservedRun};
 pub use release::{Draft, Release};
 pub use routes::{Backend, Endpoint, Hold, RouteDocument, RouteRule};
 pub use run::{Run, RunKind, RunOutcome, RunState};
+pub use schedule::{Schedule, Zone};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::ids::{AppName, Digest, NodeId, ReleaseNumber, RunId};
+use crate::job::JobRun;
 
 /// A run, at `runs/<app>/<id>`; written before it is launched, so that it is never launched unrecorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -39,6 +40,14 @@ pub enum RunKind {
     Build { source: Digest, command: Option<String>, test: Option<String>, env: BTreeMap<String, String> },
     /// The release command, with the environment of the release that is about to start.
     Release { release: ReleaseNumber, command: String },
+    /// A job, in the environment of a release. Arguments are words after the command, `env` wins over the release's.
+    Job {
+        release: ReleaseNumber,
+        run: JobRun,
+        command: String,
+        arguments: Vec<String>,
+        env: BTreeMap<String, String>,
+    },
     /// `rung run`: a command in a new instance of the given release.
     OneOff { release: ReleaseNumber, command: String, terminal: Option<Terminal> },
 }
@@ -53,8 +62,15 @@ pub struct Terminal {
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum RunState {
     Pending,
-    Running { #[schema(value_type = String, format = DateTime)] since: Timestamp },
-    Ended { #[schema(value_type = String, format = DateTime)] at: Timestamp, outcome: RunOutcome },
+    Running {
+        #[schema(value_type = String, format = DateTime)]
+        since: Timestamp,
+    },
+    Ended {
+        #[schema(value_type = String, format = DateTime)]
+        at: Timestamp,
+        outcome: RunOutcome,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -73,6 +89,10 @@ pub enum RunOutcome {
         log_tail: Vec<String>,
     },
     Cancelled,
+    /// It was never started: why, in words. The record of a scheduled time at which nothing ran.
+    Skipped {
+        reason: String,
+    },
 }
 
 impl Run {

@@ -232,8 +232,9 @@ fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
     let destroying = draft.app(app).destroying.is_some();
     let awaited = draft.deployment(app).and_then(|deployment| deployment.run.clone());
     for run in going {
-        let is_one_off = matches!(run.kind, RunKind::OneOff { .. });
-        let unwanted = run.cancelled || destroying || !(is_one_off || awaited.as_ref() == Some(&run.id));
+        let of_deployment = matches!(run.kind, RunKind::Build { .. } | RunKind::Release { .. });
+        let abandoned = of_deployment && awaited.as_ref() != Some(&run.id);
+        let unwanted = run.cancelled || destroying || abandoned;
         match &run.node {
             Some(node) if unwanted => cancel(draft, node, &run.id),
             Some(_) => {}

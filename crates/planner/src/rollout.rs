@@ -264,6 +264,7 @@ fn follow_run(
             RunOutcome::Succeeded { artifact } => Followed::Succeeded(artifact.clone()),
             RunOutcome::Failed { reason, log_tail, .. } => Followed::Failed(reason.clone(), log_tail.clone()),
             RunOutcome::Cancelled => Followed::Failed("cancelled".to_owned(), Vec::new()),
+            RunOutcome::Skipped { reason } => Followed::Failed(reason.clone(), Vec::new()),
         },
         RunState::Pending | RunState::Running { .. } if cancelled.is_some() || remaining.is_zero() => {
             let why = cancelled.map_or("it took too long".to_owned(), |by| format!("cancelled by {by}"));

@@ -51,6 +51,10 @@ async fn outcome(session: &mut Session<'_>, app: &AppName, id: &RunId) -> anyhow
         let RunState::Ended { outcome, .. } = run.state else { continue };
         return Ok(match outcome {
             RunOutcome::Succeeded { .. } => Exit::Done,
+            RunOutcome::Skipped { reason } => {
+                eprintln!("{id} was not started: {}", render::harmless(&reason));
+                Exit::Failed
+            }
             RunOutcome::Cancelled => {
                 eprintln!("{id} was cancelled");
                 Exit::Failed

@@ -7,7 +7,7 @@ use super::AppFile;
 use super::error::Findings;
 use super::read::nearest;
 use super::service::ServicePlaces;
-use crate::ids::{SecretName, ServiceName};
+use crate::ids::{JobName, SecretName, ServiceName};
 
 /// Where things stand in the text.
 #[derive(Debug, Default)]
@@ -15,6 +15,7 @@ pub(super) struct Places {
     pub env: BTreeMap<String, Range<usize>>,
     pub secrets: BTreeMap<SecretName, Range<usize>>,
     pub services: BTreeMap<ServiceName, ServicePlaces>,
+    pub jobs: BTreeMap<JobName, ServicePlaces>,
     /// Of each route: its path, its service.
     pub routes: Vec<(Range<usize>, Range<usize>)>,
     pub build_timeout: Option<Range<usize>>,
@@ -68,8 +69,8 @@ fn timeouts(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
 }
 
 fn mounts(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
-    for service in places.services.values() {
-        for (volume, at) in &service.mounts {
+    for place in places.services.values().chain(places.jobs.values()) {
+        for (volume, at) in &place.mounts {
             if file.volumes.contains_key(volume) {
                 continue;
             }

@@ -59,6 +59,21 @@ pub const ROUTES_MAX: usize = 100;
 /// More kinds of processes than this is a mistake of a generator.
 pub const SERVICES_MAX: usize = 100;
 
+/// Each job has a record in the store and is looked at in every plan.
+pub const JOBS_MAX: usize = 1000;
+
+/// A job that starts an hour late is still the night's job; one that starts later may meet the next.
+pub const JOB_START_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// What hangs is noticed before the next day's run of a daily job.
+pub const JOB_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+
+/// Short enough for a passing fault; it is doubled before each further try.
+pub const JOB_RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// With doubling pauses the tenth try is hours after the first.
+pub const JOB_RETRIES_BOUNDS: RangeInclusive<i64> = 0..=10;
+
 /// App files are written by people; the store keeps one with every release.
 pub const FILE_BYTES_MAX: usize = 256 * 1024;
 

@@ -8,11 +8,12 @@ use toml::de::{DeTable, DeValue};
 use super::check::{self, Places};
 use super::defaults;
 use super::error::{AppFileErrors, Findings, unreadable};
+use super::job;
 use super::read::{Field, Table, clip};
 use super::schema;
 use super::service;
-use super::{AppFile, Build, DeployPolicy, Route, Service, Volume, values};
-use crate::ids::{AppName, InvalidId, SecretName, ServiceName, VolumeName};
+use super::{AppFile, Build, DeployPolicy, Job, Route, Service, Volume, values};
+use crate::ids::{AppName, InvalidId, JobName, SecretName, ServiceName, VolumeName};
 
 /// Reads a `rung.toml`. `file_name` is how it is called in errors.
 ///
@@ -93,6 +94,7 @@ impl Reader<'_, '_> {
             volumes: self.volumes(&top),
             deploy: self.deploy(&top),
             services: self.services(&top),
+            jobs: self.jobs(&top),
             routes: self.routes(&top),
         };
         if !self.findings.has_syntax_errors() {
@@ -378,6 +380,27 @@ impl Reader<'_, '_> {
             }
         }
         services
+    }
+
+    fn jobs(&mut self, top: &Table<'_, '_>) -> BTreeMap<JobName, Job> {
+        let example = "[jobs.report] with command = \"bin/report\" below it";
+        let mut jobs = BTreeMap::new();
+        let Some(field) = top.field("jobs") else { return jobs };
+        let entries = field.entries(self.findings, example);
+        if entries.len() > defaults::JOBS_MAX {
+            field.report(self.findings, format!("more than {} jobs", defaults::JOBS_MAX), "split the app");
+        }
+        for entry in entries {
+            let name =
+                self.named(&entry, entry.key_span.clone(), JobName::new(entry.key.as_str()), &entry.key);
+            let Some(table) = entry.table(&schema::JOB, self.findings, example) else { continue };
+            let (job, places) = job::read(&table, self.findings);
+            if let Some(name) = name {
+                self.places.jobs.insert(name.clone(), places);
+                jobs.insert(name, job);
+            }
+        }
+        jobs
     }
 
     fn routes(&mut self, top: &Table<'_, '_>) -> Vec<Route> {

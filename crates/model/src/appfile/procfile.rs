@@ -49,6 +49,7 @@ fn empty(app: AppName) -> AppFile {
             deadline: defaults::DEADLINE,
         },
         services: BTreeMap::new(),
+        jobs: BTreeMap::new(),
         routes: Vec::new(),
     }
 }

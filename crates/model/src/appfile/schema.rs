@@ -35,9 +35,8 @@ const fn elsewhere(key: &'static str, way_out: &'static str) -> Refused {
 
 pub const TOP: Section = Section {
     title: "The whole file",
-    keys: &["app", "domains", "build", "env", "secrets", "volumes", "deploy", "services", "routes"],
+    keys: &["app", "domains", "build", "env", "secrets", "volumes", "deploy", "services", "jobs", "routes"],
     refused: &[
-        later("jobs", "run one by hand with `rung run COMMAND`, or start that from cron"),
         later(
             "databases",
             "run one beside Rung and give its address with `rung secret set DATABASE_URL=...`",
@@ -105,13 +104,36 @@ pub const SERVICE: Section = Section {
         later("allow", "on one machine every app can reach every service"),
         later("image", "give a `command`; it runs in the built tree"),
         later("protocol", "services speak HTTP/1.1, WebSocket included"),
-        later("schedule", "run it by hand with `rung run COMMAND`, or start that from cron"),
+        elsewhere("schedule", "what ends is a job: write it `[jobs.<name>]`"),
         elsewhere("env", "the environment holds for the whole app: write it below `[env]`"),
         elsewhere("release", "write it below `[deploy]`"),
         elsewhere("build", "write it below `[build]`"),
         elsewhere("domains", "write `domains` at the top of the file, and what goes where in `[[routes]]`"),
         elsewhere("routes", "write `[[routes]]` with `path` and `service`"),
         elsewhere("volumes", "write `mounts = { <volume> = \"/data\" }`"),
+    ],
+};
+
+pub const JOB: Section = Section {
+    title: "[jobs.<name>]",
+    keys: &[
+        "command",
+        "schedule",
+        "timezone",
+        "overlap",
+        "catch_up",
+        "start_deadline",
+        "timeout",
+        "retries",
+        "retry_after",
+        "memory",
+        "cpu",
+        "mounts",
+    ],
+    refused: &[
+        elsewhere("port", "what listens is a service: write it `[services.<name>]`"),
+        elsewhere("cron", "write `schedule = \"0 3 * * *\"`"),
+        elsewhere("env", "the environment holds for the whole app: write it below `[env]`"),
     ],
 };
 
@@ -134,4 +156,5 @@ pub const ROUTE: Section = Section {
 };
 
 /// Every section, for the documentation's test.
-pub const ALL: &[&Section] = &[&TOP, &BUILD, &SECRETS, &VOLUME, &DEPLOY, &SERVICE, &HEALTH, &HOLD, &ROUTE];
+pub const ALL: &[&Section] =
+    &[&TOP, &BUILD, &SECRETS, &VOLUME, &DEPLOY, &SERVICE, &JOB, &HEALTH, &HOLD, &ROUTE];

@@ -118,7 +118,7 @@ fn hold(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Hold {
     hold
 }
 
-fn mounts(
+pub(super) fn mounts(
     table: &Table<'_, '_>,
     findings: &mut Findings<'_>,
 ) -> (BTreeMap<VolumeName, String>, ServicePlaces) {

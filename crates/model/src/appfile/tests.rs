@@ -256,7 +256,7 @@ fn an_empty_file_says_what_to_write() {
 #[test]
 fn capabilities_of_later_are_refused_with_a_word() {
     let text = format!(
-        "{}\n[deploy]\nstrategy = \"canary\"\nsteps = [\"5% 5m\"]\n[jobs.report]\nschedule = \"0 3 * * *\"\n",
+        "{}\n[deploy]\nstrategy = \"canary\"\nsteps = [\"5% 5m\"]\n[databases.main]\nengine = \"postgres\"\n",
         web("instances = { min = 2, max = 8 }\nallow = [\"billing\"]")
     );
     shows(
@@ -290,12 +290,12 @@ fn capabilities_of_later_are_refused_with_a_word() {
               | ^^^^^
               = deployments are rolling
 
-            `jobs` does not work yet
+            `databases` does not work yet
               --> rung.toml:10:2
                |
-            10 | [jobs.report]
-               |  ^^^^
-               = run one by hand with `rung run COMMAND`, or start that from cron
+            10 | [databases.main]
+               |  ^^^^^^^^^
+               = run one beside Rung and give its address with `rung secret set DATABASE_URL=...`
 
             rung.toml has 5 errors"#]],
     );
@@ -472,6 +472,62 @@ fn a_procfile_is_an_app_file_too() {
 }
 
 #[test]
+fn jobs_are_read_with_their_schedules() {
+    let file = accepted(&format!(
+        "{}\n[jobs.report]\ncommand = \"bin/report\"\nschedule = \"30 2 * * mon\"\ntimezone = \"Europe/Vienna\"\n\
+         overlap = \"replace\"\ncatch_up = \"all\"\nretries = 2\n[jobs.reindex]\ncommand = \"bin/reindex\"\n",
+        web("")
+    ));
+    let report = &file.jobs[&JobName::new("report").unwrap()];
+    assert_eq!(report.schedule.as_ref().unwrap().as_str(), "30 2 * * mon");
+    assert_eq!((report.overlap, report.catch_up, report.retries), (Overlap::Replace, CatchUp::All, 2));
+    let reindex = &file.jobs[&JobName::new("reindex").unwrap()];
+    assert_eq!((reindex.schedule.as_ref(), reindex.timezone.as_str()), (None, "UTC"));
+}
+
+#[test]
+fn a_schedule_that_is_wrong_or_never_comes_is_refused_with_the_way_to_write_it() {
+    let text = format!(
+        "{}\n[jobs.a]\ncommand = \"a\"\nschedule = \"0 0 30 2 *\"\noverlap = \"forbit\"\n\
+         [jobs.b]\ncommand = \"b\"\ntimezone = \"Vienna\"\n",
+        web("")
+    );
+    shows(
+        &text,
+        expect![[r#"
+        `jobs.a.schedule`: schedule "0 0 30 2 *" never comes: no date matches it
+         --> rung.toml:8:12
+          |
+        8 | schedule = "0 0 30 2 *"
+          |            ^^^^^^^^^^^^
+          = minute, hour, day, month, weekday like "0 3 * * *", or "@daily"
+
+        "forbit" is not a way to handle it
+         --> rung.toml:9:11
+          |
+        9 | overlap = "forbit"
+          |           ^^^^^^^^
+          = did you mean "forbid"?
+
+        `timezone` is about a schedule, and `jobs.b` has none
+          --> rung.toml:12:1
+           |
+        12 | timezone = "Vienna"
+           | ^^^^^^^^
+           = add schedule = "0 3 * * *", or take it out
+
+        `jobs.b.timezone`: "Vienna" is not a time zone: write it like Europe/Vienna or UTC
+          --> rung.toml:12:12
+           |
+        12 | timezone = "Vienna"
+           |            ^^^^^^^^
+           = write it like "Europe/Vienna"
+
+        rung.toml has 4 errors"#]],
+    );
+}
+
+#[test]
 fn a_directory_s_name_becomes_an_app_s_name() {
     assert_eq!(slug("My Shop!"), "my-shop");
     assert_eq!(slug("2nd_try.d"), "nd-try-d");
@@ -528,6 +584,9 @@ fn every_key_and_every_default_is_documented() {
         ("[services.<name>]", "drain", defaults::DRAIN),
         ("[services.<name>]", "stop_grace", defaults::STOP_GRACE),
         ("[services.<name>]", "response_timeout", defaults::RESPONSE_TIMEOUT),
+        ("[jobs.<name>]", "start_deadline", defaults::JOB_START_DEADLINE),
+        ("[jobs.<name>]", "timeout", defaults::JOB_TIMEOUT),
+        ("[jobs.<name>]", "retry_after", defaults::JOB_RETRY_AFTER),
         ("health", "interval", defaults::HEALTH_INTERVAL),
         ("health", "timeout", defaults::HEALTH_TIMEOUT),
         ("health", "grace", defaults::HEALTH_GRACE),

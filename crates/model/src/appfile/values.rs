@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::schedule::{Schedule, Zone};
+
 /// Why a value was refused, and how to write it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -247,6 +249,17 @@ pub fn mount_path(text: &str) -> Result<String, InvalidValue> {
         ));
     }
     Ok(path.to_owned())
+}
+
+/// A cron expression that comes some day.
+pub fn schedule(text: &str) -> Result<Schedule, InvalidValue> {
+    let way_out = "minute, hour, day, month, weekday like \"0 3 * * *\", or \"@daily\"";
+    Schedule::new(text).map_err(|error| invalid(error.to_string(), way_out))
+}
+
+/// A time zone's name.
+pub fn zone(text: &str) -> Result<Zone, InvalidValue> {
+    Zone::new(text).map_err(|error| invalid(error.to_string(), "write it like \"Europe/Vienna\""))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub fn app(name: &str, command: &str, instances: u32) -> AppFile {
             deadline: Duration::from_secs(20),
         },
         services: BTreeMap::new(),
+        jobs: BTreeMap::new(),
         routes: Vec::new(),
     };
     add(&mut file, "web", service(command, instances));

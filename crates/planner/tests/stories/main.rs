@@ -1,5 +1,8 @@
 //! The planner's stories: what happens, step by step, when people, nodes and proxies do what they do.
 
+// What can't be parsed here is a mistake of the story.
+#![allow(clippy::unwrap_used)]
+
 mod deploying;
 mod ending;
 mod exclusive;

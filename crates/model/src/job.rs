@@ -1,0 +1,66 @@
+//! Jobs: work that runs to completion, on a schedule or on demand.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AppName, JobName, ReleaseNumber};
+
+/// What is remembered of a job beside its runs, at `jobs/<app>/<job>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct JobState {
+    pub app: AppName,
+    pub job: JobName,
+    /// Every scheduled time up to this one has its record. It only goes forward, whatever the clock does: no time is
+    /// dispatched twice.
+    #[schema(value_type = String, format = DateTime)]
+    pub handled_until: Timestamp,
+    /// Nothing is dispatched by schedule; on demand still works.
+    #[serde(default)]
+    pub paused: Option<Paused>,
+    /// Runs use this release instead of the one that serves.
+    #[serde(default)]
+    pub pinned: Option<ReleaseNumber>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Paused {
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    pub by: String,
+}
+
+/// Which job a run belongs to, and for which time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct JobRun {
+    pub job: JobName,
+    /// `None`: on demand.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub scheduled: Option<Timestamp>,
+    /// Counted from 1; above it, a run that failed is tried again.
+    pub attempt: u32,
+}
+
+/// What happens when a run is due while an earlier one goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// It is recorded as skipped.
+    #[default]
+    Forbid,
+    Allow,
+    /// The earlier one is ended, then this one starts.
+    Replace,
+}
+
+/// What happens to scheduled times that passed while nobody dispatched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CatchUp {
+    /// They are recorded as missed.
+    None,
+    /// The last of them runs, the others are recorded as missed.
+    #[default]
+    Last,
+    /// Each of them runs, up to a hundred.
+    All,
+}
