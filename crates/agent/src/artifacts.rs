@@ -121,7 +121,7 @@ impl Artifacts {
         let (path, expected) = (tree.to_owned(), digest.clone());
         blocking(move || match rung_artifact::digest_tree(&path) {
             Ok(found) if found.digest == expected => Ok(()),
-            _ => rung_artifact::remove_tree(&path),
+            _ => remove(&path),
         })
         .await?;
         self.doubtful.lock().expect("no panic while held").remove(tree);
@@ -169,21 +169,62 @@ impl Artifacts {
         .await
     }
 
+    /// Without a mount namespace the tree must stay where it was built: virtual environments embed their path. What a
+    /// test changed in it is undone from the archive.
+    pub async fn adopt_in_place(
+        &self,
+        built: &Path,
+        digest: &Digest,
+        archive: Option<PathBuf>,
+    ) -> io::Result<()> {
+        let (built, digest, tree) = (built.to_owned(), digest.clone(), self.layout.tree(digest));
+        blocking(move || {
+            if let Some(archive) = archive {
+                rung_artifact::remove_tree(&built)?;
+                let archive = io::BufReader::new(fs::File::open(archive)?);
+                rung_artifact::unpack_verified(archive, &built, &digest, Limits::tree())
+                    .map_err(io::Error::other)?;
+            }
+            if tree.exists() {
+                return rung_artifact::remove_tree(&built);
+            }
+            normalize_modes(&built)?;
+            std::os::unix::fs::symlink(&built, &tree)
+        })
+        .await
+    }
+
+    /// Whether this build's directory is an artifact's tree.
+    pub fn is_tree(&self, built: &Path) -> bool {
+        let links = fs::read_dir(self.layout.trees()).into_iter().flatten().flatten();
+        links.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target == built)
+    }
+
     /// Removes what is not in use, but for the newest few.
     pub fn keep(&self, in_use: &BTreeSet<Digest>) -> io::Result<()> {
         let mut others = Vec::new();
         for digest in self.present()?.into_iter().filter(|digest| !in_use.contains(digest)) {
             let tree = self.layout.tree(&digest);
             // The inode's change time: the rename that brought it here. Times inside the tree are the author's.
-            let changed = fs::metadata(&tree).map(|meta| std::os::unix::fs::MetadataExt::ctime(&meta))?;
+            let changed =
+                fs::symlink_metadata(&tree).map(|meta| std::os::unix::fs::MetadataExt::ctime(&meta))?;
             others.push((changed, tree));
         }
         others.sort();
         for (_, tree) in others.iter().rev().skip(SPARE) {
-            rung_artifact::remove_tree(tree)?;
+            remove(tree)?;
         }
         Ok(())
     }
+}
+
+/// A tree that stayed where it was built is removed there, with the link to it.
+fn remove(tree: &Path) -> io::Result<()> {
+    if let Ok(built) = fs::read_link(tree) {
+        rung_artifact::remove_tree(&built)?;
+        return fs::remove_file(tree);
+    }
+    rung_artifact::remove_tree(tree)
 }
 
 /// What the digest promises: 0755 for directories and executables, 0644 for other files. A build under a strict umask

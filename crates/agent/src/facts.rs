@@ -97,6 +97,11 @@ impl Capabilities {
             fact("no new privileges", true, ""),
             fact("no capabilities", true, ""),
             fact(
+                "system call filter",
+                false,
+                "instances may use every system call that their user may; keep the machine's kernel up to date",
+            ),
+            fact(
                 "network",
                 false,
                 "instances can reach each other's ports on 127.0.0.1; let only apps that trust each other share a machine",

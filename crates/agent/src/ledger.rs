@@ -55,6 +55,17 @@ struct Book {
     next_port: u16,
 }
 
+impl Book {
+    /// Where the ports begin differs with the directory: two Rungs on one machine (tests, mostly) would otherwise find
+    /// the same port free in the same moment.
+    fn new(layout: &Layout) -> Self {
+        let path = layout.root().as_os_str().as_encoded_bytes();
+        let hash = path.iter().fold(0_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(*byte)));
+        let offset = u16::try_from(hash % u32::from(PORTS.end() - PORTS.start())).expect("less than 10000");
+        Self { next_port: PORTS.start() + offset, ..Self::default() }
+    }
+}
+
 #[derive(Debug)]
 pub struct Ledger {
     layout: Layout,
@@ -85,7 +96,7 @@ fn write_quickly(path: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
 impl Ledger {
     pub fn open(layout: Layout) -> Result<Self, LedgerError> {
         let key = SealKey::ensure(&layout.key())?;
-        let book: Book = read_json(&layout.ledger())?.unwrap_or_default();
+        let book: Book = read_json(&layout.ledger())?.unwrap_or_else(|| Book::new(&layout));
         let mut ledger = Self { layout, key, book, launches: BTreeMap::new() };
         ledger.read_launches();
         Ok(ledger)

@@ -1,5 +1,7 @@
 //! Stories of instances: started, adopted, killed, stopped, limited; and the applications that behave badly.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
+
 #[path = "support/world.rs"]
 mod support;
 
@@ -54,7 +56,7 @@ fn an_instance_is_started_becomes_healthy_and_answers() {
 #[test]
 fn an_agent_that_dies_leaves_everything_running_and_the_next_restarts_nothing() {
     let mut world = World::new();
-    let talker = format!("{SERVER}").replace(
+    let talker = SERVER.replace(
         "http.server.Threading",
         "import threading\ndef talk():\n  n = 0\n  while True:\n    n += 1; print('tick', n, flush=True); time.sleep(0.01)\nthreading.Thread(target=talk, daemon=True).start()\nhttp.server.Threading",
     );

@@ -1,6 +1,8 @@
 //! Stories of runs: builds that work and builds that do not, release commands, one-off commands with somebody at the
 //! keyboard; and the logs of it all.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
+
 #[path = "support/world.rs"]
 mod support;
 

@@ -155,8 +155,7 @@ impl Instance {
     }
 
     pub fn needs_parts(&self) -> bool {
-        self.want == Want::Running && matches!(self.life, Life::Preparing)
-            || matches!(self.life, Life::Up(_)) && self.want == Want::Running
+        self.want == Want::Running && matches!(self.life, Life::Preparing | Life::Up(_))
     }
 
     pub fn may_run(&self) -> bool {

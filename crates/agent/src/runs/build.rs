@@ -136,9 +136,14 @@ impl RunsDriver {
 
     /// The tree is where the first instances will look for it. A test may have changed it: then it is fetched.
     async fn settle(&self, plan: &Plan<'_>, tree: &Path, digest: &Digest) {
-        let adopted = match plan.test {
-            None => self.node.artifacts.adopt(tree, digest).await.map_err(|error| chain(&error)),
-            Some(_) => self.node.artifacts.ensure(digest).await.map(drop).map_err(|error| chain(&error)),
+        let artifacts = &self.node.artifacts;
+        let adopted = match (self.node.kind(), plan.test) {
+            (Kind::Plain, test) => {
+                let archive = test.map(|_| tree.with_extension("tar"));
+                artifacts.adopt_in_place(tree, digest, archive).await.map_err(|error| chain(&error))
+            }
+            (_, None) => artifacts.adopt(tree, digest).await.map_err(|error| chain(&error)),
+            (_, Some(_)) => artifacts.ensure(digest).await.map(drop).map_err(|error| chain(&error)),
         };
         if let Err(error) = adopted {
             tracing::warn!(%digest, error, "the built tree is not kept here; it will be fetched");
@@ -149,8 +154,12 @@ impl RunsDriver {
     pub(super) async fn remove_build(&self, run: &Run) {
         let tree = self.node.layout.build(&run.app, &run.id);
         let cache = self.node.layout.cache(&run.app);
+        let is_kept = self.node.artifacts.is_tree(&tree);
         blocking(move || {
             let _ = fs::remove_file(tree.with_extension("tar"));
+            if is_kept {
+                return;
+            }
             match rung_artifact::remove_tree(&tree) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(%error, tree = %tree.display(), "removing a build's directory");
@@ -206,12 +215,16 @@ fn file_body(path: &Path) -> io::Result<rung_api::client::Body> {
     tokio::task::spawn_blocking(move || {
         loop {
             let mut chunk = vec![0; CHUNK];
-            let read = io::Read::read(&mut file, &mut chunk).map(|count| {
-                chunk.truncate(count);
-                Bytes::from(chunk)
-            });
-            let last = read.as_ref().map_or(true, Bytes::is_empty);
-            if (last && read.is_ok()) || sender.blocking_send(read).is_err() || last {
+            let piece = match io::Read::read(&mut file, &mut chunk) {
+                Ok(0) => return,
+                Ok(count) => {
+                    chunk.truncate(count);
+                    Ok(Bytes::from(chunk))
+                }
+                Err(error) => Err(error),
+            };
+            let failed = piece.is_err();
+            if sender.blocking_send(piece).is_err() || failed {
                 return;
             }
         }

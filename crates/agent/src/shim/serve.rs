@@ -280,7 +280,8 @@ impl Shim {
     /// Output waits in the pipe while the one who is attached, or is about to, has not read what came before.
     fn may_take_output(&self) -> bool {
         let slow = self.clients.iter().any(|(_, c)| c.is_attached() && c.pending() > PENDING_MAX);
-        !slow && !(self.waits_for_attach() && self.attachment.backlog.len() > PENDING_MAX)
+        let full = self.waits_for_attach() && self.attachment.backlog.len() > PENDING_MAX;
+        !slow && !full
     }
 
     fn take_output(&mut self, index: usize) {

@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use rung_agent::{AgentConfig, Shutdown};
 use rung_api::wire::Launch;
 use rung_api::{Address, Client, paths};
-use rung_model::appfile::{Build, Check, DeployPolicy, Health, Service};
+use rung_model::appfile::{Check, Health, Service};
 use rung_model::assignment::{AssignedInstance, Assignment, Intent};
 use rung_model::*;
 use tokio::sync::watch;
@@ -221,23 +221,14 @@ impl World {
     pub fn release(&self, number: u64, services: &[(&str, Service)], files: &[(&str, &str)]) -> Release {
         let (digest, archive) = self.pack(files);
         self.server.artifacts.lock().unwrap().insert(digest.to_string(), archive);
-        let services =
-            services.iter().map(|(name, s)| (ServiceName::new(*name).unwrap(), s.clone())).collect();
-        let file = AppFile {
-            app: app(),
-            domains: Vec::new(),
-            build: Build::default(),
-            env: BTreeMap::new(),
-            required_secrets: Vec::new(),
-            volumes: BTreeMap::new(),
-            deploy: DeployPolicy {
-                release: None,
-                release_timeout: Duration::from_secs(60),
-                deadline: Duration::from_secs(60),
-            },
-            services,
-            routes: Vec::new(),
-        };
+        // By way of the wire, where what is not said has its default.
+        let services: BTreeMap<&str, &Service> = services.iter().map(|(name, s)| (*name, s)).collect();
+        let file = serde_json::json!({
+            "app": "shop",
+            "deploy": { "release": null, "release_timeout_ms": 60_000, "deadline_ms": 60_000 },
+            "services": services,
+        });
+        let file: AppFile = serde_json::from_value(file).unwrap();
         let release = Release {
             app: app(),
             number: ReleaseNumber(number),
