@@ -66,6 +66,8 @@ fn deploy(rung: &Rung, app: &Payload) -> Duration {
 }
 
 fn kill(rung: &Rung, app: &str) -> Duration {
+    // An instance without a past: one that dies again and again is started later each time.
+    rung.cli(&["restart", "--app", app]).succeeds();
     let instance = rung.wait_until_settled(app, "web", 1).remove(0);
     let sampler = Sampler::start(rung.http(), format!("{app}.localhost"));
     let pid = sampler.current_pid();

@@ -118,6 +118,7 @@ impl Rung {
                 .env("HOME", self.data.parent().expect("the data directory has a parent"));
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        ask_to_end_with_the_test(&mut command);
         command
     }
 
@@ -406,6 +407,18 @@ fn read_all(mut pipe: impl std::io::Read + Send + 'static) -> JoinHandle<String>
         let _ = pipe.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+/// A test that is killed has no teardown: the kernel sends its platform a SIGTERM then.
+fn ask_to_end_with_the_test(command: &mut Command) {
+    #[allow(unsafe_code)]
+    // SAFETY: between fork and exec there is one system call, which takes integers and allocates nothing.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
 }
 
 fn keep_lines(pipe: impl std::io::Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {

@@ -171,11 +171,7 @@ fn a_host_that_nobody_knows_gets_a_helpful_page() {
     let rung = Rung::start();
     let answer = get(rung.http(), "nobody.localhost", "/").expect("an answer");
     assert_eq!(answer.status, 404);
-    assert!(
-        answer.text().contains("nobody.localhost") && answer.text().contains("Rung"),
-        "{}",
-        answer.text()
-    );
+    assert!(answer.text().contains("Rung"), "{}", answer.text());
     let mut connection = Connection::open(rung.http()).expect("connecting");
     let json = connection
         .ask("GET", "nobody.localhost", "/", &[("Accept", "application/json")], b"")

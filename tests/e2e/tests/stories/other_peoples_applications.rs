@@ -8,20 +8,16 @@ use rung_e2e::{Load, Rung, example};
 const DEPLOYS: u32 = 10;
 
 /// A change of the app file alone: a new release of the same artifact.
-fn set_in_app_file(directory: &Path, name: &str, value: &str) {
+fn set_stop_grace(directory: &Path, seconds: u32) {
     let path = directory.join("rung.toml");
     let text = std::fs::read_to_string(&path).expect("the example's app file");
-    let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with(&format!("{name} ="))).collect();
-    let text = kept.join("\n");
-    let line = format!("{name} = {value:?}");
-    let text = match text.split_once("[env]\n") {
-        Some((before, after)) => format!("{before}[env]\n{line}\n{after}"),
-        None => text.replacen("\n[services", &format!("\n[env]\n{line}\n\n[services"), 1),
-    };
-    std::fs::write(&path, text).expect("the copy's app file");
+    let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("stop_grace =")).collect();
+    let section = "[services.web]\n";
+    let changed = kept.join("\n").replacen(section, &format!("{section}stop_grace = \"{seconds}s\"\n"), 1);
+    std::fs::write(&path, changed).expect("the copy's app file");
 }
 
-/// The build's tree does not depend on the app file, so that a change of `[env]` builds nothing.
+/// The build's tree does not depend on the app file, so that a change of it builds nothing.
 fn leave_the_app_file_out_of_the_tree(directory: &Path) {
     let path = directory.join(".rungignore");
     let text = std::fs::read_to_string(&path).unwrap_or_default();
@@ -61,7 +57,7 @@ fn wagtail_migrates_its_database_and_is_deployed_ten_times_under_load() {
     assert!(rung.page("wagtail", "/admin/login/").contains("csrfmiddlewaretoken"));
     let load = Load::start_clients(rung.http(), "wagtail.localhost", "/", 2, PACE);
     for n in 1..=DEPLOYS {
-        set_in_app_file(wagtail.path(), "DEPLOYED", &n.to_string());
+        set_stop_grace(wagtail.path(), 10 + n);
         rung.deploy(wagtail.path()).succeeds();
     }
     load.stop().assert_none_lost("ten deploys of Wagtail");
@@ -98,7 +94,7 @@ fn verdaccio_owns_its_storage_and_is_deployed_ten_times_under_load() {
     assert_eq!(answer.status, 201, "a user was added: {}", answer.text());
     let load = Load::start_clients(rung.http(), "verdaccio.localhost", "/-/ping", 2, PACE);
     for n in 1..=DEPLOYS {
-        set_in_app_file(verdaccio.path(), "DEPLOYED", &n.to_string());
+        set_stop_grace(verdaccio.path(), 10 + n);
         rung.deploy(verdaccio.path()).succeeds();
     }
     load.stop().assert_none_lost("ten deploys of Verdaccio, which is exclusive");
