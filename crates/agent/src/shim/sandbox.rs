@@ -21,6 +21,9 @@ pub const APP: &str = "/app";
 /// Made new in every sandbox.
 const OWN: [&str; 4] = ["/tmp", "/proc", "/dev", APP];
 
+/// Without these no command runs.
+const NEEDED: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc"];
+
 /// Files there make nobody mightier.
 const TAME: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
@@ -85,9 +88,17 @@ impl Sandbox<'_> {
             if OWN.iter().any(|own| Path::new(own) == path) {
                 continue;
             }
-            self.expose(&path, &path, self.machine_attributes())?;
+            let exposed = self.expose(&path, &path, self.machine_attributes());
+            // Somebody's stale network mount must not keep every instance from starting.
+            if NEEDED.iter().any(|needed| Path::new(needed) == path) || self.leads_to_a_mount(&path) {
+                exposed?;
+            }
         }
         Ok(())
+    }
+
+    fn leads_to_a_mount(&self, path: &Path) -> bool {
+        self.spec.mounts.iter().any(|mount| mount.target.starts_with(path))
     }
 
     /// As root the machine is read-only inside; inside a user namespace it is the user's own, as outside.
@@ -189,11 +200,24 @@ impl Sandbox<'_> {
 
     fn bind_mount(&self, mount: &Mount) -> Result<()> {
         let inside = self.inside(&mount.target);
+        self.refuse_links(&mount.target)?;
         if !inside.is_dir() {
             fs::create_dir_all(&inside).map_err(failed("making the mount point", &mount.target))?;
         }
         bind(&mount.source, &inside)?;
         attributes(&inside, TAME)
+    }
+
+    /// The machine's root is still the root: a link on the way (of the tree's author, say) would lead out of the sandbox.
+    fn refuse_links(&self, target: &Path) -> Result<()> {
+        let links = target.ancestors().filter(|part| self.inside(part).is_symlink()).last();
+        match links {
+            None => Ok(()),
+            Some(link) => {
+                let why = format!("it goes through the link {}; name the real path", link.display());
+                Err(failed("mounting a volume at", target)(io::Error::other(why)))
+            }
+        }
     }
 
     /// Programs look their own user up, and fail in odd ways when there is none.
@@ -224,6 +248,7 @@ impl Sandbox<'_> {
     /// Rung's own data is out of sight, whatever its modes say.
     fn mask(&self) -> Result<()> {
         for path in &self.spec.masked {
+            let path = &fs::canonicalize(path).unwrap_or_else(|_| path.clone());
             let inside = self.inside(path);
             let shown = self.spec.mounts.iter().any(|mount| mount.target.starts_with(path));
             if inside.is_dir() && !shown {
