@@ -242,9 +242,11 @@ impl Instance {
             self.enter(InstanceState::Stopped, Some(reason), now);
             return Some(Urgency::Now);
         }
-        let was_long_healthy = matches!(&self.life, Life::Up(Up { healthy_since: Some(since), .. })
-            if now.elapsed.saturating_sub(*since) >= HEALTHY_MINUTE);
-        self.exits = if was_long_healthy { 1 } else { self.exits + 1 };
+        let healthy_for = match &self.life {
+            Life::Up(Up { healthy_since: Some(since), .. }) => now.elapsed.saturating_sub(*since),
+            _ => Duration::ZERO,
+        };
+        self.exits = if healthy_for >= HEALTHY_MINUTE { 1 } else { self.exits + 1 };
         // A restart that health asked for says so; the exit code of a SIGTERM explains nothing.
         let reason = match &self.life {
             Life::Stopping { .. } => self.reason.take().unwrap_or(reason),
@@ -255,7 +257,8 @@ impl Instance {
             self.enter(InstanceState::Failed, Some(reason), now);
             return Some(Urgency::Now);
         }
-        self.life = Life::Pausing { until: now.elapsed + pause(id, self.exits) };
+        // The pause bounds the pace; a life that was healthy for longer has kept it already.
+        self.life = Life::Pausing { until: now.elapsed + pause(id, self.exits).saturating_sub(healthy_for) };
         if self.exits >= CRASH_LOOP {
             let reason = format!("{reason}; {} exits without a healthy minute between", self.exits);
             self.enter(InstanceState::CrashLooping, Some(reason), now);

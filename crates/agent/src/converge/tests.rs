@@ -235,6 +235,19 @@ fn a_healthy_minute_forgives() {
 }
 
 #[test]
+fn a_life_that_was_healthy_for_longer_than_the_pause_is_followed_at_once() {
+    let mut bench = Bench::healthy();
+    for attempt in 1..=4 {
+        bench.now += Duration::from_secs(1);
+        assert_eq!(launches(&bench.exit(attempt)), [attempt + 1], "kill {attempt} was followed by a pause");
+        bench.start(attempt + 1);
+        bench.probe(attempt + 1, ProbeOutcome::Passed);
+    }
+    bench.now += Duration::from_secs(1);
+    assert_eq!(launches(&bench.exit(5)), [0_u32; 0], "a crash every second is not a crash loop");
+}
+
+#[test]
 fn failures_un_route_first_and_restart_later() {
     let mut bench = Bench::healthy();
     bench.fail(1);
