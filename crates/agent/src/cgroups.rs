@@ -42,6 +42,14 @@ impl Cgroups {
         }
     }
 
+    /// Removes the directories above the lives' cgroups when no life is left in them; the next agent makes them anew.
+    pub fn release(&self) {
+        self.sweep();
+        for base in &self.bases {
+            let _ = fs::remove_dir(base);
+        }
+    }
+
     fn add(&mut self, base: PathBuf, controllers: &[&str]) {
         self.memory |= controllers.contains(&"memory");
         self.cpu |= controllers.contains(&"cpu");

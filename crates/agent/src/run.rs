@@ -94,6 +94,7 @@ pub async fn run(config: AgentConfig, shutdown: watch::Receiver<Shutdown>) -> Re
     agent.run(received, shutdown).await;
     // The last report may still be on its way; what it says is seen at the next start anyway.
     tasks.shutdown().await;
+    node.capabilities.cgroups.release();
     let _ = std::fs::remove_file(&config.socket);
     Ok(())
 }
@@ -205,8 +206,9 @@ impl Agent {
             self.runs.sweep_strays(|run| assignment.runs.contains_key(run)).await;
         }
         // What was found was sent as events: they come before these.
-        let _ = assignment.map(|assignment| self.events.send(Event::Assigned(assignment)));
-        let _ = self.events.send(Event::Begin);
+        for event in assignment.map(Event::Assigned).into_iter().chain([Event::Begin]) {
+            let _ = self.events.send(event);
+        }
     }
 
     fn step(&mut self, event: Event) {
