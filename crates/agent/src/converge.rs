@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use rung_model::observed::ObservedRun;
 use rung_model::{
     AppName, AssignedInstance, Assignment, Digest, Generation, InstanceId, NodeId, Observed, Release,
-    ReleaseNumber, Run, RunId, RunOutcome,
+    ReleaseNumber, Run, RunId, RunKind, RunOutcome,
 };
 
 use instance::Instance;
@@ -195,9 +195,11 @@ pub enum Effect {
     ForgetRun {
         run: RunId,
     },
-    /// Unpacked artifacts that are in use; others may go.
-    KeepArtifacts {
-        digests: BTreeSet<Digest>,
+    /// Unpacked artifacts and kept releases that are in use. Other artifacts may go; other releases must: a new app of
+    /// the same name counts its releases from one again.
+    Keep {
+        artifacts: BTreeSet<Digest>,
+        releases: BTreeSet<(AppName, ReleaseNumber)>,
     },
     /// Volumes, logs and caches of an app that is gone.
     Purge {
@@ -253,7 +255,7 @@ pub struct Converge {
     purges: BTreeMap<AppName, Purge>,
     /// Reported: as far as everything is begun that was asked for, and every purge is finished.
     acknowledged: Generation,
-    kept: BTreeSet<Digest>,
+    kept: (BTreeSet<Digest>, BTreeSet<(AppName, ReleaseNumber)>),
     shutting_down: bool,
     changed: Option<Urgency>,
     reported: Option<Duration>,
@@ -289,7 +291,7 @@ impl Converge {
             runs: Runs::default(),
             purges: BTreeMap::new(),
             acknowledged: Generation::ZERO,
-            kept: BTreeSet::new(),
+            kept: Default::default(),
             shutting_down: false,
             changed: None,
             reported: None,
@@ -429,7 +431,9 @@ impl Converge {
                     instance.want(None);
                 }
             }
-            self.runs.converge(&assignment.runs, self.shutting_down, &mut self.effects);
+            let purges = &self.purges;
+            let may_begin = |app: &AppName| purges.get(app) != Some(&Purge::Going);
+            self.runs.converge(&assignment.runs, self.shutting_down, may_begin, &mut self.effects);
             self.converge_artifacts(&assignment);
             self.converge_purge(&assignment);
             self.assignment = Some(assignment);
@@ -445,7 +449,13 @@ impl Converge {
 
     fn converge_instance(&mut self, id: &InstanceId, now: Now) {
         let mut instance = self.instances.remove(id).expect("the id is one of the map's");
-        let ready = if instance.needs_parts() { self.gather(&instance.assigned, now) } else { Parts::Known };
+        let ready = if !instance.needs_parts() {
+            Parts::Known
+        } else if self.purges.get(&instance.assigned.app) == Some(&Purge::Going) {
+            Parts::Awaited
+        } else {
+            self.gather(&instance.assigned, now)
+        };
         let release = match self.releases.get(&(instance.assigned.app.clone(), instance.assigned.release)) {
             Some(Fetch::Here(release)) => Some(&**release),
             _ => None,
@@ -498,7 +508,7 @@ impl Converge {
             assignment.instances.values().map(|i| (i.app.clone(), i.release)).collect();
         wanted.extend(self.instances.values().map(|i| (i.assigned.app.clone(), i.assigned.release)));
         self.releases.retain(|key, _| wanted.contains(key));
-        let kept: BTreeSet<Digest> = self
+        let artifacts: BTreeSet<Digest> = self
             .releases
             .values()
             .filter_map(|fetch| match fetch {
@@ -506,9 +516,17 @@ impl Converge {
                 _ => None,
             })
             .collect();
+        wanted.extend(assignment.runs.values().filter_map(|run| match &run.kind {
+            RunKind::Release { release, .. } | RunKind::OneOff { release, .. } => {
+                Some((run.app.clone(), *release))
+            }
+            _ => None,
+        }));
+        let kept = (artifacts, wanted);
         if kept != self.kept {
-            self.effects.push(Effect::KeepArtifacts { digests: kept.clone() });
-            self.kept = kept;
+            self.kept = kept.clone();
+            let (artifacts, releases) = kept;
+            self.effects.push(Effect::Keep { artifacts, releases });
         }
     }
 
@@ -527,10 +545,6 @@ impl Converge {
         if assignment.purge.iter().all(|app| self.purges.get(app) == Some(&Purge::Done)) {
             self.acknowledged = assignment.generation;
         }
-    }
-
-    fn is_purging(&self, app: &AppName) -> bool {
-        self.purges.get(app) == Some(&Purge::Going)
     }
 
     fn report(&mut self, now: Now) {

@@ -264,9 +264,10 @@ impl Agent {
                 let runs = self.runs.clone();
                 tokio::spawn(async move { runs.forget(run).await });
             }
-            Effect::KeepArtifacts { digests } => {
+            Effect::Keep { artifacts, releases } => {
+                node.ledger().keep_launches(&releases);
                 tokio::task::spawn_blocking(move || {
-                    if let Err(error) = node.artifacts.keep(&digests) {
+                    if let Err(error) = node.artifacts.keep(&artifacts) {
                         tracing::warn!(%error, "removing artifacts that are not used");
                     }
                 });

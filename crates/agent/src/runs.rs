@@ -200,11 +200,22 @@ impl RunsDriver {
         let tree = node.artifacts.ensure(&launch.release.artifact).await?;
         let isolation = node.isolation(&run.app, Purpose::Run)?;
         let tmp = fresh_life(directory, isolation)?;
-        let wanted = launch.release.file.services.values().flat_map(|service| &service.mounts);
-        let (mounts, volumes) = environment::mounts(&node.layout, &run.app, wanted, node.kind());
+        let file = &launch.release.file;
+        let job = run.of_job().and_then(|of| file.jobs.get(&of.job));
+        let (mounts, volumes) = match job {
+            Some(job) => environment::mounts(&node.layout, &run.app, job.mounts.iter(), node.kind()),
+            // Whatever a release command or a person at a terminal may need.
+            None => {
+                let all = file.services.values().flat_map(|service| &service.mounts);
+                environment::mounts(&node.layout, &run.app, all, node.kind())
+            }
+        };
         ensure_volumes(&mounts, isolation)?;
         let identity = Identity { id: run.id.as_str(), service: None, port: None };
         let mut env = environment::of_release(&launch, &identity, &volumes, node.kind(), &tmp);
+        if let RunKind::Job { env: own, .. } = &run.kind {
+            env.extend(own.clone());
+        }
         if let Io::Terminal { .. } = io {
             env.entry("TERM".to_owned()).or_insert_with(|| "xterm-256color".to_owned());
         }
@@ -221,7 +232,11 @@ impl RunsDriver {
             mounts,
             masked: node.masked.clone(),
             isolation,
-            limits: node.limits(run.id.as_str(), None, None),
+            limits: node.limits(
+                run.id.as_str(),
+                job.and_then(|job| job.memory_bytes),
+                job.and_then(|job| job.cpu_millis),
+            ),
             io,
             time_limit_ms: Some(u64::try_from(run.timeout.as_millis()).unwrap_or(u64::MAX)),
         })

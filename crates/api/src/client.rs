@@ -19,16 +19,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use rung_model::{
-    AppName, Assignment, Deployment, DeploymentNumber, Digest, Generation, NodeFacts, NodeId, Observed,
-    ReleaseNumber, Run, RunId,
+    AppName, Assignment, Deployment, DeploymentNumber, Digest, Generation, JobName, NodeFacts, NodeId,
+    Observed, ReleaseNumber, Run, RunId,
 };
 
 use crate::error::{Code, ErrorBody};
 use crate::paths;
 use crate::wire::{
-    AppStatus, ConfigRequest, DeployRequest, DestroyRequest, DoctorReport, EventRecord, HealthReport, Launch,
-    LogLine, LogQuery, ProxyDocuments, ProxyPoll, ReleaseListing, RestartRequest, RollbackRequest,
-    RunRequest, ScaleRequest, SecretListing, SecretRequest, Started,
+    AppStatus, ConfigRequest, DeployRequest, DestroyRequest, DoctorReport, EventRecord, HealthReport,
+    JobListing, JobRequest, Launch, LogLine, LogQuery, PinRequest, ProxyDocuments, ProxyPoll, ReleaseListing,
+    RestartRequest, RollbackRequest, RunRequest, ScaleRequest, SecretListing, SecretRequest, Started,
 };
 
 /// Where an API is served: `unix:/path/api.sock` or `http://127.0.0.1:7864`.
@@ -456,6 +456,41 @@ impl Client {
         run: &RunId,
     ) -> Result<TokioIo<hyper::upgrade::Upgraded>, ClientError> {
         self.upgrade(&fill(paths::RUN_ATTACH, &[app, run])).await
+    }
+
+    pub async fn jobs(&self, app: &AppName) -> Result<Vec<JobListing>, ClientError> {
+        self.get(&fill(paths::JOBS, &[app])).await
+    }
+
+    pub async fn run_job(
+        &self,
+        app: &AppName,
+        job: &JobName,
+        request: &JobRequest,
+    ) -> Result<Run, ClientError> {
+        self.call(Method::POST, &fill(paths::JOB_RUNS, &[app, job]), request).await
+    }
+
+    /// The runs of a job that are kept, newest first.
+    pub async fn job_runs(&self, app: &AppName, job: &JobName) -> Result<Vec<Run>, ClientError> {
+        self.get(&fill(paths::JOB_RUNS, &[app, job])).await
+    }
+
+    pub async fn pause_job(&self, app: &AppName, job: &JobName, by: &str) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::JOB_PAUSE, &[app, job]), &by).await
+    }
+
+    pub async fn resume_job(&self, app: &AppName, job: &JobName, by: &str) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::JOB_RESUME, &[app, job]), &by).await
+    }
+
+    pub async fn pin_job(
+        &self,
+        app: &AppName,
+        job: &JobName,
+        request: &PinRequest,
+    ) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::JOB_PIN, &[app, job]), request).await
     }
 
     pub async fn destroy(&self, app: &AppName, request: &DestroyRequest) -> Result<(), ClientError> {

@@ -7,12 +7,15 @@ use rung_model::app::{Destroying, Scale};
 use rung_model::deployment::{Phase, Trouble};
 use rung_model::generation::Generation;
 use rung_model::ids::{
-    AppName, DeploymentNumber, Digest, InstanceId, NodeId, ReleaseNumber, RunId, SecretName, ServiceName,
+    AppName, DeploymentNumber, Digest, InstanceId, JobName, NodeId, ReleaseNumber, RunId, SecretName,
+    ServiceName,
 };
+use rung_model::job::Paused;
 use rung_model::node::IsolationFact;
 use rung_model::observed::InstanceState;
 use rung_model::routes::RouteDocument;
-use rung_model::run::Terminal;
+use rung_model::run::{Run, Terminal};
+use rung_model::schedule::{Schedule, Zone};
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/health`.
@@ -113,6 +116,42 @@ pub struct SecretListing {
 pub struct RunRequest {
     pub command: String,
     pub terminal: Option<Terminal>,
+    pub by: String,
+}
+
+/// `GET …/jobs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct JobListing {
+    pub name: JobName,
+    /// `None`: on demand only.
+    pub schedule: Option<Schedule>,
+    pub timezone: Zone,
+    pub command: String,
+    pub paused: Option<Paused>,
+    pub pinned: Option<ReleaseNumber>,
+    /// The next scheduled times, at most five; empty while it is paused.
+    #[schema(value_type = Vec<String>, format = DateTime)]
+    pub next: Vec<Timestamp>,
+    /// The newest run, going on or ended.
+    pub last: Option<Run>,
+}
+
+/// `POST …/jobs/{job}/runs`: a run on demand.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct JobRequest {
+    /// Words after the job's command, each kept whole.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// Wins over the release's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    pub by: String,
+}
+
+/// `POST …/jobs/{job}/pin`; `None`: the release that serves again.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PinRequest {
+    pub release: Option<ReleaseNumber>,
     pub by: String,
 }
 

@@ -7,6 +7,7 @@
 mod apps;
 mod deploy;
 mod extract;
+mod jobs;
 mod nodes;
 mod openapi;
 mod runs;
@@ -186,6 +187,12 @@ fn people() -> Described {
             streams::attach,
             says("A run's input and output, by an upgrade to `rung-attach`"),
         )
+        .get(paths::JOBS, jobs::list, says("Jobs, with their next times").answers::<Vec<wire::JobListing>>())
+        .get(paths::JOB_RUNS, jobs::runs, says("A job's runs, newest first").answers::<Vec<Run>>())
+        .post(paths::JOB_RUNS, jobs::run, says("Run a job now").takes::<wire::JobRequest>().answers::<Run>())
+        .post(paths::JOB_PAUSE, jobs::pause, says("Dispatch nothing by schedule; who asks").takes::<String>())
+        .post(paths::JOB_RESUME, jobs::resume, says("Dispatch by schedule again; who asks").takes::<String>())
+        .post(paths::JOB_PIN, jobs::pin, says("Run a certain release").takes::<wire::PinRequest>())
         .get(
             paths::LOGS,
             streams::logs,

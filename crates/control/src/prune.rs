@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rung_model::{AppName, Digest, ReleaseNumber, SecretName, keys};
+use rung_model::{AppName, Digest, ReleaseNumber, Run, RunKind, SecretName, keys};
 use rung_planner::World;
 use rung_store::{Guard, Op};
 
@@ -84,7 +84,22 @@ pub fn artifacts_in_use(world: &World) -> BTreeSet<Digest> {
             keep.extend(release.map(|release| release.artifact.clone()));
         }
     }
+    let going = world.runs.values().map(|held| &held.value).filter(|run| !run.has_ended());
+    keep.extend(going.filter_map(|run| artifact_of(world, run)));
+    for (app, jobs) in &world.jobs {
+        let pinned = jobs.values().filter_map(|held| world.release(app, held.value.pinned?));
+        keep.extend(pinned.map(|release| release.artifact.clone()));
+    }
     keep
+}
+
+fn artifact_of(world: &World, run: &Run) -> Option<Digest> {
+    match &run.kind {
+        RunKind::Build { source, .. } => Some(source.clone()),
+        RunKind::Release { release, .. } | RunKind::Job { release, .. } | RunKind::OneOff { release, .. } => {
+            world.release(&run.app, *release).map(|release| release.artifact.clone())
+        }
+    }
 }
 
 fn secrets_in_use(world: &World) -> BTreeSet<String> {

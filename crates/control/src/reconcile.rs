@@ -16,9 +16,10 @@
 //! conflict drops the rest of the plan: somebody else wrote, and the next plan starts from what is there. An unknown
 //! outcome makes everything be read again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use rung_api::wire::ProxyDocuments;
 use rung_model::{AppName, Generation, InstanceId, keys};
 use rung_planner::{Clock, Input, Plan, Progress, Proxies, Proxy, Step, Waiting, World, plan};
 use rung_store::{Batch, Entry, Event as StoreEvent, Guard, Op, Revision, Txn};
@@ -40,15 +41,18 @@ pub enum Event {
         entries: Vec<Entry>,
     },
     Changed(Batch),
-    /// A proxy's poll came in.
+    /// A proxy's poll came in. Polls of one proxy may overlap and overtake each other: it abandons one and sends the
+    /// next on another connection.
     Polled {
         proxy: String,
+        poll: PollId,
         acknowledged: Generation,
         draining: Vec<(InstanceId, u64)>,
     },
-    /// A proxy's poll ended; the next one is awaited.
+    /// A proxy's poll ended, however it did.
     PollEnded {
         proxy: String,
+        poll: PollId,
     },
     /// A proxy's process is known to be gone.
     ProxyGone {
@@ -58,6 +62,10 @@ pub enum Event {
     Written(Option<Txn>),
     Tick,
 }
+
+/// Tells polls apart; never given twice in one leadership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PollId(pub u64);
 
 #[derive(Debug, PartialEq)]
 pub enum Effect {
@@ -78,11 +86,16 @@ pub enum Effect {
 pub struct Reconcile {
     world: World,
     proxies: Proxies,
+    /// The polls that wait here, by proxy.
+    polls: BTreeMap<String, BTreeSet<PollId>>,
     progress: Progress,
     /// The fencing token: the revision at which this leader's key was created.
     fence: Revision,
     queue: VecDeque<Step>,
-    in_flight: bool,
+    /// The keys of the step in flight, in its order.
+    in_flight: Option<Vec<String>>,
+    /// Revisions that this loop wrote and has not seen yet.
+    own: BTreeSet<Revision>,
     is_listed: bool,
     is_dirty: bool,
     /// The newest revision that this loop wrote; plans wait until the world holds it.
@@ -100,10 +113,12 @@ impl Reconcile {
         Self {
             world: World::new(epoch),
             proxies: Proxies::default(),
+            polls: BTreeMap::new(),
             progress: Progress::default(),
             fence,
             queue: VecDeque::new(),
-            in_flight: false,
+            in_flight: None,
+            own: BTreeSet::new(),
             is_listed: false,
             is_dirty: false,
             written: 0,
@@ -137,6 +152,26 @@ impl Reconcile {
         Some(since.map(|(_, app)| app.clone()).collect())
     }
 
+    /// What a proxy that follows `after` has to hear; `None` when there is nothing new. `whole`: it holds nothing.
+    pub fn routes_after(&self, after: Generation, whole: bool) -> Option<ProxyDocuments> {
+        let world = &self.world;
+        if world.revision == 0 {
+            return None;
+        }
+        let generation = Generation::new(world.epoch, world.revision);
+        let documents = world.routes.values().map(|held| &held.value);
+        let removed = (after.epoch == world.epoch).then(|| self.removed_since(after.revision)).flatten();
+        let Some(removed) = removed.filter(|_| !whole) else {
+            let documents = documents.cloned().collect();
+            return Some(ProxyDocuments { generation, whole: true, documents, removed: Vec::new() });
+        };
+        let documents: Vec<_> = documents.filter(|document| document.generation > after).cloned().collect();
+        let removed: Vec<AppName> =
+            removed.into_iter().filter(|app| !world.routes.contains_key(app)).collect();
+        let is_news = !documents.is_empty() || !removed.is_empty();
+        is_news.then_some(ProxyDocuments { generation, whole: false, documents, removed })
+    }
+
     pub fn step(&mut self, event: Event, clock: Clock) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.take_in(event, clock, &mut effects);
@@ -152,24 +187,41 @@ impl Reconcile {
         match event {
             Event::Listed { revision, entries } => self.list(revision, &entries, effects),
             Event::Changed(batch) => self.change(batch, effects),
-            Event::Polled { proxy, acknowledged, draining } => {
-                let draining = draining.into_iter().collect();
-                let polled = Proxy { acknowledged, draining, silent_since: None };
-                self.is_dirty |= self.proxies.0.get(&proxy).is_none_or(|before| {
-                    before.acknowledged != polled.acknowledged || before.draining != polled.draining
-                });
-                self.proxies.0.insert(proxy, polled);
+            Event::Polled { proxy, poll, acknowledged, draining } => {
+                self.polls.entry(proxy.clone()).or_default().insert(poll);
+                self.hear(proxy, acknowledged, draining.into_iter().collect());
             }
-            Event::PollEnded { proxy } => {
-                if let Some(proxy) = self.proxies.0.get_mut(&proxy) {
+            Event::PollEnded { proxy, poll } => {
+                let waiting = self.polls.entry(proxy.clone()).or_default();
+                let was_last = waiting.remove(&poll) && waiting.is_empty();
+                if let Some(proxy) = self.proxies.0.get_mut(&proxy).filter(|_| was_last) {
                     proxy.silent_since = Some(clock.elapsed);
                 }
             }
             Event::ProxyGone { proxy } => {
+                self.polls.remove(&proxy);
                 self.is_dirty |= self.proxies.0.remove(&proxy).is_some();
             }
             Event::Written(outcome) => self.take_outcome(outcome, clock, effects),
             Event::Tick => {}
+        }
+    }
+
+    /// A proxy that acknowledges nothing began anew; otherwise what it says never goes back, and a poll that acknowledges
+    /// less than is known was overtaken by a later one.
+    fn hear(&mut self, proxy: String, acknowledged: Generation, draining: BTreeMap<InstanceId, u64>) {
+        let known = self.proxies.0.get_mut(&proxy);
+        let began_anew = acknowledged == Generation::ZERO;
+        match known {
+            Some(known) if acknowledged < known.acknowledged && !began_anew => known.silent_since = None,
+            Some(known) => {
+                self.is_dirty |= known.acknowledged != acknowledged || known.draining != draining;
+                *known = Proxy { acknowledged, draining, silent_since: None };
+            }
+            None => {
+                self.is_dirty = true;
+                self.proxies.0.insert(proxy, Proxy { acknowledged, draining, silent_since: None });
+            }
         }
     }
 
@@ -182,6 +234,10 @@ impl Reconcile {
         }
         world.revision = revision;
         self.world = world;
+        self.own.clear();
+        // Pages that were read later hold newer entries: until the watch has come as far, the world is none that ever was.
+        let newest = entries.iter().map(|entry| entry.modified).max();
+        self.written = self.written.max(newest.unwrap_or(0));
         self.tombstones.clear();
         self.tombstone_floor = revision;
         self.queue.clear();
@@ -192,6 +248,11 @@ impl Reconcile {
     fn change(&mut self, batch: Batch, effects: &mut Vec<Effect>) {
         if !self.is_listed || batch.revision <= self.world.revision {
             return;
+        }
+        if !self.is_own(&batch) {
+            // What was planned before this was known is not written any more: a table must not list an instance
+            // against what its author knows. Each plan gets at least its first step written, so there is progress.
+            self.queue.clear();
         }
         for event in batch.events {
             match event {
@@ -210,6 +271,20 @@ impl Reconcile {
         self.is_dirty = true;
     }
 
+    /// Whether this loop wrote it. A batch may come before the word that its transaction is committed.
+    fn is_own(&mut self, batch: &Batch) -> bool {
+        let known = self.own.remove(&batch.revision);
+        let key_of = |event: &StoreEvent| match event {
+            StoreEvent::Put(entry) => entry.key.clone(),
+            StoreEvent::Deleted { key } => key.clone(),
+        };
+        known
+            || self
+                .in_flight
+                .as_ref()
+                .is_some_and(|sent| batch.events.iter().map(key_of).eq(sent.iter().cloned()))
+    }
+
     fn bury(&mut self, revision: Revision, key: &str) {
         let Some(Ok(app)) = key.strip_prefix(keys::ROUTES).map(AppName::new) else { return };
         self.tombstones.push_back((revision, app));
@@ -221,9 +296,14 @@ impl Reconcile {
     }
 
     fn take_outcome(&mut self, outcome: Option<Txn>, clock: Clock, effects: &mut Vec<Effect>) {
-        self.in_flight = false;
+        self.in_flight = None;
         match outcome {
-            Some(Txn::Committed(revision)) => self.written = self.written.max(revision),
+            Some(Txn::Committed(revision)) => {
+                self.written = self.written.max(revision);
+                if revision > self.world.revision {
+                    self.own.insert(revision);
+                }
+            }
             Some(Txn::Conflict) => {
                 self.queue.clear();
                 self.is_dirty = true;
@@ -244,7 +324,7 @@ impl Reconcile {
     }
 
     fn go_on(&mut self, clock: Clock, effects: &mut Vec<Effect>) {
-        if !self.in_flight && self.queue.is_empty() && self.may_plan(clock) {
+        if self.in_flight.is_none() && self.queue.is_empty() && self.may_plan(clock) {
             self.is_dirty = false;
             let input = Input { world: &self.world, proxies: &self.proxies, clock };
             let Plan { steps, waiting, wake_at } = plan(input, &mut self.progress);
@@ -252,10 +332,10 @@ impl Reconcile {
             self.waiting = waiting;
             self.wake_at = wake_at;
         }
-        if !self.in_flight
+        if self.in_flight.is_none()
             && let Some(step) = self.queue.pop_front()
         {
-            self.in_flight = true;
+            self.in_flight = Some(step.writes.iter().map(|write| write.key.clone()).collect());
             effects.push(self.commit(step));
         }
         let mut wake_at = clock.elapsed + TICK;

@@ -1,5 +1,6 @@
 //! What the server's parts share: the store, the loop's index, artifacts, events.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub(crate) struct Inner {
     pub reconcile: Mutex<Reconcile>,
     /// Wakes the leader's loop.
     pub mailbox: mpsc::UnboundedSender<Event>,
+    /// Counts the polls of proxies, to tell them apart.
+    pub polls: AtomicU64,
     /// Counts changes of the index; what long polls wait for.
     pub changes: watch::Sender<u64>,
     pub started: Instant,
@@ -92,6 +95,7 @@ impl Control {
             upgrades: config.upgrades,
             reconcile: Mutex::new(reconcile),
             mailbox,
+            polls: AtomicU64::new(0),
             changes: watch::Sender::new(0),
             started: Instant::now(),
             started_at: Timestamp::now(),

@@ -53,13 +53,17 @@ fn check_env_name(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Instance and run ids are minted by Rung; the check keeps what comes from outside from becoming a path.
+/// Instance and run ids are minted by Rung; the check keeps what comes from outside from becoming a path. A run's id is
+/// its app's name, a dot (which no name has, so ids of two apps never meet) and what it is.
 fn check_minted(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || text.len() > 128 {
         return Err("it is empty or longer than 128 characters");
     }
-    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
-        return Err("ids use a to z, 0 to 9 and -");
+    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.') {
+        return Err("ids use a to z, 0 to 9, - and .");
+    }
+    if text.starts_with('.') || text.contains("..") {
+        return Err("a dot stands between two words");
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! Jobs: work that runs to completion, on a schedule or on demand.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AppName, JobName, ReleaseNumber};
+use crate::duration;
+use crate::ids::{AppName, JobName, ReleaseNumber, RunId};
 
 /// What is remembered of a job beside its runs, at `jobs/<app>/<job>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -36,8 +39,28 @@ pub struct JobRun {
     /// `None`: on demand.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub scheduled: Option<Timestamp>,
-    /// Counted from 1; above it, a run that failed is tried again.
+    /// Counted from 1.
     pub attempt: u32,
+    /// How often it is tried again when it fails.
+    pub retries_left: u32,
+    /// Before the next try.
+    #[serde(rename = "retry_after_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
+    pub retry_after: Duration,
+}
+
+impl JobRun {
+    /// The id of a scheduled run: app, job and time. That it can be made once only is what keeps a time from being
+    /// dispatched twice.
+    pub fn scheduled_id(app: &AppName, job: &JobName, time: Timestamp) -> RunId {
+        RunId::new(format!("{app}.{job}-{}", time.as_second())).expect("two names and a number make an id")
+    }
+
+    /// The id of the next try of a run that failed.
+    pub fn retry_id(&self, of: &RunId) -> RunId {
+        let first = of.as_str().strip_suffix(&format!("-try{}", self.attempt)).unwrap_or(of.as_str());
+        RunId::new(format!("{first}-try{}", self.attempt + 1)).expect("an id and a number make an id")
+    }
 }
 
 /// What happens when a run is due while an earlier one goes on.

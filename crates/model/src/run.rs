@@ -40,14 +40,8 @@ pub enum RunKind {
     Build { source: Digest, command: Option<String>, test: Option<String>, env: BTreeMap<String, String> },
     /// The release command, with the environment of the release that is about to start.
     Release { release: ReleaseNumber, command: String },
-    /// A job, in the environment of a release. Arguments are words after the command, `env` wins over the release's.
-    Job {
-        release: ReleaseNumber,
-        run: JobRun,
-        command: String,
-        arguments: Vec<String>,
-        env: BTreeMap<String, String>,
-    },
+    /// A job, in the environment of a release; `env` wins over the release's.
+    Job { release: ReleaseNumber, run: JobRun, command: String, env: BTreeMap<String, String> },
     /// `rung run`: a command in a new instance of the given release.
     OneOff { release: ReleaseNumber, command: String, terminal: Option<Terminal> },
 }
@@ -96,6 +90,14 @@ pub enum RunOutcome {
 }
 
 impl Run {
+    /// Which job it belongs to, and for which time.
+    pub fn of_job(&self) -> Option<&JobRun> {
+        match &self.kind {
+            RunKind::Job { run, .. } => Some(run),
+            RunKind::Build { .. } | RunKind::Release { .. } | RunKind::OneOff { .. } => None,
+        }
+    }
+
     pub fn has_ended(&self) -> bool {
         matches!(self.state, RunState::Ended { .. })
     }

@@ -35,7 +35,7 @@ pub enum InvalidSchedule {
     Expression { text: String, why: String },
     #[error("schedule {0:?} never comes: no date matches it")]
     Never(String),
-    #[error("{0:?} is not a time zone: write it like Europe/Vienna or UTC")]
+    #[error("{0:?} is not a time zone")]
     Zone(String),
 }
 
@@ -62,6 +62,13 @@ impl Schedule {
     /// The first time that is later than `after`; `None` when there is none.
     pub fn next_after(&self, after: Timestamp, zone: &Zone) -> Option<Timestamp> {
         self.after(after, zone).next()
+    }
+
+    /// The last time that is not later than `until`.
+    pub fn last_before(&self, until: Timestamp, zone: &Zone) -> Option<Timestamp> {
+        let cron = self.parse_expression().expect("it was parsed when it was made");
+        let until = until.to_zoned(zone.time_zone());
+        cron.find_previous_occurrence(&until, true).ok().map(|zoned| zoned.timestamp())
     }
 
     /// All times later than `after`, in order, without end for most schedules.

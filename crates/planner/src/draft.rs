@@ -1,11 +1,12 @@
 //! A plan in the making: changed documents beside the held ones, turned into guarded writes at the end.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rung_model::{
-    App, AppName, AssignedInstance, Assignment, Deployment, Generation, InstanceId, NodeId, Release,
-    ReleaseNumber, RouteDocument, Run, RunId, keys,
+    App, AppName, AssignedInstance, Assignment, Deployment, Generation, InstanceId, JobName, JobState,
+    NodeId, Release, ReleaseNumber, RouteDocument, Run, RunId, keys,
 };
 use serde::Serialize;
 
@@ -15,6 +16,9 @@ use crate::{Input, Plan, Progress, Step, Waiting, Write};
 /// the store holds a megabyte.
 const RUNS_RECORDED_MAX: usize = 20;
 
+/// Writes of one step of dispatches; below the store's limit of 128 operations with room for one job that catches up.
+const DISPATCHED_MAX: usize = 110;
+
 pub struct Draft<'a> {
     pub(crate) input: Input<'a>,
     pub(crate) progress: &'a mut Progress,
@@ -23,11 +27,24 @@ pub struct Draft<'a> {
     assignments: BTreeMap<NodeId, Assignment>,
     routes: BTreeMap<AppName, Option<RouteDocument>>,
     recorded_runs: BTreeMap<RunId, Run>,
+    dispatched: Vec<Dispatch>,
+    /// Runs of jobs that have not ended, gathered when they are first asked for.
+    going: OnceCell<GoingRuns<'a>>,
     deleted: BTreeSet<String>,
     /// Written last: while anything of an app is left, its name is not free.
     forgotten: BTreeSet<AppName>,
     waiting: Vec<Waiting>,
     wake_at: Option<Duration>,
+}
+
+type GoingRuns<'a> = BTreeMap<&'a AppName, BTreeMap<&'a JobName, Vec<&'a Run>>>;
+
+/// A job's progress and the runs that come of it: written together, so that a scheduled time has its record when it
+/// counts as handled, and never twice.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    pub state: Option<JobState>,
+    pub runs: Vec<Run>,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +70,8 @@ impl<'a> Draft<'a> {
             assignments: BTreeMap::new(),
             routes: BTreeMap::new(),
             recorded_runs: BTreeMap::new(),
+            dispatched: Vec::new(),
+            going: OnceCell::new(),
             deleted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             waiting: Vec::new(),
@@ -79,6 +98,20 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn assignment(&self, node: &NodeId) -> Option<&Assignment> {
         self.assignments.get(node).or_else(|| self.input.world.assignments.get(node).map(|held| &held.value))
+    }
+
+    /// The job's runs that have not ended.
+    pub(crate) fn going_runs(&self, app: &AppName, job: &JobName) -> &[&'a Run] {
+        let going = self.going.get_or_init(|| {
+            let mut going = GoingRuns::new();
+            for run in self.input.world.runs.values().map(|held| &held.value).filter(|run| !run.has_ended()) {
+                if let Some(of) = run.of_job() {
+                    going.entry(&run.app).or_default().entry(&of.job).or_default().push(run);
+                }
+            }
+            going
+        });
+        going.get(app).and_then(|of_app| of_app.get(job)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Every node's assignment, as changed so far.
@@ -160,6 +193,10 @@ impl<'a> Draft<'a> {
         self.recorded_runs.len() < RUNS_RECORDED_MAX
     }
 
+    pub(crate) fn dispatch(&mut self, dispatch: Dispatch) {
+        self.dispatched.push(dispatch);
+    }
+
     pub(crate) fn delete(&mut self, key: String) {
         self.deleted.insert(key);
     }
@@ -200,6 +237,7 @@ impl<'a> Draft<'a> {
             };
             self.push(&mut steps, format!("route {app}"), vec![write]);
         }
+        self.push_dispatches(&mut steps);
         self.push_assignments(&mut steps);
         // Etcd's limit of a transaction is 128 operations; the leader's guard and some room are left.
         let deleted: Vec<String> = std::mem::take(&mut self.deleted).into_iter().collect();
@@ -229,6 +267,23 @@ impl<'a> Draft<'a> {
             writes.push(self.write(keys::app(app), value));
         }
         writes
+    }
+
+    /// Dispatches of many jobs share a step as far as it holds them, so that a thousand that are due in the same second
+    /// take twenty steps.
+    fn push_dispatches(&mut self, steps: &mut Vec<Step>) {
+        let mut writes = Vec::new();
+        for dispatch in std::mem::take(&mut self.dispatched) {
+            let count = dispatch.runs.len() + 1;
+            if writes.len() + count > DISPATCHED_MAX {
+                self.push(steps, "dispatch jobs".to_owned(), std::mem::take(&mut writes));
+            }
+            writes.extend(dispatch.runs.iter().map(|run| self.write(keys::run(&run.app, &run.id), run)));
+            writes.extend(
+                dispatch.state.iter().map(|state| self.write(keys::job(&state.app, &state.job), state)),
+            );
+        }
+        self.push(steps, "dispatch jobs".to_owned(), writes);
     }
 
     /// A run is recorded in the same step that gives it to its node or takes it away: neither is seen without the other.

@@ -11,12 +11,14 @@
 //! - [`reconcile`]: gives each service its instances, and ends those that are not wanted, in the handoff's order.
 //! - [`schedule`]: chooses the node, or says for each node why not.
 //! - [`routes`]: which instances get requests.
+//! - [`jobs`]: which scheduled times have come, and what becomes of each.
 //!
 //! What it deliberately does not do: no I/O, no clock, no randomness, no async, and nothing is remembered here
 //! between two plans beside [`Progress`], which holds only when timers began.
 
 mod draft;
 mod fleet;
+pub mod jobs;
 pub mod proxies;
 pub mod reconcile;
 pub mod rollout;
@@ -28,7 +30,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rung_model::{AppName, DeploymentNumber, InstanceId};
+use rung_model::{AppName, DeploymentNumber, InstanceId, JobName, ReleaseNumber};
 
 pub use proxies::{Proxies, Proxy};
 pub use schedule::Waiting;
@@ -60,6 +62,8 @@ pub struct Progress {
     accounted: BTreeMap<(AppName, DeploymentNumber), Duration>,
     /// When the un-routing of an instance was first seen as acknowledged by all.
     unrouted: BTreeMap<InstanceId, Duration>,
+    /// The next time of each job's schedule, by the release and the time it was worked out from.
+    next_times: BTreeMap<(AppName, JobName), (ReleaseNumber, Timestamp, Option<Timestamp>)>,
 }
 
 /// What to do next.
@@ -97,6 +101,7 @@ pub fn plan(input: Input<'_>, progress: &mut Progress) -> Plan {
         rollout::advance_deployment(&mut draft, app);
         reconcile::reconcile_app(&mut draft, app);
         routes::publish_routes(&mut draft, app);
+        jobs::dispatch_jobs(&mut draft, app);
     }
     reconcile::record_ended_runs(&mut draft);
     reconcile::forget_destroyed_apps(&mut draft);

@@ -13,12 +13,13 @@ use std::time::Duration;
 use rung_model::app::Destroying;
 use rung_model::appfile::Service;
 use rung_model::{
-    AppName, AssignedInstance, DeploymentNumber, Intent, NodeId, Phase, ReleaseNumber, Run, RunId, RunKind,
-    RunOutcome, RunState, ServiceName, keys,
+    AppName, AssignedInstance, DeploymentNumber, Intent, JobName, NodeId, Phase, ReleaseNumber, Run, RunId,
+    RunKind, RunOutcome, RunState, ServiceName, keys,
 };
 
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing, members};
+use crate::jobs::{is_held_back, missed_its_deadline};
 use crate::schedule::{Refusal, Waiting, choose_node};
 
 /// Which cohort shall serve an app, which one waits behind it, and by which release.
@@ -239,10 +240,16 @@ fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
             Some(node) if unwanted => cancel(draft, node, &run.id),
             Some(_) => {}
             None if !draft.has_room_for_runs() => {}
+            None if let Some(reason) = missed_its_deadline(draft, run) => {
+                let outcome = RunOutcome::Skipped { reason };
+                let state = RunState::Ended { at: draft.input.clock.wall, outcome };
+                draft.record_run(Run { state, ..run.clone() });
+            }
             None if unwanted => {
                 let state = RunState::Ended { at: draft.input.clock.wall, outcome: RunOutcome::Cancelled };
                 draft.record_run(Run { state, ..run.clone() });
             }
+            None if is_held_back(draft, run) => {}
             None => {
                 let Some(node) = node_with_fewest_runs(draft) else { continue };
                 let placed = Run { node: Some(node.clone()), ..run.clone() };
@@ -293,15 +300,22 @@ pub fn record_ended_runs(draft: &mut Draft<'_>) {
 /// How many ended runs of an app are kept in the store, builds and release commands included.
 const RUNS_KEPT: usize = 100;
 
+/// How many ended runs of each job are kept beside them: three weeks of a daily one.
+const JOB_RUNS_KEPT: usize = 20;
+
 fn forget_old_runs(draft: &mut Draft<'_>) {
     let world = draft.input.world;
-    let mut by_app: BTreeMap<&AppName, Vec<&Run>> = BTreeMap::new();
+    let mut histories: BTreeMap<(&AppName, Option<&JobName>), Vec<&Run>> = BTreeMap::new();
     for run in world.runs.values().map(|held| &held.value).filter(|run| run.has_ended()) {
-        by_app.entry(&run.app).or_default().push(run);
+        histories.entry((&run.app, run.of_job().map(|of| &of.job))).or_default().push(run);
     }
-    for (app, mut runs) in by_app {
+    for ((app, job), mut runs) in histories {
+        let kept = if job.is_some() { JOB_RUNS_KEPT } else { RUNS_KEPT };
+        let excess = runs.len().saturating_sub(kept);
+        if excess == 0 {
+            continue;
+        }
         runs.sort_by_key(|run| (run.at, &run.id));
-        let excess = runs.len().saturating_sub(RUNS_KEPT);
         let in_use = draft.deployment(app).and_then(|deployment| deployment.run.clone());
         for run in runs.into_iter().take(excess).filter(|run| Some(&run.id) != in_use.as_ref()) {
             draft.delete(keys::run(app, &run.id));

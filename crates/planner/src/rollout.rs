@@ -247,7 +247,7 @@ fn follow_run(
 ) -> Followed {
     let deployment = draft.deployment(app).expect("the caller found one");
     let cancelled = deployment.cancelled_by.clone();
-    let id = RunId::new(format!("{app}-{}-{step}", deployment.number)).expect("names and numbers make an id");
+    let id = RunId::new(format!("{app}.{}-{step}", deployment.number)).expect("names and numbers make an id");
     if deployment.run.as_ref() != Some(&id) {
         if let Some(by) = cancelled {
             return Followed::Failed(format!("cancelled by {by}"), Vec::new());

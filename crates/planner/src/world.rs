@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use rung_model::{
-    App, AppName, Assignment, Deployment, DeploymentNumber, Generation, Node, NodeId, Observed, Release,
-    ReleaseNumber, RouteDocument, Run, RunId, keys,
+    App, AppName, Assignment, Deployment, DeploymentNumber, Generation, JobName, JobState, Node, NodeId,
+    Observed, Release, ReleaseNumber, RouteDocument, Run, RunId, keys,
 };
 use serde::de::DeserializeOwned;
 
@@ -31,6 +31,7 @@ pub struct World {
     pub assignments: BTreeMap<NodeId, Held<Assignment>>,
     pub observed: BTreeMap<NodeId, Held<Observed>>,
     pub routes: BTreeMap<AppName, Held<RouteDocument>>,
+    pub jobs: BTreeMap<AppName, BTreeMap<JobName, Held<JobState>>>,
 }
 
 /// A stored document that this version can't read. It is left alone: an older binary must not destroy what a newer
@@ -70,6 +71,11 @@ impl World {
                 let run: Run = decode(key, value)?;
                 self.runs.insert(run.id.clone(), Held { revision, value: run });
             }
+            "jobs" => {
+                let state: JobState = decode(key, value)?;
+                let of_app = self.jobs.entry(state.app.clone()).or_default();
+                of_app.insert(state.job.clone(), Held { revision, value: state });
+            }
             "nodes" => {
                 let node: Node = decode(key, value)?;
                 self.nodes.insert(node.id.clone(), Held { revision, value: node });
@@ -108,8 +114,9 @@ impl World {
                     self.runs.remove(&id);
                 }
             }
-            "releases" => remove_numbered(&mut self.releases, first, second, ReleaseNumber),
-            "deployments" => remove_numbered(&mut self.deployments, first, second, DeploymentNumber),
+            "releases" => remove_below(&mut self.releases, first, second, number(ReleaseNumber)),
+            "deployments" => remove_below(&mut self.deployments, first, second, number(DeploymentNumber)),
+            "jobs" => remove_below(&mut self.jobs, first, second, |name| JobName::new(name).ok()),
             _ => {}
         }
     }
@@ -144,6 +151,10 @@ impl World {
             "observed" => self.observed.get(&NodeId::new(first).ok()?).map(|held| held.revision),
             "routes" => self.routes.get(&AppName::new(first).ok()?).map(|held| held.revision),
             "runs" => self.runs.get(&RunId::new(second?).ok()?).map(|held| held.revision),
+            "jobs" => {
+                let job = JobName::new(second?).ok()?;
+                self.jobs.get(&AppName::new(first).ok()?)?.get(&job).map(|held| held.revision)
+            }
             "releases" => {
                 let number = ReleaseNumber(second?.parse().ok()?);
                 self.releases.get(&AppName::new(first).ok()?)?.get(&number).map(|held| held.revision)
@@ -166,6 +177,8 @@ impl World {
         found.extend(releases.map(|number| keys::release(app, *number)));
         let deployments = self.deployments.get(app).into_iter().flat_map(BTreeMap::keys);
         found.extend(deployments.map(|number| keys::deployment(app, *number)));
+        let jobs = self.jobs.get(app).into_iter().flat_map(BTreeMap::keys);
+        found.extend(jobs.map(|job| keys::job(app, job)));
         found
     }
 }
@@ -180,17 +193,22 @@ fn remove<K: Ord + std::str::FromStr, V>(map: &mut BTreeMap<K, V>, key: &str) {
     }
 }
 
-fn remove_numbered<K: Ord, V>(
+/// Removes `second` of `first`, and `first` with its last.
+fn remove_below<K: Ord, V>(
     map: &mut BTreeMap<AppName, BTreeMap<K, V>>,
-    app: &str,
-    number: Option<&str>,
-    make: impl Fn(u64) -> K,
+    first: &str,
+    second: Option<&str>,
+    read: impl Fn(&str) -> Option<K>,
 ) {
-    let (Ok(app), Some(Ok(number))) = (AppName::new(app), number.map(str::parse)) else { return };
+    let (Ok(app), Some(key)) = (AppName::new(first), second.and_then(read)) else { return };
     if let Some(of_app) = map.get_mut(&app) {
-        of_app.remove(&make(number));
+        of_app.remove(&key);
         if of_app.is_empty() {
             map.remove(&app);
         }
     }
+}
+
+fn number<K>(make: impl Fn(u64) -> K) -> impl Fn(&str) -> Option<K> {
+    move |text| text.parse().ok().map(&make)
 }

@@ -56,10 +56,11 @@ impl Runs {
         &mut self,
         wanted: &BTreeMap<RunId, Run>,
         shutting_down: bool,
+        may_begin: impl Fn(&AppName) -> bool,
         effects: &mut Vec<Effect>,
     ) {
         if !shutting_down {
-            for (id, run) in wanted.iter().filter(|(_, run)| !run.has_ended()) {
+            for (id, run) in wanted.iter().filter(|(_, run)| !run.has_ended() && may_begin(&run.app)) {
                 self.ensure(id, run, effects);
             }
         }

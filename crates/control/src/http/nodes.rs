@@ -1,6 +1,6 @@
 //! For nodes and proxies: assignments and routes go out by long polls, observations come in.
 
-use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -18,7 +18,7 @@ use rung_store::{Guard, Op};
 use super::Answer;
 use super::Refused;
 use super::extract::{Body, Named, Query, Wait};
-use crate::reconcile::{Event, Reconcile};
+use crate::reconcile::{Event, PollId};
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 pub async fn register(
@@ -134,11 +134,16 @@ pub async fn put_artifact(State(control): State<Control>, named: Named, body: Ht
 struct Poll<'a> {
     control: &'a Control,
     proxy: &'a str,
+    poll: PollId,
 }
 
 impl Drop for Poll<'_> {
     fn drop(&mut self) {
-        let _ = self.control.inner.mailbox.send(Event::PollEnded { proxy: self.proxy.to_owned() });
+        let _ = self
+            .control
+            .inner
+            .mailbox
+            .send(Event::PollEnded { proxy: self.proxy.to_owned(), poll: self.poll });
     }
 }
 
@@ -149,15 +154,17 @@ pub async fn poll_routes(
     Body(poll): Body<ProxyPoll>,
 ) -> Answer<ProxyDocuments> {
     let proxy = named.text("proxy");
+    let id = PollId(control.inner.polls.fetch_add(1, Ordering::Relaxed));
     let polled = Event::Polled {
         proxy: proxy.to_owned(),
+        poll: id,
         acknowledged: poll.after,
         draining: poll.draining.into_iter().collect(),
     };
     let _ = control.inner.mailbox.send(polled);
-    let _ended = Poll { control: &control, proxy };
+    let _ended = Poll { control: &control, proxy, poll: id };
     let whole = poll.whole;
-    let news = control.wait_for(wait.duration(), |reconcile| newer_routes(reconcile, poll.after, whole));
+    let news = control.wait_for(wait.duration(), |reconcile| reconcile.routes_after(poll.after, whole));
     let nothing =
         ProxyDocuments { generation: poll.after, whole: false, documents: Vec::new(), removed: Vec::new() };
     Ok(Json(news.await.unwrap_or(nothing)))
@@ -167,28 +174,4 @@ pub async fn poll_routes(
 pub async fn leave(State(control): State<Control>, named: Named) -> Answer<()> {
     control.proxy_gone(named.text("proxy"));
     Ok(Json(()))
-}
-
-/// Documents that are newer than what a proxy holds; `None` when there are none.
-fn newer_routes(reconcile: &Reconcile, after: Generation, whole: bool) -> Option<ProxyDocuments> {
-    let world = reconcile.world();
-    if world.revision == 0 {
-        return None;
-    }
-    let generation = Generation::new(world.epoch, world.revision);
-    let documents = world.routes.values().map(|held| &held.value);
-    let removed = (after.epoch == world.epoch).then(|| reconcile.removed_since(after.revision)).flatten();
-    let Some(removed) = removed.filter(|_| !whole) else {
-        return Some(ProxyDocuments {
-            generation,
-            whole: true,
-            documents: documents.cloned().collect(),
-            removed: Vec::new(),
-        });
-    };
-    let documents: Vec<_> = documents.filter(|document| document.generation > after).cloned().collect();
-    let present: BTreeSet<&AppName> = world.routes.keys().collect();
-    let removed: Vec<AppName> = removed.into_iter().filter(|app| !present.contains(app)).collect();
-    let is_news = !documents.is_empty() || !removed.is_empty();
-    is_news.then_some(ProxyDocuments { generation, whole: false, documents, removed })
 }

@@ -33,7 +33,7 @@ pub async fn start(
     }
     for _ in 0..ATTEMPTS {
         let run = Run {
-            id: control.next_run_id(&app),
+            id: control.next_run_id(&app, "run"),
             app: app.clone(),
             kind: RunKind::OneOff { release, command: request.command.clone(), terminal: request.terminal },
             by: request.by.clone(),
@@ -43,12 +43,7 @@ pub async fn start(
             cancelled: false,
             state: RunState::Pending,
         };
-        let key = keys::run(&app, &run.id);
-        let value = serde_json::to_vec(&run).expect("documents of the model serialize");
-        let guard = Guard::Absent { key: key.clone() };
-        if let Committed::Done =
-            control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
-        {
+        if let Committed::Done = control.create_run(&run).await? {
             control.record(Some(&app), "run", format!("{} runs `{}`", request.by, request.command));
             return Ok(Json(run));
         }
@@ -57,9 +52,17 @@ pub async fn start(
 }
 
 impl Control {
-    /// `<app>-run-<n>`: one more than the highest that is known.
-    fn next_run_id(&self, app: &AppName) -> RunId {
-        let prefix = format!("{app}-run-");
+    /// Records a run if nobody else took its id.
+    pub(crate) async fn create_run(&self, run: &Run) -> Result<Committed, ErrorBody> {
+        let key = keys::run(&run.app, &run.id);
+        let value = serde_json::to_vec(run).expect("documents of the model serialize");
+        let guard = Guard::Absent { key: key.clone() };
+        self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await
+    }
+
+    /// `<app>.<what>-n<n>`: one more than the highest that is known.
+    pub(crate) fn next_run_id(&self, app: &AppName, what: &str) -> RunId {
+        let prefix = format!("{app}.{what}-n");
         let highest = self.read(|world| {
             let numbers =
                 world.runs.keys().filter_map(|id| id.as_str().strip_prefix(&prefix)?.parse::<u64>().ok());

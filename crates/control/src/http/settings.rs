@@ -75,7 +75,9 @@ pub async fn secrets(State(control): State<Control>, named: Named) -> Answer<Vec
     let required = control.current_file(&record).map(|file| file.required_secrets).unwrap_or_default();
     let mut versions: BTreeMap<SecretName, u64> = record.secrets;
     // What is required and not set is listed, too, with no version.
-    required.iter().for_each(|name| drop(versions.entry(name.clone()).or_insert(0)));
+    for name in &required {
+        versions.entry(name.clone()).or_insert(0);
+    }
     let listed = versions.into_iter().map(|(name, version)| {
         let required = required.contains(&name);
         SecretListing { name, version, required }

@@ -62,8 +62,8 @@ pub const SERVICES_MAX: usize = 100;
 /// Each job has a record in the store and is looked at in every plan.
 pub const JOBS_MAX: usize = 1000;
 
-/// A job that starts an hour late is still the night's job; one that starts later may meet the next.
-pub const JOB_START_DEADLINE: Duration = Duration::from_secs(3600);
+/// A night's job that starts in the morning is late and better than none; the day after, there is the next.
+pub const JOB_START_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 /// What hangs is noticed before the next day's run of a daily job.
 pub const JOB_TIMEOUT: Duration = Duration::from_secs(6 * 3600);

@@ -96,6 +96,14 @@ fn refuse_contradictions(table: &Table<'_, '_>, job: &Job, findings: &mut Findin
             }
         }
     }
+    if job.overlap == Overlap::Forbid
+        && job.catch_up == CatchUp::All
+        && let Some(field) = table.field("catch_up")
+    {
+        let message =
+            "`catch_up = \"all\"` would run missed times beside each other, which `overlap` forbids";
+        field.report(findings, message, "write overlap = \"allow\", or catch_up = \"last\"");
+    }
     if job.retries == 0
         && let Some(field) = table.field("retry_after")
     {

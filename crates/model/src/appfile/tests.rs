@@ -495,35 +495,35 @@ fn a_schedule_that_is_wrong_or_never_comes_is_refused_with_the_way_to_write_it()
     shows(
         &text,
         expect![[r#"
-        `jobs.a.schedule`: schedule "0 0 30 2 *" never comes: no date matches it
-         --> rung.toml:8:12
-          |
-        8 | schedule = "0 0 30 2 *"
-          |            ^^^^^^^^^^^^
-          = minute, hour, day, month, weekday like "0 3 * * *", or "@daily"
+            `jobs.a.schedule`: schedule "0 0 30 2 *" never comes: no date matches it
+             --> rung.toml:8:12
+              |
+            8 | schedule = "0 0 30 2 *"
+              |            ^^^^^^^^^^^^
+              = minute, hour, day, month, weekday like "0 3 * * *", or "@daily"
 
-        "forbit" is not a way to handle it
-         --> rung.toml:9:11
-          |
-        9 | overlap = "forbit"
-          |           ^^^^^^^^
-          = did you mean "forbid"?
+            "forbit" is not a way to handle it
+             --> rung.toml:9:11
+              |
+            9 | overlap = "forbit"
+              |           ^^^^^^^^
+              = did you mean "forbid"?
 
-        `timezone` is about a schedule, and `jobs.b` has none
-          --> rung.toml:12:1
-           |
-        12 | timezone = "Vienna"
-           | ^^^^^^^^
-           = add schedule = "0 3 * * *", or take it out
+            `timezone` is about a schedule, and `jobs.b` has none
+              --> rung.toml:12:1
+               |
+            12 | timezone = "Vienna"
+               | ^^^^^^^^
+               = add schedule = "0 3 * * *", or take it out
 
-        `jobs.b.timezone`: "Vienna" is not a time zone: write it like Europe/Vienna or UTC
-          --> rung.toml:12:12
-           |
-        12 | timezone = "Vienna"
-           |            ^^^^^^^^
-           = write it like "Europe/Vienna"
+            `jobs.b.timezone`: "Vienna" is not a time zone
+              --> rung.toml:12:12
+               |
+            12 | timezone = "Vienna"
+               |            ^^^^^^^^
+               = write it like "Europe/Vienna"
 
-        rung.toml has 4 errors"#]],
+            rung.toml has 4 errors"#]],
     );
 }
 

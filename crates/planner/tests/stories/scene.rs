@@ -297,7 +297,9 @@ impl Scene {
             RunKind::Build { source, command, .. } => {
                 (command.clone().unwrap_or_default(), Some(digest(&format!("built {source}"))))
             }
-            RunKind::Release { command, .. } | RunKind::OneOff { command, .. } => (command.clone(), None),
+            RunKind::Release { command, .. }
+            | RunKind::Job { command, .. }
+            | RunKind::OneOff { command, .. } => (command.clone(), None),
         };
         if command.contains("hang") {
             return None;

@@ -1,0 +1,30 @@
+//! What the shells around the machines owe them, and mistakes that can be planted there.
+
+/// How the simulated shells behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wiring {
+    /// As they should.
+    Right,
+    /// The server takes every poll for an acknowledgement of everything, so that an instance is stopped while a proxy
+    /// still sends requests to it.
+    AcknowledgesForTheProxy,
+    /// The proxy's shell applies answers that come late, past the generation check of its view.
+    AppliesLateAnswers,
+    /// The agent's shell sends a report once and never again, whatever becomes of it.
+    ReportsOnce,
+    /// The agent's shell forgets which processes an earlier agent started.
+    LosesTheLedger,
+    /// The server answers people before the store has said anything.
+    AnswersBeforeTheStore,
+}
+
+impl Wiring {
+    /// Every planted mistake.
+    pub const MISTAKES: [Self; 5] = [
+        Self::AcknowledgesForTheProxy,
+        Self::AppliesLateAnswers,
+        Self::ReportsOnce,
+        Self::LosesTheLedger,
+        Self::AnswersBeforeTheStore,
+    ];
+}
