@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rung_e2e::{Load, Rung, process};
+use rung_e2e::{Load, Rung, eventually, process};
 
 use crate::payload::Payload;
 use crate::table::{Row, Table};
@@ -31,11 +31,16 @@ pub fn measure(rung: &Rung, app: &mut Payload, requests: u64, table: &mut Table)
             // Instances without a past: one that dies again and again is started later each time.
             rung.cli(&["restart", "--app", &app.name]).succeeds();
         }
-        let instances = rung.wait_until_settled(&app.name, "web", 2);
-        let victim = instances[n % 2].pid.expect("a healthy instance has a process");
-        let life = process::life(victim).expect("it lives");
-        process::kill_9(victim);
-        process::wait_until_gone(life);
+        let victim = rung.wait_until_settled(&app.name, "web", 2).swap_remove(n % 2);
+        let pid = victim.pid.expect("a healthy instance has a process");
+        process::kill_9(pid);
+        // For a moment the report still shows it healthy: the next one must not be killed while this one is down.
+        eventually("the instance is back with another process", || {
+            let now = rung.instances(&app.name);
+            let back =
+                now.iter().any(|i| i.id == victim.id && i.routed && i.pid.is_some_and(|new| new != pid));
+            if back { Ok(()) } else { Err(format!("{now:?}")) }
+        });
         println!("kill {n} of 50");
     }
     rung.wait_until_settled(&app.name, "web", 2);

@@ -27,22 +27,31 @@ fn leave_the_app_file_out_of_the_tree(directory: &Path) {
 #[test]
 fn datasette_is_built_and_deployed_ten_times_under_load() {
     let datasette = example("datasette");
+    leave_the_app_file_out_of_the_tree(datasette.path());
     let rung = Rung::start();
     rung.deploy(datasette.path()).succeeds();
     rung.wait_until_settled("datasette", "web", 2);
     assert!(rung.page("datasette", "/elements/elements/26.json").contains("Iron"));
     let load = Load::start_clients(rung.http(), "datasette.localhost", "/elements/elements/26.json", 2, PACE);
     for n in 1..=DEPLOYS {
-        // A changed source: each deploy builds anew.
-        let row = format!("{},X{n},Unobtainium {n},9\n", 200 + n);
-        let csv = datasette.path().join("elements.csv");
-        let text = std::fs::read_to_string(&csv).expect("the example's data");
-        std::fs::write(&csv, text + &row).expect("the copy's data");
-        rung.deploy(datasette.path()).succeeds();
-        let page = rung.page("datasette", &format!("/elements/elements/{}.json", 200 + n));
-        assert!(page.contains(&format!("Unobtainium {n}")), "deploy {n} is served: {page}");
+        if n % 5 == 0 {
+            build_another_element(&rung, datasette.path(), 200 + n);
+        } else {
+            set_stop_grace(datasette.path(), 10 + n);
+            rung.deploy(datasette.path()).succeeds();
+        }
     }
     load.stop().assert_none_lost("ten deploys of Datasette");
+}
+
+/// A changed source: this deploy builds anew, and what it built is served when it is done.
+fn build_another_element(rung: &Rung, directory: &Path, number: u32) {
+    let csv = directory.join("elements.csv");
+    let text = std::fs::read_to_string(&csv).expect("the example's data");
+    std::fs::write(&csv, format!("{text}{number},X,Unobtainium {number},9\n")).expect("the copy's data");
+    rung.deploy(directory).succeeds();
+    let page = rung.page("datasette", &format!("/elements/elements/{number}.json"));
+    assert!(page.contains(&format!("Unobtainium {number}")), "the new build is served: {page}");
 }
 
 #[test]
