@@ -13,6 +13,7 @@ mod openapi;
 mod runs;
 mod settings;
 mod streams;
+mod strict;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -69,7 +70,11 @@ impl Control {
     /// which are most of what is open at any time, are asked again anyway.
     pub async fn serve(self, listeners: Listeners) -> std::io::Result<()> {
         let socket = bind_private(&listeners.socket)?;
-        let on_tcp = axum::serve(listeners.tcp, router(self.clone(), Via::Tcp));
+        let one_request_each = middleware::from_fn(close_after);
+        let on_tcp = axum::serve(
+            strict::StrictListener(listeners.tcp),
+            router(self.clone(), Via::Tcp).layer(one_request_each),
+        );
         let on_socket = axum::serve(socket, router(self, Via::Socket));
         tokio::try_join!(async { on_tcp.await }, async { on_socket.await })?;
         Ok(())
@@ -243,6 +248,15 @@ fn roles() -> Described {
                 .answers::<wire::ProxyDocuments>(),
         )
         .only_on_the_socket()
+}
+
+/// One request a connection: see [`strict`].
+async fn close_after(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if response.status() != axum::http::StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn require_token(

@@ -24,6 +24,9 @@ const BURST: u64 = 20 * 1000 * 1000;
 /// A line without its end (a prompt, a progress bar) is written after so long.
 const PARTIAL_AFTER: Duration = Duration::from_millis(500);
 
+/// How often it is told that lines are dropped, while they are.
+const DROPPED_TOLD_EVERY: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub struct Logger {
     directory: PathBuf,
@@ -34,6 +37,7 @@ pub struct Logger {
     dropped_lines: u64,
     dropped_bytes: u64,
     why_dropped: &'static str,
+    told_dropped: Option<Instant>,
     lines: [Line; 2],
     batch: Vec<u8>,
 }
@@ -65,6 +69,7 @@ impl Logger {
             dropped_lines: 0,
             dropped_bytes: 0,
             why_dropped: "",
+            told_dropped: None,
             lines: [Line::default(), Line::default()],
             batch: Vec::new(),
         }
@@ -125,7 +130,7 @@ impl Logger {
     pub fn finish(&mut self) {
         self.flush_line(Stream::Stdout, End::Whole);
         self.flush_line(Stream::Stderr, End::Whole);
-        self.say_dropped();
+        self.say_dropped_now();
     }
 
     fn flush_line(&mut self, stream: Stream, end: End) {
@@ -157,11 +162,18 @@ impl Logger {
         self.why_dropped = why;
     }
 
+    /// Once a second at most while it goes on, so that a flood is told of while it lasts.
     fn say_dropped(&mut self) {
-        // At least a little room, or every second chunk would be dropped and each would be told.
-        if self.dropped_bytes == 0 || self.allowance < RATE / 10 {
+        if self.told_dropped.is_none_or(|told| told.elapsed() >= DROPPED_TOLD_EVERY) {
+            self.say_dropped_now();
+        }
+    }
+
+    fn say_dropped_now(&mut self) {
+        if self.dropped_bytes == 0 {
             return;
         }
+        self.told_dropped = Some(Instant::now());
         let (lines, bytes) = (self.dropped_lines, self.dropped_bytes);
         let text = format!("{lines} lines ({bytes} bytes) were dropped: {}", self.why_dropped);
         (self.dropped_lines, self.dropped_bytes) = (0, 0);

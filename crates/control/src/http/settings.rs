@@ -37,6 +37,7 @@ pub async fn set_config(
     names.iter().try_for_each(|name| check_name(name))?;
     for _ in 0..ATTEMPTS {
         let (mut record, revision) = control.record_or_new(&app)?;
+        refuse_other_kind("secret", &app, names.iter().filter(|name| is_secret(&record, name)))?;
         for (name, value) in &request.changes {
             match value {
                 Some(value) => record.config.insert(name.clone(), value.clone()),
@@ -57,6 +58,26 @@ pub async fn set_config(
         }
     }
     Err(contended(&format!("config of app {app}")).into())
+}
+
+fn is_secret(record: &App, name: &str) -> bool {
+    SecretName::new(name).is_ok_and(|name| record.secrets.contains_key(&name))
+}
+
+/// A name is a setting or a secret: as both, one would win without a word.
+fn refuse_other_kind<'n>(
+    kind: &str,
+    app: &AppName,
+    mut clashing: impl Iterator<Item = &'n &'n str>,
+) -> Result<(), ErrorBody> {
+    match clashing.next() {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!("{name} is a {kind} of app {app} already");
+            Err(ErrorBody::new(Code::Refused, message)
+                .hint(format!("take it away there first: rung {kind} unset {name} --app {app}")))
+        }
+    }
 }
 
 fn check_name(name: &str) -> Result<(), ErrorBody> {
@@ -95,6 +116,9 @@ pub async fn set_secrets(
     names.iter().try_for_each(|name| check_name(name))?;
     for _ in 0..ATTEMPTS {
         let (mut record, revision) = control.record_or_new(&app)?;
+        let set = request.changes.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| name.as_str());
+        let clashing: Vec<&str> = set.filter(|name| record.config.contains_key(*name)).collect();
+        refuse_other_kind("config", &app, clashing.iter())?;
         let sealed = control.seal_changes(&mut record, &request)?;
         let reason = format!("secrets: {}", names.join(", "));
         if let Some(started) =
