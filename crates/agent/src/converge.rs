@@ -434,13 +434,17 @@ impl Converge {
             let purges = &self.purges;
             let may_begin = |app: &AppName| purges.get(app) != Some(&Purge::Going);
             self.runs.converge(&assignment.runs, self.shutting_down, may_begin, &mut self.effects);
-            self.converge_artifacts(&assignment);
             self.converge_purge(&assignment);
             self.assignment = Some(assignment);
         }
         let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
         for id in ids {
             self.converge_instance(&id, now);
+        }
+        // After instances were forgotten: the next assignment may name other releases by the same numbers.
+        if let Some(assignment) = self.assignment.take() {
+            self.converge_artifacts(&assignment);
+            self.assignment = Some(assignment);
         }
         // Due again, and nobody asked again: not wanted any more.
         self.releases.retain(|_, fetch| fetch.again().is_none_or(|again| again > now.elapsed));

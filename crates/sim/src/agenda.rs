@@ -146,7 +146,7 @@ impl Agenda {
         self.entries.insert((time, self.made), happening);
     }
 
-    pub fn next(&mut self) -> Option<(Duration, Happening)> {
+    pub fn take_first(&mut self) -> Option<(Duration, Happening)> {
         self.entries.pop_first().map(|((time, _), happening)| (time, happening))
     }
 }

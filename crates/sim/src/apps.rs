@@ -34,7 +34,8 @@ impl Behaviour {
 
     /// It becomes healthy and stays so.
     pub fn is_good(&self) -> bool {
-        self.ready.is_some() && self.dies.is_none()
+        // Slower than its grace period it is restarted before it is there.
+        self.ready.is_some_and(|ready| ready < Duration::from_millis(2500)) && self.dies.is_none()
     }
 
     fn any(rng: &mut Rng) -> Self {

@@ -43,7 +43,8 @@ pub struct Agent {
     messages: u64,
     /// The newest report that was not taken yet.
     outbox: Option<Box<Observed>>,
-    sending: Option<u64>,
+    /// The message on its way, and the report's number in it.
+    sending: Option<(u64, u64)>,
     next_tick: Option<Duration>,
     is_retrying: bool,
 }
@@ -328,7 +329,7 @@ impl Story {
         let agent = &mut self.machine.agent;
         let Some(observed) = agent.outbox.clone() else { return };
         agent.messages += 1;
-        agent.sending = Some(agent.messages);
+        agent.sending = Some((agent.messages, observed.sequence));
         let (life, message) = (agent.life, agent.messages);
         if self.wiring == Wiring::ReportsOnce {
             self.machine.agent.outbox = None;
@@ -338,17 +339,15 @@ impl Story {
     }
 
     pub fn report_answered(&mut self, life: Life, message: u64, taken: bool) {
-        if !self.is_agent(life) || self.machine.agent.sending != Some(message) {
-            return;
-        }
+        let sending = self.machine.agent.sending.filter(|(sent, _)| *sent == message);
+        let Some((_, sequence)) = sending.filter(|_| self.is_agent(life)) else { return };
         self.machine.agent.sending = None;
         if !taken {
             self.retry_soon();
             return;
         }
-        // It stays in the outbox until a newer one is there: sending it twice does no harm, and tells apart nothing.
-        let sequence = self.machine.agent.converge.as_ref().map(|converge| converge.observed().sequence);
-        if self.machine.agent.outbox.as_ref().map(|observed| observed.sequence) == sequence {
+        let newest = self.machine.agent.outbox.as_ref().map(|observed| observed.sequence);
+        if newest == Some(sequence) {
             self.machine.agent.outbox = None;
         } else {
             self.send_report();

@@ -142,7 +142,7 @@ impl Story {
     fn tell(mut self) -> Result<Summary, Box<Failure>> {
         self.set_the_stage();
         while !self.is_over && self.broken.is_none() {
-            let Some((time, happening)) = self.agenda.next() else {
+            let Some((time, happening)) = self.agenda.take_first() else {
                 self.fail("nothing will ever happen again");
                 break;
             };

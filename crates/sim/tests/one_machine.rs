@@ -69,8 +69,8 @@ fn a_seed_tells_the_same_story_every_time() {
 #[test]
 fn planted_mistakes_are_found() {
     for mistake in Wiring::MISTAKES {
-        let found = (0..200).find_map(|seed| run(seed, mistake).err());
-        let failure = found.unwrap_or_else(|| panic!("{mistake:?} was not found in 200 stories"));
+        let found = (0..1000).find_map(|seed| run(seed, mistake).err());
+        let failure = found.unwrap_or_else(|| panic!("{mistake:?} was not found in 1000 stories"));
         println!("{mistake:?}: seed {} failed at step {}: {}", failure.seed, failure.step, failure.what);
         let again = run(failure.seed, mistake).expect_err("it failed before");
         assert_eq!(again.to_string(), failure.to_string(), "the failure is not told again exactly");

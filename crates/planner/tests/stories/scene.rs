@@ -268,7 +268,7 @@ impl Scene {
         let runs =
             assignment.runs.iter().map(|(id, run)| (id.clone(), self.next_run(id, run, before.as_ref())));
         let runs: BTreeMap<_, _> = runs.collect();
-        for (id, _) in &runs {
+        for id in runs.keys() {
             if !self.launched.contains(id) {
                 self.launched.push(id.clone());
             }
