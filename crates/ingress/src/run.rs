@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rung_api::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -24,6 +25,8 @@ use crate::worker::{self, Applied, Phase, Shared, WorkerStart};
 
 /// With nothing on disk and no server in sight for so long, clients get an error page rather than silence.
 const START_WITHOUT_ROUTES: Duration = Duration::from_secs(5);
+/// A server answers at once; one that is gone or stopped notices the end by the silence.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Descriptors that are not for connections: logs, listeners, event loops, the server's connection.
 const DESCRIPTORS_KEPT: u64 = 64;
 
@@ -148,7 +151,8 @@ impl Drop for End {
 
 impl Process {
     async fn run(self, ready: Option<File>) -> Result<(), RunError> {
-        let directory = self.shared.config.directory.clone();
+        let config = self.shared.config.clone();
+        let directory = config.directory.clone();
         let mut terminate = signal(SignalKind::terminate()).map_err(start_error("listening for SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(start_error("listening for SIGINT"))?;
         let documents = Documents::open(directory.join("documents"))
@@ -206,6 +210,9 @@ impl Process {
         phase.send_replace(Phase::Draining);
         let result = join(threads, ends).await;
         following_task.abort();
+        // Its poll goes with it: no later one takes the leaving back.
+        let _ = following_task.await;
+        leave(&config).await;
         if let Some(task) = serving {
             task.abort();
             // Its end removes the socket.
@@ -251,6 +258,16 @@ async fn join(threads: Vec<Thread>, mut ends: mpsc::UnboundedReceiver<()>) -> Re
         thread.join().map_err(|_| RunError::Panicked)?.map_err(RunError::Thread)?;
     }
     Ok(())
+}
+
+/// Nobody need wait for the acknowledgements of an ingress that has drained.
+async fn leave(config: &Config) {
+    let client = Client::new(config.api.clone(), config.token.clone());
+    match tokio::time::timeout(LEAVE_TIMEOUT, client.leave(&config.proxy)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the server was not told of the end"),
+        Err(_) => tracing::debug!("the server was not told of the end in time"),
+    }
 }
 
 fn status(

@@ -115,6 +115,9 @@ impl Platform {
             data: data.ingress(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         })?;
+        if let Some(remark) = supervisor.remark() {
+            eprintln!("{remark}");
+        }
         let http = supervisor.http();
         let token = data.ensure_token()?;
         let (upgrade_sender, upgrades) = mpsc::channel(1);

@@ -143,6 +143,8 @@ fn the_next_rung_takes_the_socket_over_without_losing_a_request() {
         let now = stage.status();
         assert_ne!(now.pid, before.pid, "the earlier ingress goes on");
         assert_ne!(now.proxy, before.proxy, "both are one proxy to the server");
+        // So that no deploy waits for it any more.
+        stage.server.await_leaving(&before.proxy);
         // The earlier one is gone once its last connection is.
         while std::fs::exists(format!("/proc/{}/fd", before.pid)).unwrap() && !is_zombie(before.pid) {
             std::thread::yield_now();

@@ -27,6 +27,8 @@ struct State {
     revision: u64,
     documents: Vec<RouteDocument>,
     polls: Vec<ProxyPoll>,
+    /// Names of proxies that said that they end.
+    left: Vec<String>,
     is_down: bool,
 }
 
@@ -57,12 +59,19 @@ impl Server {
                 bytes.extend_from_slice(&more[..count]);
             };
             let head = String::from_utf8(bytes[..head_end].to_vec()).unwrap().to_lowercase();
-            let length =
-                head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse::<usize>().ok()?;
+            let length = head
+                .split("content-length: ")
+                .nth(1)
+                .map_or(Some(0), |rest| rest.split("\r\n").next()?.parse().ok())?;
             while bytes.len() < head_end + length {
                 let mut more = [0; 4096];
                 let count = stream.read(&mut more).ok().filter(|count| *count > 0)?;
                 bytes.extend_from_slice(&more[..count]);
+            }
+            if let Some(target) = head.strip_prefix("delete ") {
+                self.forget(target.split(' ').next()?.rsplit('/').next()?);
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull").ok()?;
+                continue;
             }
             let wait = head.split("wait_ms=").nth(1)?.split([' ', '&']).next()?.parse().ok()?;
             let poll: ProxyPoll = serde_json::from_slice(&bytes[head_end..]).unwrap();
@@ -91,6 +100,18 @@ impl Server {
         let documents = if whole { state.documents.clone() } else { Vec::new() };
         let generation = Generation::new(1, state.revision);
         Some(ProxyDocuments { generation, whole, documents, removed: Vec::new() })
+    }
+
+    fn forget(&self, proxy: &str) {
+        self.state.lock().unwrap().left.push(proxy.to_owned());
+        self.changed.notify_all();
+    }
+
+    pub fn await_leaving(&self, proxy: &str) {
+        let state = self.state.lock().unwrap();
+        let has_left = |state: &State| state.left.iter().any(|name| name == proxy);
+        let (state, _) = self.changed.wait_timeout_while(state, PATIENCE, |state| !has_left(state)).unwrap();
+        assert!(has_left(&state), "{proxy} never said that it ends; those that did: {:?}", state.left);
     }
 
     pub fn publish(&self, mut documents: Vec<RouteDocument>) -> Generation {
