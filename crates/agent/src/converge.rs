@@ -255,7 +255,8 @@ pub struct Converge {
     purges: BTreeMap<AppName, Purge>,
     /// Reported: as far as everything is begun that was asked for, and every purge is finished.
     acknowledged: Generation,
-    kept: (BTreeSet<Digest>, BTreeSet<(AppName, ReleaseNumber)>),
+    /// What the driver was told to keep; it is told at least once, for it may hold what an earlier agent left.
+    kept: Option<(BTreeSet<Digest>, BTreeSet<(AppName, ReleaseNumber)>)>,
     shutting_down: bool,
     changed: Option<Urgency>,
     reported: Option<Duration>,
@@ -291,7 +292,7 @@ impl Converge {
             runs: Runs::default(),
             purges: BTreeMap::new(),
             acknowledged: Generation::ZERO,
-            kept: Default::default(),
+            kept: None,
             shutting_down: false,
             changed: None,
             reported: None,
@@ -521,14 +522,14 @@ impl Converge {
             })
             .collect();
         wanted.extend(assignment.runs.values().filter_map(|run| match &run.kind {
-            RunKind::Release { release, .. } | RunKind::OneOff { release, .. } => {
-                Some((run.app.clone(), *release))
-            }
-            _ => None,
+            RunKind::Release { release, .. }
+            | RunKind::Job { release, .. }
+            | RunKind::OneOff { release, .. } => Some((run.app.clone(), *release)),
+            RunKind::Build { .. } => None,
         }));
         let kept = (artifacts, wanted);
-        if kept != self.kept {
-            self.kept = kept.clone();
+        if self.kept.as_ref() != Some(&kept) {
+            self.kept = Some(kept.clone());
             let (artifacts, releases) = kept;
             self.effects.push(Effect::Keep { artifacts, releases });
         }

@@ -53,6 +53,9 @@ struct Book {
     /// Ports are given in turn, so that a port that was just left is not given at once to somebody else.
     #[serde(default)]
     next_port: u16,
+    /// When the newest agent began, by its own account.
+    #[serde(default)]
+    began: Option<jiff::Timestamp>,
 }
 
 impl Book {
@@ -118,6 +121,16 @@ impl Ledger {
                 None => tracing::warn!(launch = context, "a kept launch can't be read; it is fetched again"),
             }
         }
+    }
+
+    /// The moment that orders this agent's reports after those of the agents before it: now, unless the clock was set
+    /// back since then. The server would pass over every report until the clock has caught up.
+    pub fn begin(&mut self, now: jiff::Timestamp) -> Result<jiff::Timestamp, LedgerError> {
+        let after_last = self.book.began.map(|last| last + std::time::Duration::from_millis(1));
+        let began = after_last.map_or(now, |after| after.max(now));
+        self.book.began = Some(began);
+        self.save()?;
+        Ok(began)
     }
 
     pub fn instances(&self) -> &BTreeMap<InstanceId, Entry> {
@@ -217,5 +230,24 @@ impl Ledger {
         write_private(&path, &serde_json::to_vec(&self.book).expect("a ledger serializes"))
             .map_err(|source| LedgerError::Write { path: path.display().to_string(), source })?;
         Ok(uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_starts_after_the_clock_was_set_back_is_still_the_newer_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = || Layout::new(directory.path().to_owned());
+        let noon = jiff::Timestamp::from_second(1_700_000_000).unwrap();
+        let first = Ledger::open(layout()).unwrap().begin(noon).unwrap();
+        assert_eq!(first, noon);
+        let hour = std::time::Duration::from_secs(3600);
+        let second = Ledger::open(layout()).unwrap().begin(noon - hour).unwrap();
+        assert!(second > first, "its reports would be taken for older ones: {second}");
+        let third = Ledger::open(layout()).unwrap().begin(noon + hour).unwrap();
+        assert_eq!(third, noon + hour, "the clock is believed again as soon as it is ahead");
     }
 }

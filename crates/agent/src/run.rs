@@ -76,8 +76,9 @@ pub async fn run(config: AgentConfig, shutdown: watch::Receiver<Shutdown>) -> Re
     let (events, received) = mpsc::unbounded_channel();
     let (reports, to_report) = watch::channel(None);
     let (follow, following) = watch::channel(rung_model::Generation::ZERO);
+    let began = node.ledger().begin(jiff::Timestamp::now())?;
     let agent = Agent {
-        machine: Converge::new(node.id.clone(), jiff::Timestamp::now()),
+        machine: Converge::new(node.id.clone(), began),
         origin: Instant::now(),
         instances: Instances::new(node.clone(), events.clone()),
         runs: RunsDriver::new(node.clone(), events.clone()),
