@@ -20,7 +20,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rung_model::observed::ObservedRun;
 use rung_model::{
     AppName, AssignedInstance, Assignment, Digest, Generation, InstanceId, NodeId, Observed, Release,
     ReleaseNumber, Run, RunId, RunKind, RunOutcome,
@@ -137,6 +136,8 @@ pub enum ExitKind {
     Ended,
     /// The command does not exist, or is not executable.
     NotExecutable,
+    /// The node could not start it (its disk is full, say): no fault of the instance.
+    NotStarted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -305,9 +306,11 @@ impl Converge {
         self.assignment.as_ref().map_or(Generation::ZERO, |assignment| assignment.generation)
     }
 
-    /// After [`Event::ShutDown`]: nothing runs any more.
+    /// After [`Event::ShutDown`]: nothing runs any more. Before the beginning it is not known what does.
     pub fn is_quiet(&self) -> bool {
-        self.instances.values().all(|instance| !instance.may_run()) && self.runs.is_quiet()
+        self.began.is_some()
+            && self.instances.values().all(|instance| !instance.may_run())
+            && self.runs.is_quiet()
     }
 
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
@@ -579,11 +582,7 @@ impl Converge {
             sequence: self.sequence,
             agent_started: self.started,
             instances: self.instances.iter().map(|(id, i)| (id.clone(), i.observed(endpoint))).collect(),
-            runs: self
-                .runs
-                .iter()
-                .map(|(id, app, state)| (id.clone(), ObservedRun { app: app.clone(), state: state.clone() }))
-                .collect(),
+            runs: self.runs.observed(),
             artifacts: self
                 .artifacts
                 .iter()

@@ -104,6 +104,15 @@ async fn receive(stream: &mut BufReader<&mut UnixStream>) -> io::Result<Response
     serde_json::from_slice(&line).map_err(|error| io::Error::new(io::ErrorKind::UnexpectedEof, error))
 }
 
+/// Waits until the shim of an ended life has said farewell: it stays a while for those who come to attach, and takes its
+/// socket away when it goes.
+pub async fn left(directory: &Path) {
+    let socket = directory.join(SOCKET);
+    while socket.exists() && connect(directory).await.is_ok() {
+        tokio::time::sleep(TREE_END_POLL).await;
+    }
+}
+
 async fn ask(directory: &Path, request: &Request, wait: Duration) -> Result<Response, TalkError> {
     let name = || directory.display().to_string();
     let talk = async {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rung_api::wire::Launch;
-use rung_model::{AppName, VolumeName};
+use rung_model::{AppName, JobRun, VolumeName};
 
 use crate::facts::Kind;
 use crate::layout::Layout;
@@ -79,6 +79,18 @@ pub fn of_release(
     }
     for (name, path) in volumes {
         set(&volume_variable(name), path.display().to_string());
+    }
+    env
+}
+
+/// What a run of a job finds beside that: which job, for which time, and which try it is.
+pub fn of_job(run: &JobRun) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::from([
+        ("RUNG_JOB".to_owned(), run.job.to_string()),
+        ("RUNG_JOB_ATTEMPT".to_owned(), run.attempt.to_string()),
+    ]);
+    if let Some(time) = run.scheduled {
+        env.insert("RUNG_JOB_SCHEDULED".to_owned(), time.to_string());
     }
     env
 }

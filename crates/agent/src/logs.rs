@@ -1,6 +1,6 @@
 //! Reading the logs that shims write: merged by time over instances, from the end, and as they grow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -20,9 +20,11 @@ use crate::shim::record::{self, End, Record};
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 /// New instances are looked for every so many pauses.
 const RESCAN_EVERY: u32 = 5;
-/// Logs of so many ended instances of a service (and runs of an app) are kept.
+/// Logs of so many ended instances of a service are kept.
 const KEPT_ENDED: usize = 10;
-const KEPT_RUNS: usize = 20;
+/// And of so many runs of a kind: builds, release commands, each job. As many as the store remembers of a job, and their
+/// retries.
+const KEPT_RUNS: usize = 40;
 /// What explains a failure is near the end.
 pub const TAIL_LINES: usize = 20;
 
@@ -268,22 +270,43 @@ pub fn tail(directory: &Path) -> Vec<String> {
     lines.split_off(lines.len().saturating_sub(TAIL_LINES))
 }
 
-/// Removes logs of instances and runs that ended long ago; what `is_live` names stays.
+/// Removes logs of instances that ended long ago; what `is_live` names stays.
 pub fn prune(layout: &Layout, is_live: impl Fn(&str) -> bool) {
     for app in names(&layout.logs()).filter_map(|name| AppName::new(name).ok()) {
         for service in names(&layout.app_logs(&app)).filter_map(|name| ServiceName::new(name).ok()) {
-            prune_directory(&layout.service_logs(&app, &service), KEPT_ENDED, &is_live);
+            let directory = layout.service_logs(&app, &service);
+            let ended = names(&directory).filter(|name| !is_live(name));
+            remove_oldest(ended.map(|name| directory.join(name)).collect(), KEPT_ENDED);
         }
-        prune_directory(&layout.runs_logs(&app), KEPT_RUNS, &is_live);
     }
 }
 
-fn prune_directory(directory: &Path, keep: usize, is_live: &impl Fn(&str) -> bool) {
-    let mut ended: Vec<_> = names(directory)
-        .filter(|name| !is_live(name))
-        .map(|name| directory.join(name))
-        .map(|path| (fs::metadata(path.join(FILE)).and_then(|meta| meta.modified()).ok(), path))
-        .collect();
+/// Removes logs of runs that ended long ago.
+pub fn prune_runs(layout: &Layout) {
+    // A run that goes on has its directory, even when it has said nothing for days.
+    let live: BTreeSet<String> = names(&layout.runs()).collect();
+    for app in names(&layout.logs()).filter_map(|name| AppName::new(name).ok()) {
+        let directory = layout.runs_logs(&app);
+        let mut kinds: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        for name in names(&directory).filter(|name| !live.contains(name)) {
+            kinds.entry(kind_of(&name).to_owned()).or_default().push(directory.join(name));
+        }
+        kinds.into_values().for_each(|ended| remove_oldest(ended, KEPT_RUNS));
+    }
+}
+
+/// `shop.report` of `shop.report-1790000000` and of `shop.report-1790000000-try2`.
+fn kind_of(run: &str) -> &str {
+    let (first, last) = run.rsplit_once('-').unwrap_or((run, ""));
+    if last.starts_with("try") { kind_of(first) } else { first }
+}
+
+fn remove_oldest(ended: Vec<PathBuf>, keep: usize) {
+    if ended.len() <= keep {
+        return;
+    }
+    let changed = |path: &Path| fs::metadata(path.join(FILE)).and_then(|meta| meta.modified()).ok();
+    let mut ended: Vec<_> = ended.into_iter().map(|path| (changed(&path), path)).collect();
     ended.sort();
     for (_, path) in ended.iter().rev().skip(keep) {
         let _ = fs::remove_dir_all(path);
@@ -325,5 +348,29 @@ mod tests {
         let since = LogQuery { since: Some(Timestamp::from_microsecond(4).unwrap()), ..LogQuery::default() };
         assert_eq!(collect(&layout, &since), ["four", "five"]);
         assert_eq!(super::tail(&web.join("a1")), ["one", "three", "five"]);
+    }
+
+    #[test]
+    fn each_kind_of_run_keeps_its_newest_logs_and_one_that_goes_on_keeps_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path().to_owned());
+        let runs = layout.runs_logs(&AppName::new("shop").unwrap());
+        let age = |name: &str, seconds: u64| {
+            write(&runs.join(name), 0, &[(1, name)]);
+            let then = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            File::open(file_path(&runs.join(name), 0)).unwrap().set_modified(then).unwrap();
+        };
+        age("shop.nightly-5", 5);
+        age("shop.tick-1", 1);
+        age("shop.tick-2", 2);
+        age("shop.tick-2-try2", 3);
+        (10..50).for_each(|n| age(&format!("shop.tick-{n}"), n));
+        fs::create_dir_all(layout.runs().join("shop.tick-1")).unwrap();
+        prune_runs(&layout);
+        let kept: BTreeSet<String> = names(&runs).collect();
+        assert!(kept.contains("shop.nightly-5"), "another job's runs pushed it out");
+        assert!(kept.contains("shop.tick-1"), "it goes on, and its log is gone");
+        assert!(!kept.contains("shop.tick-2") && !kept.contains("shop.tick-2-try2"), "{kept:?}");
+        assert_eq!(kept.len(), 42);
     }
 }

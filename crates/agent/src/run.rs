@@ -265,8 +265,12 @@ impl Agent {
                 let runs = self.runs.clone();
                 tokio::spawn(async move { runs.forget(run).await });
             }
-            Effect::Keep { artifacts, releases } => {
-                node.ledger().keep_launches(&releases);
+            Effect::Keep { mut artifacts, releases } => {
+                // Those of runs, too: a job goes on through deploys.
+                let mut ledger = node.ledger();
+                ledger.keep_launches(&releases);
+                artifacts.extend(ledger.launches().map(|launch| launch.release.artifact.clone()));
+                drop(ledger);
                 tokio::task::spawn_blocking(move || {
                     if let Err(error) = node.artifacts.keep(&artifacts) {
                         tracing::warn!(%error, "removing artifacts that are not used");

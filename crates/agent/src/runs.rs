@@ -8,6 +8,7 @@ mod build;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rung_model::run::Terminal;
@@ -28,12 +29,16 @@ use crate::shim::protocol::{Access, Exit, How, Io, Spec};
 pub const MAIN: &str = "main";
 /// Marks a run that was begun: it is never begun a second time.
 const BEGUN: &str = "begun";
+/// Logs of old runs are looked for after so many runs: a job for each second must not fill the disk, nor must each of its
+/// runs read the directory.
+const PRUNE_EVERY: usize = 16;
 
 #[derive(Debug, Clone)]
 pub struct RunsDriver {
     node: Shared,
     events: Events,
     cancels: Arc<Mutex<BTreeMap<RunId, watch::Sender<bool>>>>,
+    forgotten: Arc<AtomicUsize>,
 }
 
 /// What one command came to, in the words of an outcome.
@@ -63,7 +68,7 @@ impl From<Failure> for RunOutcome {
 
 impl RunsDriver {
     pub fn new(node: Shared, events: Events) -> Self {
-        Self { node, events, cancels: Arc::default() }
+        Self { node, events, cancels: Arc::default(), forgotten: Arc::default() }
     }
 
     pub fn start(&self, run: Run) {
@@ -95,9 +100,13 @@ impl RunsDriver {
     }
 
     pub async fn forget(&self, run: RunId) {
-        let directory = self.node.layout.run(&run);
+        let layout = self.node.layout.clone();
+        let is_turn = self.forgotten.fetch_add(1, Ordering::Relaxed).is_multiple_of(PRUNE_EVERY);
         blocking(move || {
-            let _ = rung_artifact::remove_tree(&directory);
+            let _ = rung_artifact::remove_tree(&layout.run(&run));
+            if is_turn {
+                logs::prune_runs(&layout);
+            }
         })
         .await;
     }
@@ -166,6 +175,7 @@ impl RunsDriver {
     ) -> Result<(), Failure> {
         let home = self.node.layout.run(&run.id);
         let directory = home.join(MAIN);
+        let is_attachable = io != Io::Logs;
         if home.join(BEGUN).exists() {
             if let Status::Lost = driver::status(&directory).await {
                 driver::end_lost(&directory).await;
@@ -184,6 +194,10 @@ impl RunsDriver {
         }
         self.tell_started(run);
         let exit = driver::ended(&directory, 1).await;
+        if is_attachable {
+            // Whoever attaches to a command that was quick finds its output: it is forgotten once its end is reported.
+            driver::left(&directory).await;
+        }
         self.judge(run, "", &exit).await
     }
 
@@ -213,7 +227,8 @@ impl RunsDriver {
         ensure_volumes(&mounts, isolation)?;
         let identity = Identity { id: run.id.as_str(), service: None, port: None };
         let mut env = environment::of_release(&launch, &identity, &volumes, node.kind(), &tmp);
-        if let RunKind::Job { env: own, .. } = &run.kind {
+        if let RunKind::Job { env: own, run: of, .. } = &run.kind {
+            env.extend(environment::of_job(of));
             env.extend(own.clone());
         }
         if let Io::Terminal { .. } = io {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::ids::{AppName, JobName, ReleaseNumber, RunId};
+use crate::schedule::{Schedule, Zone};
 
 /// What is remembered of a job beside its runs, at `jobs/<app>/<job>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -14,15 +15,55 @@ pub struct JobState {
     pub app: AppName,
     pub job: JobName,
     /// Every scheduled time up to this one has its record. It only goes forward, whatever the clock does: no time is
-    /// dispatched twice.
+    /// dispatched twice. (A person who resumes a job puts it to the present, should the clock have been ahead.)
     #[schema(value_type = String, format = DateTime)]
     pub handled_until: Timestamp,
+    /// What `handled_until` counts on. When the release that serves says something else, the job counts from then on:
+    /// times of the new schedule that passed before are nobody's. `None`: on demand only, or not in that release.
+    #[serde(default)]
+    pub timing: Option<Timing>,
+    /// Times up to then get a record that says why nothing ran.
+    #[serde(default)]
+    pub passed_over: Option<PassedOver>,
     /// Nothing is dispatched by schedule; on demand still works.
     #[serde(default)]
     pub paused: Option<Paused>,
     /// Runs use this release instead of the one that serves.
     #[serde(default)]
     pub pinned: Option<ReleaseNumber>,
+}
+
+impl JobState {
+    /// Of a job that is met at `now`, and has no schedule yet.
+    pub fn new(app: AppName, job: JobName, now: Timestamp) -> Self {
+        Self { app, job, handled_until: now, timing: None, passed_over: None, paused: None, pinned: None }
+    }
+
+    /// Ends the pause. What was due in between is not made up for, but recorded; a time of a clock that was ahead is
+    /// taken back.
+    pub fn resume(&mut self, now: Timestamp) {
+        if let Some(paused) = self.paused.take()
+            && self.handled_until < now
+        {
+            let reason = format!("it was paused by {}", paused.by);
+            self.passed_over = Some(PassedOver { through: now, reason });
+        }
+        self.handled_until = self.handled_until.min(now);
+    }
+}
+
+/// When a job is due.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Timing {
+    pub schedule: Schedule,
+    pub timezone: Zone,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PassedOver {
+    #[schema(value_type = String, format = DateTime)]
+    pub through: Timestamp,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -39,9 +80,13 @@ pub struct JobRun {
     /// `None`: on demand.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub scheduled: Option<Timestamp>,
+    /// This one record stands for every scheduled time from `scheduled` through this one: nothing ran at any of them.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub through: Option<Timestamp>,
     /// Counted from 1.
     pub attempt: u32,
-    /// How often it is tried again when it fails.
+    /// How often it is tried again when it fails. With the next try they go over to that one.
     pub retries_left: u32,
     /// Before the next try.
     #[serde(rename = "retry_after_ms", with = "duration::ms")]
@@ -84,6 +129,6 @@ pub enum CatchUp {
     /// The last of them runs, the others are recorded as missed.
     #[default]
     Last,
-    /// Each of them runs, up to a hundred.
+    /// Each of them runs, up to a hundred. Only with [`Overlap::Allow`]: they run beside each other.
     All,
 }

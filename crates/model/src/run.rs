@@ -98,6 +98,49 @@ impl Run {
         }
     }
 
+    /// Whose environment it has; a build has none.
+    pub fn release(&self) -> Option<ReleaseNumber> {
+        match &self.kind {
+            RunKind::Release { release, .. }
+            | RunKind::Job { release, .. }
+            | RunKind::OneOff { release, .. } => Some(*release),
+            RunKind::Build { .. } => None,
+        }
+    }
+
+    /// The record that nothing ran.
+    pub fn was_skipped(&self) -> bool {
+        matches!(&self.state, RunState::Ended { outcome: RunOutcome::Skipped { .. }, .. })
+    }
+
+    /// About how many bytes it takes in the store, generously: documents and transactions are bounded.
+    pub fn size_estimate(&self) -> usize {
+        // Names, times and numbers.
+        const FRAME: usize = 600;
+        let command = match &self.kind {
+            RunKind::Build { command, test, .. } => {
+                [command, test].into_iter().flatten().map(String::len).sum()
+            }
+            RunKind::Job { command, .. }
+            | RunKind::Release { command, .. }
+            | RunKind::OneOff { command, .. } => command.len(),
+        };
+        let env = match &self.kind {
+            RunKind::Build { env, .. } | RunKind::Job { env, .. } => {
+                env.iter().map(|(name, value)| name.len() + value.len() + 6).sum()
+            }
+            RunKind::Release { .. } | RunKind::OneOff { .. } => 0,
+        };
+        let words = match &self.state {
+            RunState::Ended { outcome: RunOutcome::Failed { reason, log_tail, .. }, .. } => {
+                reason.len() + log_tail.iter().map(|line| line.len() + 3).sum::<usize>()
+            }
+            _ => 0,
+        };
+        // Quotes and line ends are escaped.
+        FRAME + (command + env + words) * 5 / 4
+    }
+
     pub fn has_ended(&self) -> bool {
         matches!(self.state, RunState::Ended { .. })
     }

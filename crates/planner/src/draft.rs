@@ -5,19 +5,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rung_model::{
-    App, AppName, AssignedInstance, Assignment, Deployment, Generation, InstanceId, JobName, JobState,
-    NodeId, Release, ReleaseNumber, RouteDocument, Run, RunId, keys,
+    App, AppName, AssignedInstance, Assignment, Deployment, Generation, InstanceId, JobName, JobRun,
+    JobState, NodeId, Release, ReleaseNumber, RouteDocument, Run, RunId, RunOutcome, RunState, keys,
 };
 use serde::Serialize;
 
 use crate::{Input, Plan, Progress, Step, Waiting, Write};
 
-/// How many runs a plan writes: with the log lines of a failed one each is some ten kilobytes, and a transaction of
-/// the store holds a megabyte.
-const RUNS_RECORDED_MAX: usize = 20;
+/// How many runs a plan writes beside an assignment: a transaction of the store holds 128 operations.
+const RUNS_RECORDED_MAX: usize = 90;
 
-/// Writes of one step of dispatches; below the store's limit of 128 operations with room for one job that catches up.
+/// And how many bytes of them: with the log lines of a failed one each is some ten kilobytes, and a transaction of the
+/// store holds a megabyte.
+const RUNS_RECORDED_BYTES_MAX: usize = 300 * 1024;
+
+/// Writes of one step of dispatches; below the store's limit of 128 operations. One job that catches up has 102.
 const DISPATCHED_MAX: usize = 110;
+
+/// Bytes of one step of dispatches, the last of which may be as large again.
+const DISPATCHED_BYTES_MAX: usize = 400 * 1024;
+
+/// What the runs of one assignment may come to, all else of it being small: it is one document, in one transaction with
+/// the runs that are recorded with it. More of them wait.
+const ASSIGNED_RUNS_BYTES_MAX: usize = 600 * 1024;
 
 pub struct Draft<'a> {
     pub(crate) input: Input<'a>,
@@ -27,9 +37,10 @@ pub struct Draft<'a> {
     assignments: BTreeMap<NodeId, Assignment>,
     routes: BTreeMap<AppName, Option<RouteDocument>>,
     recorded_runs: BTreeMap<RunId, Run>,
+    recorded_bytes: usize,
     dispatched: Vec<Dispatch>,
-    /// Runs of jobs that have not ended, gathered when they are first asked for.
-    going: OnceCell<GoingRuns<'a>>,
+    /// Gathered when they are first asked for.
+    job_runs: OnceCell<JobRuns<'a>>,
     deleted: BTreeSet<String>,
     /// Written last: while anything of an app is left, its name is not free.
     forgotten: BTreeSet<AppName>,
@@ -37,7 +48,14 @@ pub struct Draft<'a> {
     wake_at: Option<Duration>,
 }
 
-type GoingRuns<'a> = BTreeMap<&'a AppName, BTreeMap<&'a JobName, Vec<&'a Run>>>;
+/// The runs of jobs, by what is asked of them.
+#[derive(Debug, Default)]
+struct JobRuns<'a> {
+    /// Those that go on, as far as their nodes have said.
+    going: BTreeMap<&'a AppName, BTreeMap<&'a JobName, Vec<&'a Run>>>,
+    /// Those that failed and are tried again.
+    failed: BTreeMap<&'a AppName, Vec<&'a Run>>,
+}
 
 /// A job's progress and the runs that come of it: written together, so that a scheduled time has its record when it
 /// counts as handled, and never twice.
@@ -70,8 +88,9 @@ impl<'a> Draft<'a> {
             assignments: BTreeMap::new(),
             routes: BTreeMap::new(),
             recorded_runs: BTreeMap::new(),
+            recorded_bytes: 0,
             dispatched: Vec::new(),
-            going: OnceCell::new(),
+            job_runs: OnceCell::new(),
             deleted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             waiting: Vec::new(),
@@ -102,16 +121,53 @@ impl<'a> Draft<'a> {
 
     /// The job's runs that have not ended.
     pub(crate) fn going_runs(&self, app: &AppName, job: &JobName) -> &[&'a Run] {
-        let going = self.going.get_or_init(|| {
-            let mut going = GoingRuns::new();
-            for run in self.input.world.runs.values().map(|held| &held.value).filter(|run| !run.has_ended()) {
-                if let Some(of) = run.of_job() {
-                    going.entry(&run.app).or_default().entry(&of.job).or_default().push(run);
+        let going = &self.job_runs().going;
+        going.get(app).and_then(|of_app| of_app.get(job)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(crate) fn is_going(&self, app: &AppName, job: &JobName) -> bool {
+        !self.going_runs(app, job).is_empty()
+    }
+
+    pub(crate) fn failed_with_tries_left(&self, app: &AppName) -> &[&'a Run] {
+        self.job_runs().failed.get(app).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether the job has a run that was made after this one, for another time.
+    pub(crate) fn has_newer_run(&self, than: &Run, of: &JobRun) -> bool {
+        let runs = self.input.world.runs.values().map(|held| &held.value);
+        let mut others = runs.filter(|run| run.app == than.app && run.id != than.id && run.at > than.at);
+        others.any(|run| {
+            run.of_job().is_some_and(|other| other.job == of.job && other.through.is_none())
+                && !run.was_skipped()
+        })
+    }
+
+    fn job_runs(&self) -> &JobRuns<'a> {
+        self.job_runs.get_or_init(|| {
+            let mut found = JobRuns::default();
+            for run in self.input.world.runs.values().map(|held| &held.value) {
+                let Some(of) = run.of_job() else { continue };
+                match &run.state {
+                    RunState::Ended { outcome: RunOutcome::Failed { .. }, .. } if of.retries_left > 0 => {
+                        found.failed.entry(&run.app).or_default().push(run);
+                    }
+                    RunState::Ended { .. } => {}
+                    RunState::Pending | RunState::Running { .. } if self.is_seen_ended(run) => {}
+                    RunState::Pending | RunState::Running { .. } => {
+                        found.going.entry(&run.app).or_default().entry(&of.job).or_default().push(run);
+                    }
                 }
             }
-            going
-        });
-        going.get(app).and_then(|of_app| of_app.get(job)).map(Vec::as_slice).unwrap_or_default()
+            found
+        })
+    }
+
+    /// Its node has said so, and it is not recorded yet.
+    fn is_seen_ended(&self, run: &Run) -> bool {
+        let observed = run.node.as_ref().and_then(|node| self.input.world.observed.get(node));
+        let seen = observed.and_then(|observed| observed.value.runs.get(&run.id));
+        seen.is_some_and(|seen| matches!(seen.state, RunState::Ended { .. }))
     }
 
     /// Every node's assignment, as changed so far.
@@ -185,12 +241,20 @@ impl<'a> Draft<'a> {
 
     /// Writes a known run anew, in the step of its node's assignment when that changes too.
     pub(crate) fn record_run(&mut self, run: Run) {
+        self.recorded_bytes += run.size_estimate();
         self.recorded_runs.insert(run.id.clone(), run);
     }
 
     /// A step holds so many operations and bytes; what does not fit is for the next plan.
     pub(crate) fn has_room_for_runs(&self) -> bool {
-        self.recorded_runs.len() < RUNS_RECORDED_MAX
+        self.recorded_runs.len() < RUNS_RECORDED_MAX && self.recorded_bytes < RUNS_RECORDED_BYTES_MAX
+    }
+
+    /// Whether one more run fits the node's assignment; the first always does.
+    pub(crate) fn has_room_for_run(&self, node: &NodeId, run: &Run) -> bool {
+        let runs = self.assignment(node).into_iter().flat_map(|assignment| assignment.runs.values());
+        let assigned: usize = runs.map(Run::size_estimate).sum();
+        assigned == 0 || assigned + run.size_estimate() <= ASSIGNED_RUNS_BYTES_MAX
     }
 
     pub(crate) fn dispatch(&mut self, dispatch: Dispatch) {
@@ -272,16 +336,22 @@ impl<'a> Draft<'a> {
     /// Dispatches of many jobs share a step as far as it holds them, so that a thousand that are due in the same second
     /// take twenty steps.
     fn push_dispatches(&mut self, steps: &mut Vec<Step>) {
-        let mut writes = Vec::new();
+        let (mut writes, mut bytes) = (Vec::new(), 0);
         for dispatch in std::mem::take(&mut self.dispatched) {
-            let count = dispatch.runs.len() + 1;
-            if writes.len() + count > DISPATCHED_MAX {
-                self.push(steps, "dispatch jobs".to_owned(), std::mem::take(&mut writes));
+            let states =
+                dispatch.state.iter().map(|state| self.write(keys::job(&state.app, &state.job), state));
+            let runs = dispatch.runs.iter().map(|run| self.write(keys::run(&run.app, &run.id), run));
+            let own: Vec<Write> = runs.chain(states).collect();
+            // What is written is not forgotten in the same plan.
+            for write in &own {
+                self.deleted.remove(&write.key);
             }
-            writes.extend(dispatch.runs.iter().map(|run| self.write(keys::run(&run.app, &run.id), run)));
-            writes.extend(
-                dispatch.state.iter().map(|state| self.write(keys::job(&state.app, &state.job), state)),
-            );
+            if writes.len() + own.len() > DISPATCHED_MAX || bytes > DISPATCHED_BYTES_MAX {
+                self.push(steps, "dispatch jobs".to_owned(), std::mem::take(&mut writes));
+                bytes = 0;
+            }
+            bytes += own.iter().filter_map(|write| write.value.as_ref()).map(Vec::len).sum::<usize>();
+            writes.extend(own);
         }
         self.push(steps, "dispatch jobs".to_owned(), writes);
     }

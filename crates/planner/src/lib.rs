@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rung_model::{AppName, DeploymentNumber, InstanceId, JobName, ReleaseNumber};
+use rung_model::{AppName, DeploymentNumber, InstanceId, JobName, ReleaseNumber, RunId};
 
 pub use proxies::{Proxies, Proxy};
 pub use schedule::Waiting;
@@ -50,7 +50,7 @@ pub struct Input<'a> {
 pub struct Clock {
     /// Monotonic, since this leadership began; what every timer counts with.
     pub elapsed: Duration,
-    /// For display only: it may step.
+    /// For display, and for what is due by it: it may step.
     pub wall: Timestamp,
 }
 
@@ -64,6 +64,8 @@ pub struct Progress {
     unrouted: BTreeMap<InstanceId, Duration>,
     /// The next time of each job's schedule, by the release and the time it was worked out from.
     next_times: BTreeMap<(AppName, JobName), (ReleaseNumber, Timestamp, Option<Timestamp>)>,
+    /// When runs that failed are tried again.
+    retries: BTreeMap<RunId, Duration>,
 }
 
 /// What to do next.

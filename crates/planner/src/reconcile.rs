@@ -19,8 +19,9 @@ use rung_model::{
 
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing, members};
-use crate::jobs::{is_held_back, missed_its_deadline};
+use crate::jobs::{is_held_back, missed_its_deadline, replacement};
 use crate::schedule::{Refusal, Waiting, choose_node};
+use crate::world::World;
 
 /// Which cohort shall serve an app, which one waits behind it, and by which release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,29 +236,37 @@ fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
     for run in going {
         let of_deployment = matches!(run.kind, RunKind::Build { .. } | RunKind::Release { .. });
         let abandoned = of_deployment && awaited.as_ref() != Some(&run.id);
-        let unwanted = run.cancelled || destroying || abandoned;
+        let replacement = replacement(draft, run);
+        let unwanted = run.cancelled || destroying || abandoned || replacement.is_some();
         match &run.node {
             Some(node) if unwanted => cancel(draft, node, &run.id),
             Some(_) => {}
             None if !draft.has_room_for_runs() => {}
-            None if let Some(reason) = missed_its_deadline(draft, run) => {
-                let outcome = RunOutcome::Skipped { reason };
-                let state = RunState::Ended { at: draft.input.clock.wall, outcome };
-                draft.record_run(Run { state, ..run.clone() });
+            None if run.cancelled || destroying || abandoned => {
+                end_unplaced(draft, run, RunOutcome::Cancelled);
             }
-            None if unwanted => {
-                let state = RunState::Ended { at: draft.input.clock.wall, outcome: RunOutcome::Cancelled };
-                draft.record_run(Run { state, ..run.clone() });
+            None if let Some(next) = replacement => {
+                let reason = format!("{} took its place before it was started", next.id);
+                end_unplaced(draft, run, RunOutcome::Skipped { reason });
+            }
+            None if let Some(reason) = missed_its_deadline(draft, run) => {
+                end_unplaced(draft, run, RunOutcome::Skipped { reason });
             }
             None if is_held_back(draft, run) => {}
             None => {
-                let Some(node) = node_with_fewest_runs(draft) else { continue };
+                let node = node_with_fewest_runs(draft).filter(|node| draft.has_room_for_run(node, run));
+                let Some(node) = node else { continue };
                 let placed = Run { node: Some(node.clone()), ..run.clone() };
                 draft.change_assignment(&node).runs.insert(run.id.clone(), placed.clone());
                 draft.record_run(placed);
             }
         }
     }
+}
+
+fn end_unplaced(draft: &mut Draft<'_>, run: &Run, outcome: RunOutcome) {
+    let state = RunState::Ended { at: draft.input.clock.wall, outcome };
+    draft.record_run(Run { state, ..run.clone() });
 }
 
 /// Marks an assigned run, which stays until its node says that it has ended.
@@ -294,22 +303,25 @@ pub fn record_ended_runs(draft: &mut Draft<'_>) {
             draft.record_run(Run { state: seen.state.clone(), ..held.value.clone() });
         }
     }
+    draft.progress.retries.retain(|run, _| world.runs.contains_key(run));
     forget_old_runs(draft);
 }
 
 /// How many ended runs of an app are kept in the store, builds and release commands included.
 const RUNS_KEPT: usize = 100;
 
-/// How many ended runs of each job are kept beside them: three weeks of a daily one.
+/// How many ended runs of each job are kept beside them, and as many records of times at which nothing ran, which must not
+/// push out the runs: three weeks of a daily one.
 const JOB_RUNS_KEPT: usize = 20;
 
 fn forget_old_runs(draft: &mut Draft<'_>) {
     let world = draft.input.world;
-    let mut histories: BTreeMap<(&AppName, Option<&JobName>), Vec<&Run>> = BTreeMap::new();
+    let mut histories: BTreeMap<(&AppName, Option<&JobName>, bool), Vec<&Run>> = BTreeMap::new();
     for run in world.runs.values().map(|held| &held.value).filter(|run| run.has_ended()) {
-        histories.entry((&run.app, run.of_job().map(|of| &of.job))).or_default().push(run);
+        let job = run.of_job().map(|of| &of.job);
+        histories.entry((&run.app, job, run.was_skipped())).or_default().push(run);
     }
-    for ((app, job), mut runs) in histories {
+    for ((app, job, _), mut runs) in histories {
         let kept = if job.is_some() { JOB_RUNS_KEPT } else { RUNS_KEPT };
         let excess = runs.len().saturating_sub(kept);
         if excess == 0 {
@@ -391,15 +403,24 @@ pub fn forget_old_history(draft: &mut Draft<'_>) {
         let excess = of_app.len().saturating_sub(HISTORY_KEPT);
         let Some(record) = world.apps.get(app).map(|held| &held.value) else { continue };
         for number in of_app.keys().take(excess) {
-            let runs = world.assignments.values().any(|held| {
-                held.value
-                    .instances
-                    .values()
-                    .any(|assigned| assigned.app == *app && assigned.release == *number)
-            });
-            if !runs && record.current != Some(*number) {
+            if !is_in_use(world, app, *number) && record.current != Some(*number) {
                 draft.delete(keys::release(app, *number));
             }
         }
     }
+}
+
+/// Whether an instance or a run is of the release, or a job is pinned to it.
+fn is_in_use(world: &World, app: &AppName, number: ReleaseNumber) -> bool {
+    let runs_there = world.assignments.values().any(|held| {
+        let mut instances = held.value.instances.values();
+        instances.any(|assigned| assigned.app == *app && assigned.release == number)
+    });
+    let is_pinned =
+        || world.jobs.get(app).into_iter().flatten().any(|(_, held)| held.value.pinned == Some(number));
+    let is_run = || {
+        let mut going = world.runs.values().map(|held| &held.value).filter(|run| !run.has_ended());
+        going.any(|run| run.app == *app && run.release() == Some(number))
+    };
+    runs_there || is_pinned() || is_run()
 }

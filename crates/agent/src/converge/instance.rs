@@ -21,6 +21,9 @@ const PROBE_PAUSE_MIN: Duration = Duration::from_millis(10);
 const PROBE_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Log lines of a failing probe are read at most so often.
 const TAIL_PAUSE: Duration = Duration::from_secs(1);
+/// Before a start that the node itself failed at is tried again: long enough not to spin, short enough to be there soon
+/// after the disk has space again.
+const NOT_STARTED_PAUSE: Duration = Duration::from_secs(1);
 /// A stop that is not answered in grace and this is asked for again: the shim may have been paused, or the word lost.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// An instance whose release is not known any more is given this.
@@ -198,7 +201,7 @@ impl Instance {
                 Some(Urgency::Soon)
             }
             Event::StartFailed { attempt, reason, .. } if attempt == self.attempt => {
-                self.take_exit(id, reason, ExitKind::Ended, Vec::new(), now)
+                self.take_exit(id, reason, ExitKind::NotStarted, Vec::new(), now)
             }
             Event::Exited(Exited { attempt, reason, kind, log_tail, .. }) if attempt == self.attempt => {
                 self.take_exit(id, reason, kind, log_tail, now)
@@ -240,6 +243,11 @@ impl Instance {
         if self.want != Want::Running {
             self.life = Life::Down;
             self.enter(InstanceState::Stopped, Some(reason), now);
+            return Some(Urgency::Now);
+        }
+        if kind == ExitKind::NotStarted {
+            self.life = Life::Pausing { until: now.elapsed + NOT_STARTED_PAUSE };
+            self.enter(InstanceState::BackingOff, Some(reason), now);
             return Some(Urgency::Now);
         }
         let healthy_for = match &self.life {
@@ -294,11 +302,12 @@ impl Instance {
             ProbeOutcome::Failed { reason, log_tail } => (reason, log_tail),
         };
         up.fail(health.grace, health.interval, now.elapsed);
+        let mut is_news = was_unproved || self.reason.as_ref() != Some(&reason);
         if !log_tail.is_empty() {
             up.next_tail = now.elapsed + TAIL_PAUSE;
+            is_news |= self.log_tail != log_tail;
             self.log_tail = log_tail;
         }
-        let is_news = was_unproved || self.reason.as_ref() != Some(&reason);
         if up.was_healthy && up.failures >= health.unhealthy_after {
             up.healthy_since = None;
             let is_first = self.state != InstanceState::Unhealthy;

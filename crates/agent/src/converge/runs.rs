@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use rung_model::observed::ObservedRun;
 use rung_model::{AppName, Run, RunId, RunOutcome, RunState};
 
 use super::Effect;
+
+/// What a node says of itself is one document, which holds a megabyte at the most.
+const TAILS_BYTES_MAX: usize = 200 * 1024;
 
 #[derive(Debug)]
 struct Life {
@@ -23,8 +27,21 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    pub fn iter(&self) -> impl Iterator<Item = (&RunId, &AppName, &RunState)> {
-        self.lives.iter().map(|(id, life)| (id, &life.app, &life.state))
+    /// Of all together no more log lines than one document may hold: the others can be read where they were written.
+    pub fn observed(&self) -> BTreeMap<RunId, ObservedRun> {
+        let mut room = TAILS_BYTES_MAX;
+        let observed = self.lives.iter().map(|(id, life)| {
+            let mut state = life.state.clone();
+            if let RunState::Ended { outcome: RunOutcome::Failed { log_tail, .. }, .. } = &mut state {
+                let bytes: usize = log_tail.iter().map(String::len).sum();
+                match room.checked_sub(bytes) {
+                    Some(left) => room = left,
+                    None => log_tail.clear(),
+                }
+            }
+            (id.clone(), ObservedRun { app: life.app.clone(), state })
+        });
+        observed.collect()
     }
 
     pub fn any_of(&self, app: &AppName) -> bool {

@@ -32,16 +32,24 @@ impl Control {
         }
     }
 
+    /// The release that a job is pinned to, with what that one says of it.
+    fn pinned_job(
+        &self,
+        app: &AppName,
+        name: &JobName,
+        pinned: Option<ReleaseNumber>,
+    ) -> Option<(ReleaseNumber, Job)> {
+        let number = pinned?;
+        let job = self.read(|world| world.release(app, number)?.file.jobs.get(name).cloned());
+        Some((number, job?))
+    }
+
     /// What is remembered of a job, with the revision it was read at; fresh when the leader has not met it yet.
     fn job_state(&self, app: &AppName, job: &JobName) -> (JobState, Option<u64>) {
         let held = self.read(|world| world.jobs.get(app)?.get(job).cloned());
         match held {
             Some(held) => (held.value, Some(held.revision)),
-            None => {
-                let (app, job) = (app.clone(), job.clone());
-                let handled_until = Timestamp::now();
-                (JobState { app, job, handled_until, paused: None, pinned: None }, None)
-            }
+            None => (JobState::new(app.clone(), job.clone(), Timestamp::now()), None),
         }
     }
 
@@ -139,10 +147,11 @@ pub async fn run(
 ) -> Answer<Run> {
     let (app, name): (AppName, JobName) = (named.get("app")?, named.get("job")?);
     for _ in 0..ATTEMPTS {
-        let (current, job) = control.job_of(&app, &name)?;
-        let release = control.job_state(&app, &name).0.pinned.unwrap_or(current);
+        let (current, declared) = control.job_of(&app, &name)?;
         let earlier = control.runs_of_job(&app, &name);
-        refuse_overlap(&name, &job, &earlier)?;
+        refuse_overlap(&name, &declared, &earlier)?;
+        let pinned = control.job_state(&app, &name).0.pinned;
+        let (release, job) = control.pinned_job(&app, &name, pinned).unwrap_or((current, declared));
         let run = Run {
             id: control.next_run_id(&app, name.as_str()),
             app: app.clone(),
@@ -151,6 +160,7 @@ pub async fn run(
                 run: JobRun {
                     job: name.clone(),
                     scheduled: None,
+                    through: None,
                     attempt: 1,
                     retries_left: job.retries,
                     retry_after: job.retry_after,
@@ -199,15 +209,9 @@ pub async fn pause(State(control): State<Control>, named: Named, Body(by): Body<
     Ok(Json(()))
 }
 
-/// What was due in between is not made up for: that is what pausing is for.
 pub async fn resume(State(control): State<Control>, named: Named, Body(by): Body<String>) -> Answer<()> {
     let (app, job): (AppName, JobName) = (named.get("app")?, named.get("job")?);
-    let change = |state: &mut JobState| {
-        if state.paused.take().is_some() {
-            state.handled_until = state.handled_until.max(Timestamp::now());
-        }
-    };
-    control.change_job(&app, &job, change).await?;
+    control.change_job(&app, &job, |state| state.resume(Timestamp::now())).await?;
     control.record(Some(&app), "job", format!("job {job} is resumed by {by}"));
     Ok(Json(()))
 }

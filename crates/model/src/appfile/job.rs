@@ -96,12 +96,12 @@ fn refuse_contradictions(table: &Table<'_, '_>, job: &Job, findings: &mut Findin
             }
         }
     }
-    if job.overlap == Overlap::Forbid
+    if job.overlap != Overlap::Allow
         && job.catch_up == CatchUp::All
         && let Some(field) = table.field("catch_up")
     {
         let message =
-            "`catch_up = \"all\"` would run missed times beside each other, which `overlap` forbids";
+            "`catch_up = \"all\"` runs missed times beside each other, which `overlap` does not allow";
         field.report(findings, message, "write overlap = \"allow\", or catch_up = \"last\"");
     }
     if job.retries == 0

@@ -9,6 +9,7 @@ mod exclusive;
 mod files;
 mod handoff;
 mod invariants;
+mod jobs;
 mod leading;
 mod placing;
 mod properties;

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use rung_model::app::Destroying;
 use rung_model::{
     App, AppFile, AppName, Assignment, Deployment, DeploymentKind, DeploymentNumber, Draft, Generation,
-    InstanceId, InstanceState, Intent, Node, NodeFacts, NodeId, Observed, ObservedInstance, ObservedRun,
-    Phase, ReleaseNumber, RouteDocument, Run, RunId, RunKind, RunOutcome, RunState, Scale, ServiceName, keys,
+    InstanceId, InstanceState, Intent, JobName, JobRun, Node, NodeFacts, NodeId, Observed, ObservedInstance,
+    ObservedRun, Phase, ReleaseNumber, RouteDocument, Run, RunId, RunKind, RunOutcome, RunState, Scale,
+    ServiceName, keys,
 };
 use rung_planner::{Clock, Input, Plan, Progress, Proxies, Proxy, Step, World, plan};
 use serde::Serialize;
@@ -30,6 +31,8 @@ pub struct Scene {
     pub proxies: Proxies,
     pub progress: Progress,
     pub elapsed: Duration,
+    /// How far the wall clock has stepped.
+    pub stepped: jiff::SignedDuration,
     /// When this leader began, on the scene's own clock.
     led_since: Duration,
     pub revision: u64,
@@ -65,6 +68,7 @@ impl Scene {
             proxies: Proxies::default(),
             progress: Progress::default(),
             elapsed: Duration::ZERO,
+            stepped: jiff::SignedDuration::ZERO,
             led_since: Duration::ZERO,
             revision: 0,
             last_plan: Plan::default(),
@@ -115,6 +119,10 @@ impl Scene {
         self.world.revision = self.revision;
     }
 
+    pub fn remove(&mut self, key: &str) {
+        self.apply(vec![(key.to_owned(), None)]);
+    }
+
     /// The world as a leader that begins now would have it.
     pub fn listed_world(&self) -> World {
         let mut world = World::new(EPOCH);
@@ -128,7 +136,7 @@ impl Scene {
     // Planning.
 
     pub fn clock(&self) -> Clock {
-        let wall = Timestamp::from_second(1_700_000_000).unwrap() + self.elapsed;
+        let wall = Timestamp::from_second(1_700_000_000).unwrap() + self.elapsed + self.stepped;
         Clock { elapsed: self.elapsed - self.led_since, wall }
     }
 
@@ -176,6 +184,11 @@ impl Scene {
         if !self.proxy_is_silent {
             self.proxy_polls();
         }
+    }
+
+    /// The wall clock is set.
+    pub fn step_clock(&mut self, by: jiff::SignedDuration) {
+        self.stepped += by;
     }
 
     pub fn pass(&mut self, time: Duration) {
@@ -460,6 +473,34 @@ impl Scene {
         };
         self.put(keys::run(&run.app, &run.id), &run);
         run.id
+    }
+
+    /// What the API does for `rung job run report`.
+    pub fn run_job(&mut self, id: &str) {
+        let app = name("shop");
+        let release = self.app("shop").current.expect("the app serves");
+        let of = JobName::new("report").unwrap();
+        let job = self.world.release(&app, release).unwrap().file.jobs[&of].clone();
+        let run = JobRun {
+            job: of,
+            scheduled: None,
+            through: None,
+            attempt: 1,
+            retries_left: job.retries,
+            retry_after: job.retry_after,
+        };
+        let run = Run {
+            id: RunId::new(id).unwrap(),
+            app,
+            kind: RunKind::Job { release, run, command: job.command, env: BTreeMap::new() },
+            by: "ada".into(),
+            at: self.clock().wall,
+            node: None,
+            timeout: job.timeout,
+            cancelled: false,
+            state: RunState::Pending,
+        };
+        self.put(keys::run(&run.app, &run.id), &run);
     }
 
     // What there is to see.
