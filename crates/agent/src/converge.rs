@@ -352,6 +352,8 @@ impl Converge {
             }
             Event::Assigned(assignment) => self.assign(assignment),
             Event::Release(release) => {
+                // Should nobody want it any more by now, the driver, which keeps it, has to be told.
+                self.kept = None;
                 self.releases.insert((release.app.clone(), release.number), Fetch::Here(release));
             }
             Event::ReleaseFailed { app, release, reason } => {

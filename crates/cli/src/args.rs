@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use rung_model::{AppName, InstanceId, ReleaseNumber, RunId, SecretName, ServiceName};
+use rung_model::{AppName, InstanceId, JobName, ReleaseNumber, RunId, SecretName, ServiceName};
 
 /// Runs a web application: supervised, balanced, and deployed without losing a request
 #[derive(Debug, Parser)]
@@ -157,6 +157,9 @@ pub enum Verb {
     Secret(SecretCommand),
     /// Run a command in a new instance, with a terminal when there is one
     Run(RunArgs),
+    /// Run jobs, and show what came of them
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Show what happened
     Events(EventsArgs),
     /// Print the app's address, and open it where there is a desktop
@@ -199,7 +202,7 @@ pub struct LogsArgs {
     /// Only of this instance
     #[arg(short, long, value_name = "ID")]
     pub instance: Option<InstanceId>,
-    /// Of this build, release command or one-off command
+    /// Of this build, release command, job's run or one-off command
     #[arg(long, value_name = "ID", conflicts_with_all = ["service", "instance"])]
     pub run: Option<RunId>,
     /// Only from then on: 10m, 14:00, "2026-03-01 14:00"
@@ -291,6 +294,46 @@ pub struct RunArgs {
     pub command: Vec<String>,
 }
 
+#[derive(Debug, Clone, Subcommand)]
+pub enum JobCommand {
+    /// List jobs: when each is due next, and what came of it last
+    List,
+    /// Run a job now, show its output and exit as it does
+    Run {
+        job: JobName,
+        /// A variable of this run, which wins over the release's
+        #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = assignment)]
+        env: Vec<(String, String)>,
+        /// Do not wait until it is done
+        #[arg(long)]
+        no_wait: bool,
+        /// Words after the job's command, each kept whole
+        #[arg(last = true, value_name = "ARGUMENTS")]
+        arguments: Vec<String>,
+    },
+    /// Show the runs of a job, and the times at which none ran
+    History { job: JobName },
+    /// Dispatch nothing by the job's schedule until it is resumed; `rung job run` still works
+    Pause { job: JobName },
+    /// Go by the schedule again; what was due meanwhile is recorded, and not made up for
+    Resume { job: JobName },
+    /// Let a job run another release than the one that serves
+    Pin {
+        job: JobName,
+        /// The release, like v6
+        #[arg(required_unless_present = "none")]
+        release: Option<ReleaseNumber>,
+        /// The one that serves again
+        #[arg(long, conflicts_with = "release")]
+        none: bool,
+    },
+    /// End a run
+    Cancel {
+        /// Its id, as `rung job history` shows it
+        run: RunId,
+    },
+}
+
 #[derive(Debug, Clone, Args)]
 pub struct EventsArgs {
     /// Go on with what comes
@@ -342,6 +385,19 @@ mod tests {
         let Command::Verb(Verb::Run(run)) = cli.command else { panic!("it is another verb") };
         assert_eq!(run.command, ["python3", "-c", "x", "--json", "-y"]);
         assert!(run.no_tty && !cli.global.json && !cli.global.yes);
+    }
+
+    #[test]
+    fn what_stands_behind_two_dashes_belongs_to_the_job() {
+        let cli = parsed("rung job run report -e DAY=mon -e X=a=b --no-wait -- --since 2d --no-wait");
+        let Command::Verb(Verb::Job(JobCommand::Run { job, env, no_wait, arguments })) = cli.command else {
+            panic!("it is another verb")
+        };
+        assert_eq!((job.as_str(), no_wait), ("report", true));
+        assert_eq!(env, [("DAY".to_owned(), "mon".to_owned()), ("X".to_owned(), "a=b".to_owned())]);
+        assert_eq!(arguments, ["--since", "2d", "--no-wait"]);
+        assert!(Cli::try_parse_from(["rung", "job", "pin", "report"]).is_err(), "it says neither");
+        assert!(Cli::try_parse_from(["rung", "job", "pin", "report", "v7", "--none"]).is_err());
     }
 
     #[test]

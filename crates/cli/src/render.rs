@@ -3,6 +3,7 @@
 pub mod config;
 pub mod doctor;
 pub mod instances;
+pub mod jobs;
 pub mod paint;
 pub mod progress;
 pub mod releases;

@@ -5,6 +5,7 @@ mod change;
 pub mod command;
 pub mod deploy;
 mod destroy;
+mod job;
 mod logs;
 mod read;
 mod scale;
@@ -81,6 +82,7 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Secret(SecretCommand::List) => read::secrets(session).await,
         Verb::Secret(change) => change::secrets(session, change).await,
         Verb::Run(args) => command::one_off(session, args).await,
+        Verb::Job(command) => job::job(session, command).await,
         Verb::Events(args) => logs::events(session, &args).await,
         Verb::Open => read::open(session).await,
         Verb::Destroy(args) => destroy::destroy(session, &args).await,

@@ -35,7 +35,7 @@ impl Control {
 
     async fn check_store(&self) -> DoctorCheck {
         let op = Op::Put { key: "doctor".to_owned(), value: Vec::new(), lease: None };
-        match self.inner.store.txn(Vec::new(), vec![op]).await {
+        match self.txn(Vec::new(), vec![op]).await {
             Ok(Txn::Committed(revision)) => {
                 let epoch = self.inner.store.epoch();
                 check("store", DoctorState::Fine, format!("writable, at generation {epoch}.{revision}"), None)

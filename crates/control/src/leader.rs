@@ -1,6 +1,5 @@
 //! The shell around [`crate::reconcile`]: it feeds events in and carries effects out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rung_model::{NodeId, keys};
@@ -97,8 +96,7 @@ fn take(control: &Control, event: Event) -> Vec<Effect> {
 fn commit(control: &Control, why: String, guards: Vec<Guard>, ops: Vec<Op>) {
     let control = control.clone();
     tokio::spawn(async move {
-        let store = Arc::clone(&control.inner.store);
-        let outcome = match store.txn(guards, ops).await {
+        let outcome = match control.txn(guards, ops).await {
             Ok(outcome) => {
                 tracing::debug!(%why, ?outcome, "step");
                 Some(outcome)

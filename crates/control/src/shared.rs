@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     pub changes: watch::Sender<u64>,
     pub started: Instant,
     pub started_at: Timestamp,
+    /// Why the last write to the store failed; `None` since one succeeded.
+    pub store_trouble: Mutex<Option<String>>,
     /// When each node's agent last beat.
     pub beats: Mutex<std::collections::BTreeMap<NodeId, Instant>>,
 }
@@ -99,6 +101,7 @@ impl Control {
             changes: watch::Sender::new(0),
             started: Instant::now(),
             started_at: Timestamp::now(),
+            store_trouble: Mutex::default(),
             beats: Mutex::default(),
         };
         let control = Self { inner: Arc::new(inner) };
@@ -149,9 +152,26 @@ impl Control {
         }
     }
 
+    /// Every write goes through here, so that it is known whether the store can be written at all.
+    pub(crate) async fn txn(&self, guards: Vec<Guard>, ops: Vec<Op>) -> Result<Txn, StoreError> {
+        let outcome = self.inner.store.txn(guards, ops).await;
+        let trouble = match &outcome {
+            Err(error @ StoreError::Unavailable(_)) => Some(error.to_string()),
+            _ => None,
+        };
+        *self.inner.store_trouble.lock().expect("no panic while held") = trouble;
+        outcome
+    }
+
+    /// For people: what the index shows may be old while nothing can be written.
+    pub(crate) fn store_trouble(&self) -> Option<String> {
+        let trouble = self.inner.store_trouble.lock().expect("no panic while held").clone();
+        trouble.map(|why| format!("what is shown may be old: {why}; running instances are not affected"))
+    }
+
     /// Commits a request's writes and waits until the index holds them, so that the next read sees them.
     pub(crate) async fn commit(&self, guards: Vec<Guard>, ops: Vec<Op>) -> Result<Committed, ErrorBody> {
-        match self.inner.store.txn(guards, ops).await.map_err(|error| store_error(&error))? {
+        match self.txn(guards, ops).await.map_err(|error| store_error(&error))? {
             Txn::Committed(revision) => {
                 let seen = |reconcile: &Reconcile| (reconcile.world().revision >= revision).then_some(());
                 self.wait_for(Duration::from_secs(5), seen).await;

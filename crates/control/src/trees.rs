@@ -89,7 +89,7 @@ impl Trees {
             )
             .hint("the directory changed while it was packed, or the transfer was damaged; deploy again"),
             (Ok(()) | Err(CopyError::CheckEnded), Err(error)) => {
-                ErrorBody::new(Code::InvalidArchive, format!("archive is refused: {}", chain(&error)))
+                ErrorBody::new(Code::InvalidArchive, chain(&error))
             }
             (Err(CopyError::CheckEnded), Ok(_)) => {
                 ErrorBody::new(Code::InvalidArchive, "archive goes on after its end")

@@ -65,7 +65,7 @@ pub struct SupervisorConfig {
 pub enum SupervisorError {
     #[error("making the ingress's directory {path}")]
     Directory { path: PathBuf, source: io::Error },
-    #[error("listening on {address}: another program may hold it; choose another with --http ADDR")]
+    #[error("listening on {address}; choose another address with --http ADDR")]
     Bind { address: SocketAddr, source: io::Error },
 }
 

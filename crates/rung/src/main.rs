@@ -4,6 +4,7 @@
 //! before anything else, because a shim must stay small and the ingress brings its own runtimes.
 
 mod data;
+mod known;
 mod node_name;
 mod service;
 mod up;

@@ -15,9 +15,9 @@ use rung_cli::screen::Format;
 use rung_cli::{
     DeployOptions, Exit, Global, OnInterrupt, Screen, ServerFile, UpArgs, data_directory, deploy_directory,
 };
-use rung_control::{Control, ControlConfig, Listeners};
+use rung_control::{Control, ControlConfig, Listeners, StartError};
 use rung_ingress::{Supervisor, SupervisorConfig};
-use rung_store::SqliteStore;
+use rung_store::{SqliteStore, StoreError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -103,9 +103,15 @@ impl Platform {
         let program = std::env::current_exe().context("finding rung's own program file")?;
         let node = crate::node_name::ensure(&data.node_name())?;
         let store = Arc::new(SqliteStore::open(data.store())?);
+        crate::known::ensure_newest(data, &store).await?;
         let socket = Address::Unix(data.api_socket());
         let tcp = listen_for_api(up.api.as_deref()).await?;
         let api = tcp.local_addr()?;
+        if !api.ip().is_loopback() {
+            eprintln!(
+                "note: the API at {api} is not encrypted; whoever can listen to the network sees its token"
+            );
+        }
         let (http, http_is_default) = http_address(up)?;
         let supervisor = Supervisor::bind(SupervisorConfig {
             program: program.clone(),
@@ -131,7 +137,7 @@ impl Platform {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             upgrades: upgrade_sender,
         };
-        let (control, _) = Control::start(config).await?;
+        let (control, _) = Control::start(config).await.map_err(with_way_out)?;
         let listeners = Listeners { tcp, socket: data.api_socket() };
         let server = tokio::spawn(control.clone().serve(listeners));
         let client = Client::new(socket, None);
@@ -183,6 +189,17 @@ impl Platform {
         self.server.abort();
         Ok(())
     }
+}
+
+/// A full disk is the one thing that people meet here and can mend.
+fn with_way_out(error: StartError) -> anyhow::Error {
+    if let StartError::Lead(StoreError::Unavailable(why)) = &error {
+        let message = format!("the store can't be written: {why}");
+        let hint = "free some space on the disk of the data directory, then start again; instances and ingress that \
+                    an earlier rung left go on meanwhile";
+        return Hinted::failed(message, hint).into();
+    }
+    error.into()
 }
 
 /// `127.0.0.1:8080` unless something else was asked for; says whether it was the default.

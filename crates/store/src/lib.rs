@@ -116,7 +116,8 @@ pub enum StoreError {
     #[error("store is unavailable: {0}")]
     Unavailable(String),
     #[error(
-        "store at {path} is damaged: {detail}; restore a backup with `rung restore`, nothing was changed"
+        "store at {path} is damaged: {detail}; nothing was changed. Move it away and put a backup in its place: each \
+         upgrade leaves one in the data directory's `backups`"
     )]
     Damaged { path: String, detail: String },
     /// Two processes on one store would each believe to be alone.

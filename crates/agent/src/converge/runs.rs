@@ -15,6 +15,7 @@ const TAILS_BYTES_MAX: usize = 200 * 1024;
 struct Life {
     app: AppName,
     state: RunState,
+    started: Option<Timestamp>,
     cancel_asked: bool,
 }
 
@@ -39,7 +40,7 @@ impl Runs {
                     None => log_tail.clear(),
                 }
             }
-            (id.clone(), ObservedRun { app: life.app.clone(), state })
+            (id.clone(), ObservedRun { app: life.app.clone(), state, started: life.started })
         });
         observed.collect()
     }
@@ -57,6 +58,7 @@ impl Runs {
             && life.state == RunState::Pending
         {
             life.state = RunState::Running { since: at };
+            life.started = Some(at);
         }
     }
 
@@ -101,7 +103,7 @@ impl Runs {
     fn ensure(&mut self, id: &RunId, run: &Run, effects: &mut Vec<Effect>) {
         self.lives.entry(id.clone()).or_insert_with(|| {
             effects.push(Effect::StartRun { run: Box::new(run.clone()) });
-            Life { app: run.app.clone(), state: RunState::Pending, cancel_asked: false }
+            Life { app: run.app.clone(), state: RunState::Pending, started: None, cancel_asked: false }
         });
     }
 }

@@ -417,3 +417,102 @@ fn sizes_and_spans_are_short() {
     assert_eq!(spans, ["0.2 s", "12 s", "2 min 5 s", "2 h 1 min"]);
     assert_eq!(clock().since(at(5)), "just now", "the server's clock is ahead");
 }
+
+mod jobs {
+    use rung_api::wire::JobListing;
+    use rung_model::job::Paused;
+    use rung_model::{JobName, JobRun, Run, RunId, RunKind, RunOutcome, RunState, Schedule, Zone};
+
+    use super::*;
+
+    fn run(id: &str, scheduled: Option<Timestamp>, outcome: Option<RunOutcome>) -> Run {
+        let begun = scheduled.unwrap_or_else(|| at(-100));
+        let ran = !matches!(outcome, Some(RunOutcome::Skipped { .. }));
+        Run {
+            id: RunId::new(id).unwrap(),
+            app: app(),
+            kind: RunKind::Job {
+                release: ReleaseNumber(7),
+                run: JobRun {
+                    job: JobName::new("report").unwrap(),
+                    scheduled,
+                    through: None,
+                    started: ran.then_some(begun),
+                    attempt: 1,
+                    retries_left: 0,
+                    retry_after: Duration::from_secs(10),
+                },
+                command: "bin/report".into(),
+                env: BTreeMap::new(),
+            },
+            by: if scheduled.is_some() { "schedule".into() } else { "ada@laptop".into() },
+            at: begun,
+            node: ran.then(|| NodeId::new("laptop").unwrap()),
+            timeout: Duration::from_secs(60),
+            cancelled: false,
+            state: match outcome {
+                Some(outcome) => RunState::Ended { at: begun + 42.seconds(), outcome },
+                None => RunState::Running { since: begun },
+            },
+        }
+    }
+
+    fn listing(name: &str, schedule: Option<&str>, last: Option<Run>) -> JobListing {
+        JobListing {
+            name: JobName::new(name).unwrap(),
+            schedule: schedule.map(|text| Schedule::new(text).unwrap()),
+            timezone: Zone::new("Europe/Vienna").unwrap(),
+            command: "bin/report".into(),
+            paused: None,
+            pinned: None,
+            next: schedule.map(|_| at(60_000)).into_iter().collect(),
+            last,
+        }
+    }
+
+    fn succeeded() -> Option<RunOutcome> {
+        Some(RunOutcome::Succeeded { artifact: None })
+    }
+
+    fn failed(reason: &str) -> Option<RunOutcome> {
+        Some(RunOutcome::Failed { reason: reason.into(), exit_code: Some(3), log_tail: Vec::new() })
+    }
+
+    #[test]
+    fn the_list_says_when_each_is_due_and_what_came_of_it_last() {
+        let last = run("shop.report-1", Some(at(-26_000)), failed("exited with code 3"));
+        let paused = Some(Paused { since: at(-300), by: "bob".into() });
+        let pinned = Some(ReleaseNumber(6));
+        let jobs = [
+            listing("report", Some("0 3 * * *"), Some(last)),
+            JobListing { paused, pinned, ..listing("sweep", Some("@hourly"), None) },
+            listing("import", None, Some(run("shop.import-n1", None, succeeded()))),
+        ];
+        expect![[r#""#]].assert_eq(&super::super::jobs::render(&jobs, Paint::Plain, &clock()));
+        expect!["the app has no jobs; they are written `[jobs.<name>]` in rung.toml"]
+            .assert_eq(&super::super::jobs::render(&[], Paint::Plain, &clock()));
+    }
+
+    #[test]
+    fn the_history_has_every_time_with_what_came_of_it() {
+        let skipped = |reason: &str| Some(RunOutcome::Skipped { reason: reason.into() });
+        let mut retry = run("shop.report-2-try2", Some(at(-7000)), succeeded());
+        let mut missed = run("shop.report-0", Some(at(-600_000)), skipped("it was paused by ada@laptop"));
+        if let RunKind::Job { run, .. } = &mut retry.kind {
+            run.attempt = 2;
+        }
+        if let RunKind::Job { run, .. } = &mut missed.kind {
+            run.through = Some(at(-90_000));
+        }
+        let runs = [
+            run("shop.report-n1", None, None),
+            run("shop.report-3", Some(at(-3600)), skipped("the run before it still goes on")),
+            retry,
+            run("shop.report-2", Some(at(-7000)), failed("exited with code 3")),
+            run("shop.report-1", Some(at(-90_000)), Some(RunOutcome::Cancelled)),
+            missed,
+        ];
+        expect![[r#""#]].assert_eq(&super::super::jobs::history(&runs, Paint::Plain, &clock()));
+        expect!["it never ran"].assert_eq(&super::super::jobs::history(&[], Paint::Plain, &clock()));
+    }
+}

@@ -21,6 +21,30 @@ impl Clock {
         format!("{} ({clock})", self.since(at))
     }
 
+    /// `in 3 min (14:02)`, `in 2 days (Mar 3 14:02)`.
+    pub fn ahead(&self, at: Timestamp) -> String {
+        let seconds = at.as_second().saturating_sub(self.now.as_second());
+        let span = match seconds {
+            ..=1 => "now".to_owned(),
+            2..=119 => format!("in {seconds} s"),
+            120..=7199 => format!("in {} min", seconds / 60),
+            7200..=172_799 => format!("in {} h", seconds / 3600),
+            _ => format!("in {} days", seconds / 86_400),
+        };
+        format!("{span} ({})", self.short(at))
+    }
+
+    /// `14:02` of today, `Mar 3 14:02`, and with the year when it is another.
+    pub fn short(&self, at: Timestamp) -> String {
+        let (local, now) = (at.to_zoned(self.zone.clone()), self.now.to_zoned(self.zone.clone()));
+        let format = match (now.date() == local.date(), now.year() == local.year()) {
+            (true, _) => "%H:%M",
+            (false, true) => "%b %-d %H:%M",
+            (false, false) => "%b %-d %Y %H:%M",
+        };
+        local.strftime(format).to_string()
+    }
+
     /// `just now`, `12 s ago`, `3 min ago`, `2 days ago`. What a faster clock dated into the future is just now.
     pub fn since(&self, at: Timestamp) -> String {
         let seconds = self.now.as_second().saturating_sub(at.as_second());

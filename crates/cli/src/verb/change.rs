@@ -146,6 +146,11 @@ fn from_stdin(name: &SecretName) -> anyhow::Result<String> {
             "encode it, for instance with `base64`",
         )
     })?;
+    if value.is_empty() {
+        let message = format!("standard input holds no value for {name}");
+        let hint = format!("write {name}= when it shall be empty");
+        return Err(Hinted::usage(message, hint).into());
+    }
     // `echo` and editors add one.
     if value.ends_with('\n') {
         value.pop();

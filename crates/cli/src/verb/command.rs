@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rung_api::wire::RunRequest;
-use rung_model::{AppName, RunId, RunOutcome, RunState};
+use rung_model::{AppName, Run, RunId, RunOutcome, RunState};
 
 use super::Session;
 use super::attached::{self, Ended};
@@ -44,27 +44,34 @@ pub(super) async fn one_off(session: &mut Session<'_>, args: RunArgs) -> anyhow:
 }
 
 /// What the server says of a run whose end was not seen.
-async fn outcome(session: &mut Session<'_>, app: &AppName, id: &RunId) -> anyhow::Result<Exit> {
+pub(super) async fn outcome(session: &mut Session<'_>, app: &AppName, id: &RunId) -> anyhow::Result<Exit> {
     loop {
         let run =
             session.client.run(app, id, POLL).await.with_context(|| format!("asking for the end of {id}"))?;
-        let RunState::Ended { outcome, .. } = run.state else { continue };
-        return Ok(match outcome {
-            RunOutcome::Succeeded { .. } => Exit::Done,
-            RunOutcome::Skipped { reason } => {
-                eprintln!("{id} was not started: {}", render::harmless(&reason));
-                Exit::Failed
-            }
-            RunOutcome::Cancelled => {
-                eprintln!("{id} was cancelled");
-                Exit::Failed
-            }
-            RunOutcome::Failed { reason, exit_code, .. } => {
-                eprintln!("{id} {}", render::harmless(&reason));
-                exit_code.map_or(Exit::Failed, exit)
-            }
-        });
+        if let Some(exit) = told(&run) {
+            return Ok(exit);
+        }
     }
+}
+
+/// Says how a run ended, unless it was well; `None` while it goes on.
+pub(super) fn told(run: &Run) -> Option<Exit> {
+    let (RunState::Ended { outcome, .. }, id) = (&run.state, &run.id) else { return None };
+    Some(match outcome {
+        RunOutcome::Succeeded { .. } => Exit::Done,
+        RunOutcome::Skipped { reason } => {
+            eprintln!("{id} was not started: {}", render::harmless(reason));
+            Exit::Failed
+        }
+        RunOutcome::Cancelled => {
+            eprintln!("{id} was cancelled");
+            Exit::Failed
+        }
+        RunOutcome::Failed { reason, exit_code, .. } => {
+            eprintln!("{id} {}", render::harmless(reason));
+            exit_code.map_or(Exit::Failed, exit)
+        }
+    })
 }
 
 /// As a shell would have it: the low eight bits.

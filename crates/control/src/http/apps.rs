@@ -23,8 +23,10 @@ pub(crate) fn no_such_app(app: &AppName) -> ErrorBody {
 
 impl Control {
     pub(crate) fn status_of(&self, app: &AppName) -> Result<AppStatus, ErrorBody> {
-        self.read_loop(|reconcile| status::app_status(reconcile, app, &self.inner.http))
-            .ok_or_else(|| no_such_app(app))
+        let found = self.read_loop(|reconcile| status::app_status(reconcile, app, &self.inner.http));
+        let mut status = found.ok_or_else(|| no_such_app(app))?;
+        status.problems.extend(self.store_trouble());
+        Ok(status)
     }
 
     /// The app's record with the revision it was read at. An app that is being destroyed is not to be changed.
@@ -63,11 +65,9 @@ pub async fn health(State(control): State<Control>) -> Json<HealthReport> {
 }
 
 pub async fn list(State(control): State<Control>) -> Json<Vec<AppStatus>> {
-    let http = &control.inner.http;
-    Json(control.read_loop(|reconcile| {
-        let apps = reconcile.world().apps.keys();
-        apps.filter_map(|app| status::app_status(reconcile, app, http)).collect()
-    }))
+    let apps: Vec<AppName> = control.read(|world| world.apps.keys().cloned().collect());
+    // One that is forgotten in between is left out.
+    Json(apps.iter().filter_map(|app| control.status_of(app).ok()).collect())
 }
 
 pub async fn show(State(control): State<Control>, named: Named) -> Answer<AppStatus> {

@@ -161,6 +161,7 @@ pub async fn run(
                     job: name.clone(),
                     scheduled: None,
                     through: None,
+                    started: None,
                     attempt: 1,
                     retries_left: job.retries,
                     retry_after: job.retry_after,

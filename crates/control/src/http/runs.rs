@@ -94,20 +94,27 @@ pub async fn show(State(control): State<Control>, named: Named, Query(wait): Que
 
 pub async fn cancel(State(control): State<Control>, named: Named) -> Answer<()> {
     let (app, run): (AppName, RunId) = (named.get("app")?, named.get("run")?);
-    for _ in 0..ATTEMPTS {
-        let (mut record, revision) = control.run_of(&app, &run)?;
-        if record.has_ended() {
-            return Err(ErrorBody::new(Code::Refused, format!("run {run} has ended already")).into());
+    Ok(Json(control.cancel_run(&app, &run).await?))
+}
+
+impl Control {
+    /// Marks a run as cancelled; its node ends it.
+    pub(crate) async fn cancel_run(&self, app: &AppName, run: &RunId) -> Result<(), ErrorBody> {
+        for _ in 0..ATTEMPTS {
+            let (mut record, revision) = self.run_of(app, run)?;
+            if record.has_ended() {
+                return Err(ErrorBody::new(Code::Refused, format!("run {run} has ended already")));
+            }
+            record.cancelled = true;
+            let key = keys::run(app, run);
+            let value = serde_json::to_vec(&record).expect("documents of the model serialize");
+            let guard = Guard::Modified { key: key.clone(), revision };
+            if let Committed::Done =
+                self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
+            {
+                return Ok(());
+            }
         }
-        record.cancelled = true;
-        let key = keys::run(&app, &run);
-        let value = serde_json::to_vec(&record).expect("documents of the model serialize");
-        let guard = Guard::Modified { key: key.clone(), revision };
-        if let Committed::Done =
-            control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
-        {
-            return Ok(Json(()));
-        }
+        Err(contended(&format!("run {run}")))
     }
-    Err(contended(&format!("run {run}")).into())
 }

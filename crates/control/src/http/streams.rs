@@ -25,6 +25,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A node that has the run it is to attach to needs no longer to know of it.
 const ATTACH_WAIT: Duration = Duration::from_secs(30);
 
+/// The end of a run is recorded a little after its connection has ended.
+const END_AFTER_DETACHED: Duration = Duration::from_secs(5);
+
 fn event_stream(lines: mpsc::Receiver<String>) -> Response {
     let body = stream::unfold(lines, |mut lines| async move {
         let text = match tokio::time::timeout(KEEP_ALIVE, lines.recv()).await {
@@ -150,6 +153,13 @@ pub async fn attach(
             let (mut caller, mut agent) = (TokioIo::new(from_caller), to_agent);
             // Either side may end it at any time; there is nobody left to tell.
             let _ = tokio::io::copy_bidirectional(&mut caller, &mut agent).await;
+        }
+        // As a closed terminal ends what ran in it, whoever was killed or cut off leaves nothing behind.
+        let is_over = |reconcile: &crate::reconcile::Reconcile| {
+            reconcile.world().runs.get(&run).is_none_or(|held| held.value.has_ended()).then_some(())
+        };
+        if control.wait_for(END_AFTER_DETACHED, is_over).await.is_none() {
+            let _ = control.cancel_run(&app, &run).await;
         }
     });
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, attach::PROTOCOL)];

@@ -1,7 +1,7 @@
 //! Exclusive services: one process owns its state. Requests are held while it changes hands, and never two are alive.
 
 use rung_e2e::process;
-use rung_e2e::{Load, Rung, TestApp};
+use rung_e2e::{Load, Rung, TestApp, eventually};
 
 fn ledger() -> TestApp {
     let mut app = TestApp::new("ledger", 1);
@@ -45,9 +45,12 @@ fn an_exclusive_instance_that_is_killed_comes_back_alone() {
     let app = ledger();
     rung.deploy(app.directory()).succeeds();
     for _ in 0..3 {
-        let pid =
-            rung.wait_until_settled("ledger", "web", 1)[0].pid.expect("a healthy instance has a process");
-        let life = process::life(pid).expect("it lives");
+        // What is shown may be the life before for a moment: the process itself says which one it is.
+        let life = eventually("the shown process lives", || {
+            let pid = rung.wait_until_settled("ledger", "web", 1)[0].pid;
+            pid.and_then(process::life).ok_or_else(|| format!("{pid:?} does not"))
+        });
+        let pid = life.pid;
         process::kill_9(pid);
         process::wait_until_gone(life);
         rung.wait_until_settled("ledger", "web", 1);

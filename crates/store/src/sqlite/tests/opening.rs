@@ -75,7 +75,7 @@ async fn a_file_that_is_not_a_store_is_damage() {
     fs::remove_file(&path).unwrap();
     rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     let error = refused(&path).to_string();
-    assert!(error.contains("not a store of rung's") && error.contains("rung restore"), "{error}");
+    assert!(error.contains("not a store of rung's") && error.contains("backups"), "{error}");
 }
 
 #[tokio::test]

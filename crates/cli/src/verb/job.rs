@@ -1,0 +1,180 @@
+//! `rung job`: jobs run on demand and by schedule.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rung_api::client::EventStream;
+use rung_api::wire::{JobRequest, LogLine, LogQuery, PinRequest, Stream};
+use rung_model::{AppName, JobName, Run, RunId};
+
+use super::Session;
+use super::command::told;
+use crate::args::JobCommand;
+use crate::edge::Exit;
+use crate::follow::may_pass;
+use crate::{person, render};
+
+/// How long one long poll for a run's end waits.
+const POLL: Duration = Duration::from_secs(20);
+/// Between two attempts to reach a server that is restarted.
+const RETRY: Duration = Duration::from_millis(250);
+/// How long the last lines of a log may take to arrive after the run's end was seen.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+pub async fn job(session: &mut Session<'_>, command: JobCommand) -> anyhow::Result<Exit> {
+    let app = session.app().await?;
+    let by = person::name();
+    match command {
+        JobCommand::List => {
+            let jobs =
+                session.client.jobs(&app).await.with_context(|| format!("listing the jobs of {app}"))?;
+            session.screen.show(&jobs, |jobs, paint, clock| render::jobs::render(jobs, paint, clock))?;
+        }
+        JobCommand::Run { job, env, no_wait, arguments } => {
+            let request = JobRequest { arguments, env: env.into_iter().collect(), by };
+            return run(session, &app, &job, &request, no_wait).await;
+        }
+        JobCommand::History { job } => {
+            let context = || format!("reading the history of job {job} of {app}");
+            let runs = session.client.job_runs(&app, &job).await.with_context(context)?;
+            session.screen.show(&runs, |runs, paint, clock| render::jobs::history(runs, paint, clock))?;
+        }
+        JobCommand::Pause { job } => {
+            let context = || format!("pausing job {job} of {app}");
+            session.client.pause_job(&app, &job, &by).await.with_context(context)?;
+            session.screen.say(&format!("job {job} is paused; `rung job resume {job}` lets it go on"))?;
+        }
+        JobCommand::Resume { job } => {
+            let context = || format!("resuming job {job} of {app}");
+            session.client.resume_job(&app, &job, &by).await.with_context(context)?;
+            session.screen.say(&format!("job {job} goes by its schedule"))?;
+        }
+        JobCommand::Pin { job, release, none: _ } => {
+            let request = PinRequest { release, by };
+            let context = || format!("pinning job {job} of {app}");
+            session.client.pin_job(&app, &job, &request).await.with_context(context)?;
+            let to =
+                release.map_or_else(|| "the release that serves".to_owned(), |number| number.to_string());
+            session.screen.say(&format!("job {job} runs {to}"))?;
+        }
+        JobCommand::Cancel { run } => {
+            let context = || format!("cancelling run {run} of {app}");
+            session.client.cancel_run(&app, &run).await.with_context(context)?;
+            session.screen.say(&format!("{run} is ended"))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn run(
+    session: &mut Session<'_>,
+    app: &AppName,
+    job: &JobName,
+    request: &JobRequest,
+    no_wait: bool,
+) -> anyhow::Result<Exit> {
+    let context = || format!("running job {job} of {app}");
+    let run = session.client.run_job(app, job, request).await.with_context(context)?;
+    if no_wait {
+        session.screen.show(&run, |run, _, _| {
+            format!("{} was started; `rung logs --run {} -f` shows its output", run.id, run.id)
+        })?;
+        return Ok(Exit::Done);
+    }
+    let Some(ended) = follow(session, app, &run.id).await? else {
+        session.screen.say(&format!(
+            "\nno longer following: {} goes on; `rung job cancel {}` ends it",
+            run.id, run.id
+        ))?;
+        return Ok(Exit::Failed);
+    };
+    let exit = told(&ended).context("a run that has ended has an outcome")?;
+    if exit != Exit::Done && ended.of_job().is_some_and(|of| of.retries_left > 0) {
+        eprintln!("it is tried again; `rung job history {job}` shows what comes of that");
+    }
+    Ok(exit)
+}
+
+/// Shows the output of a run until it has ended; `None`: the person stopped following.
+async fn follow(session: &mut Session<'_>, app: &AppName, id: &RunId) -> anyhow::Result<Option<Run>> {
+    let client = session.client.clone();
+    let mut log = Log { client: client.clone(), app: app.clone(), run: id.clone(), stream: None, last: None };
+    let mut ended = std::pin::pin!(async {
+        loop {
+            match client.run(app, id, POLL).await {
+                Ok(run) if run.has_ended() => return Ok(run),
+                Ok(_) => {}
+                Err(error) if may_pass(&error) => tokio::time::sleep(RETRY).await,
+                Err(error) => return Err(error),
+            }
+        }
+    });
+    let run = loop {
+        tokio::select! {
+            run = &mut ended => break run.with_context(|| format!("asking for the end of {id}"))?,
+            line = log.next() => show(session, &line)?,
+            _ = tokio::signal::ctrl_c() => return Ok(None),
+        }
+    };
+    let end = tokio::time::Instant::now() + LAST_LINES;
+    while let Ok(line) = tokio::time::timeout_at(end, log.next()).await {
+        let is_last = line.stream == Stream::Rung && !line.text.starts_with("started ");
+        show(session, &line)?;
+        if is_last {
+            break;
+        }
+    }
+    Ok(Some(run))
+}
+
+/// As the command printed it: its output can be read by a program. What Rung says of it is no part of that.
+fn show(session: &mut Session<'_>, line: &LogLine) -> anyhow::Result<()> {
+    if session.screen.is_json() {
+        return session.screen.show_one(line, |line, _, _| line.text.clone());
+    }
+    match line.stream {
+        Stream::Stdout => session.screen.line(&render::harmless(&line.text))?,
+        Stream::Stderr => {
+            // Nobody is left to be told when this fails.
+            let _ = writeln!(std::io::stderr(), "{}", render::harmless(&line.text));
+        }
+        Stream::Rung => {}
+    }
+    Ok(())
+}
+
+/// The log of one run, taken up again when its stream breaks.
+struct Log {
+    client: rung_api::Client,
+    app: AppName,
+    run: RunId,
+    stream: Option<EventStream<LogLine>>,
+    last: Option<jiff::Timestamp>,
+}
+
+impl Log {
+    /// The next line; waits for ever when there is none.
+    async fn next(&mut self) -> LogLine {
+        let resumed_after = self.last.filter(|_| self.stream.is_none());
+        loop {
+            if self.stream.is_none() {
+                let (run, since) = (Some(self.run.clone()), self.last);
+                let query = LogQuery { run, since, follow: true, ..LogQuery::default() };
+                self.stream = self.client.logs(&self.app, &query).await.ok();
+            }
+            match &mut self.stream {
+                Some(stream) => match stream.next().await {
+                    // After a break the lines of the last moment come again.
+                    Some(Ok(line)) if resumed_after.is_some_and(|after| line.at <= after) => {}
+                    Some(Ok(line)) => {
+                        self.last = self.last.max(Some(line.at));
+                        return line;
+                    }
+                    Some(Err(_)) | None => self.stream = None,
+                },
+                None => tokio::time::sleep(RETRY).await,
+            }
+        }
+    }
+}

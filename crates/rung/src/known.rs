@@ -1,0 +1,69 @@
+//! The newest generation that this machine's agent and ingress have obeyed.
+//!
+//! They keep their last documents and refuse older ones. When the store was replaced by a backup, or lost and begun
+//! anew, its documents would look older than those, and nobody would follow: so the store that goes on gets a new epoch.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rung_model::{Assignment, Generation, RouteDocument};
+use rung_store::{SqliteStore, Store};
+use serde::de::DeserializeOwned;
+
+use crate::data::Data;
+
+/// Makes sure that what this store writes is newer than anything that was obeyed before.
+pub async fn ensure_newest(data: &Data, store: &SqliteStore) -> anyhow::Result<()> {
+    let known = newest_known(data);
+    let own = Generation::new(store.epoch(), store.revision());
+    if known > own {
+        let epoch = store.bump_epoch(known.epoch).await.context("beginning a new epoch of the store")?;
+        eprintln!(
+            "note: the store is older than what runs here (at {own}, known is {known}); it goes on as epoch {epoch}"
+        );
+    }
+    Ok(())
+}
+
+fn newest_known(data: &Data) -> Generation {
+    let assignment = read::<Assignment>(&data.node().join("assignment.json"), |document| document.generation);
+    let routes = files_of(&data.ingress().join("documents"));
+    let routes = routes.iter().map(|path| read::<RouteDocument>(path, |document| document.generation));
+    routes.chain([assignment]).max().unwrap_or_default()
+}
+
+fn files_of(directory: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// What can't be read was obeyed by nobody who still knows of it.
+fn read<T: DeserializeOwned>(path: &Path, generation: impl Fn(T) -> Generation) -> Generation {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    serde_json::from_slice(&bytes).map(generation).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rung_model::NodeId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_was_put_back_goes_on_with_a_new_epoch_and_one_that_was_not_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = Data::open(&dir.path().join("data")).unwrap();
+        let store = SqliteStore::open(data.store()).unwrap();
+        let first = store.epoch();
+        ensure_newest(&data, &store).await.unwrap();
+        assert_eq!(store.epoch(), first, "nothing was known, and yet a new epoch began");
+        let mut obeyed = Assignment::empty(NodeId::new("n").unwrap());
+        obeyed.generation = Generation::new(first, 1_000);
+        std::fs::create_dir_all(data.node()).unwrap();
+        std::fs::write(data.node().join("assignment.json"), serde_json::to_vec(&obeyed).unwrap()).unwrap();
+        ensure_newest(&data, &store).await.unwrap();
+        assert!(store.epoch() > first, "the agent would go on refusing this store's assignments");
+        let second = store.epoch();
+        ensure_newest(&data, &store).await.unwrap();
+        assert_eq!(store.epoch(), second, "each start begins a new epoch");
+    }
+}
