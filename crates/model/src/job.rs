@@ -84,6 +84,10 @@ pub struct JobRun {
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub through: Option<Timestamp>,
+    /// When its process began, as its node said; what it waited before is not part of how long it took.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started: Option<Timestamp>,
     /// Counted from 1.
     pub attempt: u32,
     /// How often it is tried again when it fails. With the next try they go over to that one.

@@ -89,4 +89,8 @@ impl InstanceState {
 pub struct ObservedRun {
     pub app: AppName,
     pub state: RunState,
+    /// When its process began; `None`: not yet, or never.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started: Option<Timestamp>,
 }

@@ -215,6 +215,7 @@ impl Template {
             job: self.name.clone(),
             scheduled: Some(time),
             through,
+            started: None,
             attempt: 1,
             retries_left: self.retries,
             retry_after: self.retry_after,

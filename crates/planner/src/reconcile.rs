@@ -300,7 +300,12 @@ pub fn record_ended_runs(draft: &mut Draft<'_>) {
             if matches!(seen.state, RunState::Ended { .. }) {
                 draft.change_assignment(node).runs.remove(id);
             }
-            draft.record_run(Run { state: seen.state.clone(), ..held.value.clone() });
+            let mut run = Run { state: seen.state.clone(), ..held.value.clone() };
+            if let RunKind::Job { run, .. } = &mut run.kind {
+                // Of an agent that was restarted meanwhile the first word counts.
+                run.started = run.started.or(seen.started);
+            }
+            draft.record_run(run);
         }
     }
     draft.progress.retries.retain(|run, _| world.runs.contains_key(run));

@@ -488,7 +488,11 @@ mod jobs {
             JobListing { paused, pinned, ..listing("sweep", Some("@hourly"), None) },
             listing("import", None, Some(run("shop.import-n1", None, succeeded()))),
         ];
-        expect![[r#""#]].assert_eq(&super::super::jobs::render(&jobs, Paint::Plain, &clock()));
+        expect![[r#"
+            JOB     SCHEDULE   ZONE           NEXT                     LAST                         RELEASE
+            report  0 3 * * *  Europe/Vienna  in 16 h (Mar 5 02:40)    failed 7 h ago (02:46)
+            sweep   @hourly    Europe/Vienna  paused by bob 5 min ago  never ran                    pinned to v6
+            import                            on demand                succeeded 100 s ago (09:58)"#]].assert_eq(&super::super::jobs::render(&jobs, Paint::Plain, &clock()));
         expect!["the app has no jobs; they are written `[jobs.<name>]` in rung.toml"]
             .assert_eq(&super::super::jobs::render(&[], Paint::Plain, &clock()));
     }
@@ -512,7 +516,14 @@ mod jobs {
             run("shop.report-1", Some(at(-90_000)), Some(RunOutcome::Cancelled)),
             missed,
         ];
-        expect![[r#""#]].assert_eq(&super::super::jobs::history(&runs, Paint::Plain, &clock()));
+        expect![[r#"
+            RUN                 FOR                                         OUTCOME    TOOK   RELEASE  NODE    BY          WHY
+            shop.report-n1      on demand                                   running    100 s  v7       laptop  ada@laptop
+            shop.report-3       09:00:00                                    skipped                            schedule    the run before it still goes on
+            shop.report-2-try2  08:03:20, try 2                             succeeded  42 s   v7       laptop  schedule
+            shop.report-2       08:03:20                                    failed     42 s   v7       laptop  schedule    exited with code 3
+            shop.report-1       2026-03-03 09:00:00                         cancelled  42 s   v7       laptop  schedule
+            shop.report-0       2026-02-25 11:20:00 to 2026-03-03 09:00:00  skipped                            schedule    it was paused by ada@laptop"#]].assert_eq(&super::super::jobs::history(&runs, Paint::Plain, &clock()));
         expect!["it never ran"].assert_eq(&super::super::jobs::history(&[], Paint::Plain, &clock()));
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn retry_failed(draft: &mut Draft<'_>, release: &Release) {
             let mut again = with_tries(run, of.retries_left - 1);
             if let RunKind::Job { run, .. } = &mut again.kind {
                 run.attempt += 1;
+                run.started = None;
             }
             let at = draft.input.clock.wall;
             runs.push(Run { id: next, at, node: None, state: RunState::Pending, ..again });

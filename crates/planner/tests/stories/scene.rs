@@ -102,6 +102,10 @@ impl Scene {
         self.apply(vec![(key, Some(serde_json::to_vec(value).unwrap()))]);
     }
 
+    pub fn delete(&mut self, key: String) {
+        self.apply(vec![(key, None)]);
+    }
+
     fn apply(&mut self, writes: Vec<(String, Option<Vec<u8>>)>) {
         self.revision += 1;
         for (key, value) in writes {
@@ -301,7 +305,12 @@ impl Scene {
             },
             _ => RunState::Running { since: at },
         };
-        ObservedRun { app: run.app.clone(), state }
+        let started = match (before.and_then(|observed| observed.runs.get(id)), &state) {
+            (Some(seen), _) => seen.started,
+            (None, RunState::Running { since }) => Some(*since),
+            (None, _) => None,
+        };
+        ObservedRun { app: run.app.clone(), state, started }
     }
 
     /// `None`: it hangs.
@@ -485,6 +494,7 @@ impl Scene {
             job: of,
             scheduled: None,
             through: None,
+            started: None,
             attempt: 1,
             retries_left: job.retries,
             retry_after: job.retry_after,
