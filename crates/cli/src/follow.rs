@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two attempts to reach it.
 const RETRY: Duration = Duration::from_millis(250);
+/// An upgrade is over sooner; beyond it the person wants to know what is waited for.
+const SILENCE_SAID_AFTER: Duration = Duration::from_secs(2);
 /// The line that moves shows tenths of a second.
 const TICK: Duration = Duration::from_millis(100);
 /// How long the last lines of a build may take to arrive after its end was seen.
@@ -172,9 +174,17 @@ impl Follow<'_> {
     /// One long poll, with patience for a server that is being restarted.
     async fn poll(&self, number: DeploymentNumber, seen: usize) -> Result<Deployment, ClientError> {
         let first = Instant::now();
+        let mut silent_since: Option<Instant> = None;
+        let mut said = false;
         loop {
             match self.client.deployment(self.app, number, seen, POLL).await {
                 Err(error) if may_pass(&error) && first.elapsed() < PATIENCE + POLL => {
+                    let silent = silent_since.get_or_insert_with(Instant::now).elapsed();
+                    if silent >= SILENCE_SAID_AFTER && !std::mem::replace(&mut said, true) {
+                        eprintln!(
+                            "the server does not answer; asking it again for a minute (the deployment goes on)"
+                        );
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
                 answer => return answer,

@@ -23,6 +23,7 @@ impl Control {
         checks.extend(self.check_agents());
         checks.push(self.check_ingress());
         checks.extend(self.check_apps());
+        checks.extend(self.check_secrets().await);
         let isolation = self.read(|world| {
             world
                 .nodes
@@ -121,6 +122,32 @@ impl Control {
                 check("ingress", DoctorState::Fine, format!("{} follow the routes", several.len()), None)
             }
         }
+    }
+
+    /// A lost or replaced key is found here, not at the next start of an instance.
+    async fn check_secrets(&self) -> Vec<DoctorCheck> {
+        let apps: Vec<_> = self.read(|world| {
+            let of_app = |app: &rung_model::App| {
+                let current = app.current.and_then(|number| world.release(&app.name, number));
+                (
+                    app.name.clone(),
+                    current.map_or_else(|| app.secrets.clone(), |release| release.secrets.clone()),
+                )
+            };
+            world.apps.values().map(|held| of_app(&held.value)).collect()
+        });
+        let mut checks = Vec::new();
+        for (app, secrets) in apps {
+            if let Err(error) = self.refuse_lost_secrets(&app, &secrets).await {
+                checks.push(DoctorCheck {
+                    name: format!("secrets of {app}"),
+                    state: DoctorState::Broken,
+                    detail: error.message,
+                    hint: error.hint,
+                });
+            }
+        }
+        checks
     }
 
     fn check_apps(&self) -> Vec<DoctorCheck> {

@@ -27,6 +27,42 @@ impl Control {
         Ok(Launch { release, env })
     }
 
+    /// Secrets that were sealed with another key, or are gone: what names them can't be started.
+    pub(crate) async fn lost_secrets(
+        &self,
+        app: &AppName,
+        secrets: &BTreeMap<SecretName, u64>,
+    ) -> Result<Vec<SecretName>, ErrorBody> {
+        let mut lost = Vec::new();
+        for (name, version) in secrets {
+            match self.open_secret(app, name, *version).await {
+                Ok(_) => {}
+                Err(error) if error.code == Code::Unavailable => return Err(error),
+                Err(_) => lost.push(name.clone()),
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Nothing is begun that could not be started.
+    pub(crate) async fn refuse_lost_secrets(
+        &self,
+        app: &AppName,
+        secrets: &BTreeMap<SecretName, u64>,
+    ) -> Result<(), ErrorBody> {
+        let lost = self.lost_secrets(app, secrets).await?;
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = lost.iter().map(SecretName::as_str).collect();
+        let message = format!("secrets of app {app} can't be opened with this key: {}", names.join(", "));
+        Err(ErrorBody::new(Code::MissingSecret, message).hint(format!(
+            "put the old secret.key back into the data directory, or set them again, all at once: rung secret set {} \
+             --app {app}",
+            names.join(" ")
+        )))
+    }
+
     async fn open_secret(&self, app: &AppName, name: &SecretName, version: u64) -> Result<String, ErrorBody> {
         let key = keys::secret(app, name, version);
         let read = self.inner.store.get(&key).await.map_err(|error| store_error(&error))?;

@@ -89,11 +89,12 @@ fn progress(status: &AppStatus, wanted: &BTreeMap<ServiceName, u32>) -> Progress
     let mut missing = Vec::new();
     for service in &status.services {
         let Some(&count) = wanted.get(&service.name) else { continue };
-        if service.instances.iter().any(|instance| is_stuck(instance.state)) {
-            return Progress::Stuck;
-        }
         let ended = |state| matches!(state, InstanceState::Stopped);
         let there = service.instances.iter().filter(|instance| !ended(instance.state)).count();
+        // As long as there are too many, the ones that fail may be those that go.
+        if there <= count as usize && service.instances.iter().any(|instance| is_stuck(instance.state)) {
+            return Progress::Stuck;
+        }
         if service.desired != count || service.healthy != count || there != count as usize {
             missing.push(format!("{}: {} of {count} healthy", service.name, service.healthy));
         }
@@ -130,6 +131,12 @@ mod tests {
         let wanted = BTreeMap::from([(ServiceName::new("web").unwrap(), 2)]);
         let look = |desired, states: &[&str]| progress(&status(desired, states), &wanted);
         assert_eq!(look(2, &["healthy", "healthy"]), Progress::Reached);
+        let down = BTreeMap::from([(ServiceName::new("web").unwrap(), 0)]);
+        let leaving = progress(&status(0, &["crash_looping"]), &down);
+        assert!(
+            matches!(leaving, Progress::Missing(_)),
+            "an instance that goes anyway was waited for: {leaving:?}"
+        );
         assert_eq!(look(2, &["healthy", "healthy", "stopped"]), Progress::Reached);
         assert_eq!(look(2, &["healthy", "starting"]), Progress::Missing("web: 1 of 2 healthy".into()));
         assert!(

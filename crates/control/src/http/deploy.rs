@@ -195,6 +195,13 @@ impl Control {
         by: &str,
     ) -> Result<Option<DeploymentNumber>, ErrorBody> {
         self.refuse_while_deploying(&record)?;
+        let secrets = match &what {
+            Move::Make(draft) => draft.secrets.clone(),
+            Move::Again(release) => self
+                .read(|world| world.release(&record.name, *release).map(|release| release.secrets.clone()))
+                .unwrap_or_default(),
+        };
+        self.refuse_lost_secrets(&record.name, &secrets).await?;
         let number = record.last_deployment.next();
         record.last_deployment = number;
         let at = Timestamp::now();
