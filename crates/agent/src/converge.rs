@@ -358,7 +358,11 @@ impl Converge {
             }
             Event::ReleaseFailed { app, release, reason } => {
                 let again = now.elapsed + FETCH_PAUSE;
-                self.releases.insert((app, release), Fetch::Failed { reason, cause: Cause::Passing, again });
+                // Late news of a request before the one that was answered.
+                if !matches!(self.releases.get(&(app.clone(), release)), Some(Fetch::Here(_))) {
+                    self.releases
+                        .insert((app, release), Fetch::Failed { reason, cause: Cause::Passing, again });
+                }
             }
             Event::Artifact { digest } => {
                 self.artifacts.insert(digest, Fetch::Here(Box::new(())));

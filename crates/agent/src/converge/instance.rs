@@ -462,6 +462,8 @@ impl Instance {
     fn stay_up(&mut self, now: Now) -> Step {
         let Life::Up(up) = &mut self.life else { return Step::default() };
         if up.healthy_since.is_some() {
+            // It may have been put off while the release was not known.
+            up.next_probe = Probe::Never;
             return Step::default();
         }
         let proved = up.started + UP_FOR;
