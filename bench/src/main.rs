@@ -2,10 +2,11 @@
 //!
 //! `first-rung` measures what the first rung promises (see `bench/RESULTS.md` for the last run) beside Docker Swarm.
 //! The application is this very program (`rung-bench serve`): it starts in about a millisecond, so that what is
-//! measured is the platform. Rounds are interleaved, medians are shown with their range, and what could not be
+//! measured is the platform. `ingress` measures what a request costs in the ingress, beside other proxies. Rounds are interleaved, medians are shown with their range, and what could not be
 //! measured is named.
 
 mod deploys;
+mod ingress;
 mod loss;
 mod machine;
 mod payload;
@@ -36,6 +37,8 @@ struct Arguments {
 enum What {
     /// Deploys, restarts, memory and losses of one machine, beside Docker Swarm
     FirstRung(FirstRung),
+    /// What a request costs in the ingress, beside nginx, HAProxy and others
+    Ingress(ingress::Arguments),
     /// The application that is deployed
     #[command(hide = true)]
     Serve,
@@ -60,6 +63,7 @@ struct FirstRung {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Serve => serve::run(),
+        What::Ingress(arguments) => ingress::run(&arguments),
         What::FirstRung(arguments) => first_rung(&arguments),
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench first-rung`: builds everything with optimizations, then hands over to the bench crate.
+//! `cargo xtask bench first-rung` and `cargo xtask bench ingress`: builds everything with optimizations, then hands over to the bench crate.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use crate::process;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// What to measure
-    #[arg(value_parser = ["first-rung"])]
+    #[arg(value_parser = ["first-rung", "ingress"])]
     what: String,
     /// Passed on to the bench, after `--`
     #[arg(last = true)]
