@@ -14,6 +14,8 @@ mod failed_deploys;
 mod first_minutes;
 #[path = "stories/instances.rs"]
 mod instances;
+#[path = "stories/jobs.rs"]
+mod jobs;
 #[path = "stories/other_peoples_applications.rs"]
 mod other_peoples_applications;
 #[path = "stories/secrets.rs"]
