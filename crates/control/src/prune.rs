@@ -123,3 +123,101 @@ pub fn is_available(in_use: &BTreeSet<Digest>, world: &World, app: &AppName, num
     let succeeded = world.apps.get(app).is_some_and(|held| held.value.succeeded.contains(&number));
     succeeded && world.release(app, number).is_some_and(|release| in_use.contains(&release.artifact))
 }
+
+#[cfg(test)]
+mod tests {
+    use rung_model::appfile;
+    use rung_model::{App, Release, keys};
+
+    use super::*;
+
+    fn digest(n: u64) -> Digest {
+        Digest::new(format!("sha256:{n:064x}")).unwrap()
+    }
+
+    /// An app whose releases 1 to `count` all succeeded, each with an artifact of its own.
+    fn world_of(count: u64) -> World {
+        let app = AppName::new("shop").unwrap();
+        let file =
+            appfile::parse("rung.toml", "app = \"shop\"\n[services.web]\ncommand = \"serve\"\n").unwrap();
+        let mut world = World::new(1);
+        let mut record = App::new(app.clone());
+        for n in 1..=count {
+            let number = ReleaseNumber(n);
+            let release = Release {
+                app: app.clone(),
+                number,
+                artifact: digest(n),
+                source: None,
+                file: file.clone(),
+                config: Default::default(),
+                secrets: [(SecretName::new("TOKEN").unwrap(), n)].into(),
+                at: jiff::Timestamp::UNIX_EPOCH,
+                by: "ada".into(),
+                reason: "deploy".into(),
+                note: None,
+            };
+            record.succeeded.push(number);
+            record.current = Some(number);
+            world.put(&keys::release(&app, number), &serde_json::to_vec(&release).unwrap(), n).unwrap();
+        }
+        world.put(&keys::app(&app), &serde_json::to_vec(&record).unwrap(), count + 1).unwrap();
+        world
+    }
+
+    #[test]
+    fn the_artifacts_of_the_last_ten_successful_releases_are_kept_and_older_ones_go() {
+        let kept = artifacts_in_use(&world_of(13));
+        let expected: BTreeSet<Digest> = (4..=13).map(digest).collect();
+        assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn a_release_that_serves_keeps_its_artifact_however_old_it_is() {
+        let app = AppName::new("shop").unwrap();
+        let mut world = world_of(13);
+        let mut record = world.apps[&app].value.clone();
+        record.current = Some(ReleaseNumber(1));
+        world.put(&keys::app(&app), &serde_json::to_vec(&record).unwrap(), 99).unwrap();
+        assert!(artifacts_in_use(&world).contains(&digest(1)), "what serves was about to be pruned");
+        let in_use = artifacts_in_use(&world);
+        assert!(is_available(&in_use, &world, &app, ReleaseNumber(1)));
+        assert!(!is_available(&in_use, &world, &app, ReleaseNumber(2)), "v2 has no artifact to go back to");
+    }
+
+    #[test]
+    fn sealed_values_that_a_release_names_are_in_use() {
+        let named = secrets_in_use(&world_of(2));
+        assert!(named.contains("secrets/shop/TOKEN/0000000001"), "{named:?}");
+        assert!(!named.contains("secrets/shop/TOKEN/0000000003"), "{named:?}");
+    }
+
+    #[tokio::test]
+    async fn pruning_removes_what_nobody_names_and_spares_what_was_just_uploaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("app");
+        std::fs::create_dir(&source).unwrap();
+        std::fs::write(source.join("a"), "a").unwrap();
+        let mut archive = Vec::new();
+        let packed = rung_artifact::pack_source(&source, &mut archive).unwrap();
+        let trees = crate::trees::Trees::open(&dir.path().join("artifacts")).unwrap();
+        let stream = || {
+            let chunk: Result<bytes::Bytes, std::io::Error> = Ok(archive.clone().into());
+            Box::pin(futures_util::stream::once(async move { chunk }))
+        };
+        let limits = rung_artifact::Limits::source();
+        let wrong = trees.put(&digest(7), limits, stream()).await.unwrap_err();
+        assert!(wrong.message.contains(packed.digest.as_str()), "{wrong}");
+        assert!(
+            !trees.has(&digest(7)).await.unwrap(),
+            "an archive is kept under a digest that is not its own"
+        );
+        trees.put(&packed.digest, limits, stream()).await.unwrap();
+        assert_eq!(
+            trees.prune(|_| false, Duration::from_secs(60)).await.unwrap(),
+            0,
+            "an upload was not spared"
+        );
+        assert!(trees.has(&packed.digest).await.unwrap());
+    }
+}
