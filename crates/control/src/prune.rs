@@ -18,39 +18,51 @@ const SPARE_UPLOADS_FOR: Duration = Duration::from_secs(3600);
 const EVERY: Duration = Duration::from_secs(600);
 
 pub(crate) async fn prune_now_and_then(control: Control) {
+    let mut unnamed = BTreeSet::new();
     loop {
         tokio::time::sleep(EVERY).await;
-        control.prune(SPARE_UPLOADS_FOR).await;
+        control.prune(SPARE_UPLOADS_FOR, &mut unnamed).await;
     }
 }
 
 impl Control {
-    /// One round; what fails is tried again in the next.
-    pub async fn prune(&self, spare_uploads_for: Duration) {
+    /// One round; what fails is tried again in the next. `unnamed` are the sealed values that the round before found no
+    /// name for: one is written a moment before the record that names it.
+    async fn prune(&self, spare_uploads_for: Duration, unnamed: &mut BTreeSet<String>) {
         let keep = self.read(artifacts_in_use);
         match self.inner.trees.prune(|digest| keep.contains(digest), spare_uploads_for).await {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, "artifacts pruned"),
             Err(error) => tracing::warn!(%error, "pruning artifacts"),
         }
-        if let Err(error) = self.prune_secrets().await {
-            tracing::warn!(%error, "pruning secrets");
+        match self.prune_secrets(unnamed).await {
+            Ok(found) => *unnamed = found,
+            Err(error) => tracing::warn!(%error, "pruning secrets"),
         }
     }
 
-    /// Sealed versions that no release and no app names any more.
-    async fn prune_secrets(&self) -> Result<(), rung_store::StoreError> {
+    /// Removes sealed versions that no release and no app names, now and in the round before; answers those that are
+    /// unnamed since now.
+    async fn prune_secrets(
+        &self,
+        unnamed_before: &BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, rung_store::StoreError> {
+        let mut unnamed = BTreeSet::new();
         let named = self.read(secrets_in_use);
         let mut from: Option<String> = None;
         loop {
             let page = self.inner.store.list(keys::SECRETS, from.as_deref(), 100).await?.value;
             for entry in page.entries.into_iter().filter(|entry| !named.contains(&entry.key)) {
+                if !unnamed_before.contains(&entry.key) {
+                    unnamed.insert(entry.key);
+                    continue;
+                }
                 let guard = Guard::Modified { key: entry.key.clone(), revision: entry.modified };
                 self.inner.store.txn(vec![guard], vec![Op::Delete { key: entry.key }]).await?;
             }
             match page.next {
                 Some(next) => from = Some(next),
-                None => return Ok(()),
+                None => return Ok(unnamed),
             }
         }
     }
