@@ -8,6 +8,7 @@ import unittest
 from urllib.parse import urlencode
 
 import database
+import digest
 import web
 import worker
 
@@ -49,6 +50,16 @@ class GuestbookTest(unittest.TestCase):
         self.assertNotIn("<b>Ada", page)
         self.assertEqual(self.database.execute("SELECT uses FROM words WHERE word = 'hello'").fetchone()["uses"], 2)
         self.assertIsNone(worker.count_one(self.database))
+
+    def test_the_digest_of_a_day_has_its_messages_and_is_the_same_when_it_runs_again(self):
+        database.add_message(self.database, "Ada", "hello")
+        self.database.execute("UPDATE messages SET written_at = '2026-03-04T23:59:59Z'")
+        database.add_message(self.database, "Bob", "the day after")
+        day = digest.day_before("2026-03-05T00:05:00Z")
+        page = digest.write_digest(self.database, day)
+        self.assertEqual(page.read_text(), "messages on 2026-03-04: 1\nAda: hello\n")
+        self.assertEqual(digest.write_digest(self.database, day), page)
+        self.assertEqual(page.read_text(), "messages on 2026-03-04: 1\nAda: hello\n")
 
     def test_an_empty_message_is_refused_and_what_was_written_is_kept(self):
         status, page = self.ask(self.serve(), "POST", "/", {"name": "Ada", "text": " "})

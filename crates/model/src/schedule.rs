@@ -64,13 +64,6 @@ impl Schedule {
         self.after(after, zone).next()
     }
 
-    /// The last time that is not later than `until`.
-    pub fn last_before(&self, until: Timestamp, zone: &Zone) -> Option<Timestamp> {
-        let cron = self.parse_expression().expect("it was parsed when it was made");
-        let until = until.to_zoned(zone.time_zone());
-        cron.find_previous_occurrence(&until, true).ok().map(|zoned| zoned.timestamp())
-    }
-
     /// All times later than `after`, in order, without end for most schedules.
     pub fn after(&self, after: Timestamp, zone: &Zone) -> impl Iterator<Item = Timestamp> + use<> {
         let cron = self.parse_expression().expect("it was parsed when it was made");
@@ -149,6 +142,8 @@ as_text!(Zone);
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn times(schedule: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
@@ -186,6 +181,51 @@ mod tests {
         );
         assert_eq!(times("@daily", "UTC", "2026-01-01T00:00:10Z", 1), ["2026-01-02T00:00:00Z"]);
         assert_eq!(times("0 9 * * MON-FRI", "UTC", "2026-01-02T10:00:00Z", 1), ["2026-01-05T09:00:00Z"]);
+    }
+
+    #[test]
+    fn the_schedules_of_the_documentation_are_due_when_it_says() {
+        let first = |schedule: &str| times(schedule, "UTC", "2026-02-05T12:00:00Z", 1).remove(0);
+        assert_eq!(first("*/10 * * * *"), "2026-02-05T12:10:00Z");
+        assert_eq!(first("30 4 1 * *"), "2026-03-01T04:30:00Z");
+        assert_eq!(first("0 0 L * *"), "2026-02-28T00:00:00Z");
+        assert_eq!(first("*/15 * * * * *"), "2026-02-05T12:00:15Z");
+        let short = ["@hourly", "@daily", "@weekly", "@monthly", "@yearly"].map(first);
+        let long = ["0 * * * *", "0 0 * * *", "0 0 * * 0", "0 0 1 * *", "0 0 1 1 *"].map(first);
+        assert_eq!(short, long);
+    }
+
+    #[test]
+    fn a_repeating_job_passes_over_the_missing_hour() {
+        let times = times("*/30 * * * *", "Europe/Vienna", "2026-03-29T00:15:00Z", 3);
+        assert_eq!(times, ["2026-03-29T00:30:00Z", "2026-03-29T01:00:00Z", "2026-03-29T01:30:00Z"]);
+    }
+
+    proptest! {
+        /// What catching up relies on: it begins to search somewhere before the present.
+        #[test]
+        fn the_times_are_the_same_from_wherever_the_search_begins(
+            schedule in prop::sample::select(vec![
+                "30 2 * * *", "*/10 * * * *", "30 * * * *", "0 0 1 * *", "15,45 1-3 * * *", "*/20 * * * * *", "0 3 * * SUN",
+            ]),
+            zone in prop::sample::select(vec![
+                "UTC", "Europe/Vienna", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo", "America/St_Johns",
+            ]),
+            // Around the nights of 2026 in which clocks change.
+            day in prop::sample::select(vec!["2026-03-08", "2026-03-29", "2026-04-04", "2026-04-24", "2026-10-25", "2026-11-01"]),
+            from in 0..200_000_i64,
+            then in 0..100_000_i64,
+        ) {
+            let (schedule, zone) = (Schedule::new(schedule).unwrap(), Zone::new(zone).unwrap());
+            let begin: Timestamp = format!("{day}T00:00:00Z").parse().unwrap();
+            let start = begin + jiff::SignedDuration::from_secs(from - 86_400);
+            let later = start + jiff::SignedDuration::from_secs(then);
+            let from_start: Vec<_> = schedule.after(start, &zone).filter(|time| *time > later).take(5).collect();
+            let from_later: Vec<_> = schedule.after(later, &zone).take(5).collect();
+            prop_assert_eq!(&from_start, &from_later);
+            prop_assert!(from_later.windows(2).all(|two| two[0] < two[1]), "{:?}", from_later);
+            prop_assert!(from_later[0] > later);
+        }
     }
 
     #[test]

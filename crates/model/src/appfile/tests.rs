@@ -475,14 +475,27 @@ fn a_procfile_is_an_app_file_too() {
 fn jobs_are_read_with_their_schedules() {
     let file = accepted(&format!(
         "{}\n[jobs.report]\ncommand = \"bin/report\"\nschedule = \"30 2 * * mon\"\ntimezone = \"Europe/Vienna\"\n\
-         overlap = \"replace\"\ncatch_up = \"all\"\nretries = 2\n[jobs.reindex]\ncommand = \"bin/reindex\"\n",
+         overlap = \"replace\"\ncatch_up = \"none\"\nretries = 2\n[jobs.reindex]\ncommand = \"bin/reindex\"\n",
         web("")
     ));
     let report = &file.jobs[&JobName::new("report").unwrap()];
     assert_eq!(report.schedule.as_ref().unwrap().as_str(), "30 2 * * mon");
-    assert_eq!((report.overlap, report.catch_up, report.retries), (Overlap::Replace, CatchUp::All, 2));
+    assert_eq!((report.overlap, report.catch_up, report.retries), (Overlap::Replace, CatchUp::None, 2));
     let reindex = &file.jobs[&JobName::new("reindex").unwrap()];
     assert_eq!((reindex.schedule.as_ref(), reindex.timezone.as_str()), (None, "UTC"));
+}
+
+#[test]
+fn catching_up_with_all_needs_runs_that_may_overlap() {
+    let with = |overlap: &str| {
+        let job = "[jobs.a]\ncommand = \"a\"\nschedule = \"@daily\"\ncatch_up = \"all\"\noverlap = ";
+        parse("rung.toml", format!("{}\n{job}\"{overlap}\"\n", web("")))
+    };
+    assert!(with("allow").is_ok());
+    for overlap in ["forbid", "replace"] {
+        let refused = with(overlap).unwrap_err().to_string();
+        assert!(refused.contains("`overlap` does not allow"), "{refused}");
+    }
 }
 
 #[test]
