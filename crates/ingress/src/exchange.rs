@@ -88,7 +88,7 @@ impl Exchange<'_> {
         let mut tried = Tried::default();
         let mut last = None;
         let mut earned = false;
-        let since = Instant::now();
+        let since = *self.record.started.get_or_insert_with(Instant::now);
         loop {
             let chosen = match self.worker.choose(self.request, &tried) {
                 Choice::Target(chosen) => chosen,

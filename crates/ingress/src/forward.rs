@@ -1,7 +1,7 @@
 //! A client's connection: one request after the other, until one side closes it.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -27,7 +27,9 @@ const BUFFER_MAX: usize = HEAD_MAX + 4;
 struct Connection {
     worker: Rc<Worker>,
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: IpAddr,
+    /// The same, spelled.
+    address: String,
     buffer: Buffer,
     request: Request,
     timer: Timer,
@@ -41,12 +43,19 @@ enum Next {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: IpAddr) {
     // Without it the last part of an answer waits for an acknowledgement; a failure costs only that.
     let _ = stream.set_nodelay(true);
     let timer = worker.timers.timer();
-    let mut connection =
-        Connection { worker, stream, peer, buffer: Buffer::default(), request: Request::default(), timer };
+    let mut connection = Connection {
+        worker,
+        stream,
+        peer,
+        address: peer.to_string(),
+        buffer: Buffer::default(),
+        request: Request::default(),
+        timer,
+    };
     let mut head = Vec::new();
     loop {
         let after = match connection.next(&mut head).await {
@@ -116,7 +125,7 @@ impl Connection {
         loop {
             // A head is parsed again only when a line of it has ended: a slow sender costs little.
             if is_news || self.buffer.is_full(BUFFER_MAX) {
-                let sender = Sender { ip: self.peer.ip(), trusted: self.worker.trusted() };
+                let sender = Sender { ip: self.peer, address: &self.address, trusted: self.worker.trusted() };
                 match head::read(self.buffer.filled(), &mut self.request, out, &sender) {
                     Ok(Some(length)) => {
                         self.buffer.consume(length);
@@ -158,7 +167,7 @@ impl Connection {
             record: &mut record,
         };
         let after = exchange.run().await;
-        self.worker.log.add(self.peer.ip(), &self.request, &record);
+        self.worker.log.add(self.peer, &self.request, &record);
         after
     }
 
@@ -176,7 +185,7 @@ impl Connection {
             error: Some(failure.name()),
             ..Record::default()
         };
-        self.worker.log.add(self.peer.ip(), &self.request, &record);
+        self.worker.log.add(self.peer, &self.request, &record);
         let written = write_all(&mut self.stream, &self.timer, self.worker.limits().stall, &out, &[]).await;
         self.worker.buffers.take_output_back(out);
         if written.is_ok() { After::Close } else { After::Drop }

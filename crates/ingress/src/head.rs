@@ -78,6 +78,8 @@ impl Request {
 #[derive(Debug)]
 pub(crate) struct Sender<'a> {
     pub(crate) ip: IpAddr,
+    /// The same, spelled: once per connection rather than per request.
+    pub(crate) address: &'a str,
     pub(crate) trusted: &'a TrustedProxies,
 }
 
@@ -505,7 +507,7 @@ fn compose(
             push(out, &[header.value, b", "]);
         }
     }
-    push_display(out, &sender.ip);
+    out.extend_from_slice(sender.address.as_bytes());
     if !said_proto {
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
     }

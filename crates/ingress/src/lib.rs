@@ -30,6 +30,7 @@ mod receive;
 mod relay;
 mod response;
 mod run;
+mod slots;
 mod sockets;
 mod supervisor;
 mod table;

@@ -1,7 +1,6 @@
 //! Kept connections to instances, per thread.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -10,6 +9,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::clock::now_ms;
+use crate::slots::SlotMap;
 
 /// As many as a thread usually has in flight to one instance; beyond, connections are closed after use.
 const KEPT_PER_INSTANCE: usize = 128;
@@ -26,7 +26,7 @@ struct Kept {
 /// The kept connections, newest last: the newest is the least likely to be closed by the other side.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    kept: RefCell<HashMap<u64, Vec<Kept>>>,
+    kept: RefCell<SlotMap<Vec<Kept>>>,
 }
 
 /// How sure one wants to be that the other side has not closed a kept connection.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rung_model::{Hold, InstanceId, RouteDocument};
 
 use crate::balance::{Registry, ServiceLoad, Target};
+use crate::slots::SlotSet;
 
 /// A service as requests see it.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub(crate) struct Table {
     wildcards: HashMap<String, Arc<AppRoutes>>,
     /// Set when there is exactly one app: it answers to addresses and `localhost` too.
     only: Option<Arc<AppRoutes>>,
-    routed: HashSet<u64>,
+    routed: SlotSet,
 }
 
 impl Table {
@@ -44,7 +45,7 @@ impl Table {
             hosts: HashMap::new(),
             wildcards: HashMap::new(),
             only: None,
-            routed: HashSet::new(),
+            routed: SlotSet::default(),
         }
     }
 

@@ -300,7 +300,7 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
             Ok((stream, peer)) => {
                 let open = OpenConnection::new(worker.clone());
                 tokio::task::spawn_local(async move {
-                    serve(open.0.clone(), stream, peer).await;
+                    serve(open.0.clone(), stream, peer.ip()).await;
                     drop(open);
                 });
                 // The other threads get their share of a burst.
