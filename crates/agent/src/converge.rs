@@ -20,6 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rung_model::app::Destroying;
 use rung_model::{
     AppName, AssignedInstance, Assignment, Digest, Generation, InstanceId, NodeId, Observed, Release,
     ReleaseNumber, Run, RunId, RunKind, RunOutcome,
@@ -88,6 +89,7 @@ pub enum Event {
     },
     Purged {
         app: AppName,
+        volumes: Destroying,
     },
     /// The platform goes down: everything is stopped, and nothing is started again by this machine.
     ShutDown,
@@ -202,9 +204,10 @@ pub enum Effect {
         artifacts: BTreeSet<Digest>,
         releases: BTreeSet<(AppName, ReleaseNumber)>,
     },
-    /// Volumes, logs and caches of an app that is gone.
+    /// Logs and caches of an app that is gone, and its volumes unless they are to stay. Answered by [`Event::Purged`].
     Purge {
         app: AppName,
+        volumes: Destroying,
     },
     /// Keep this assignment for a time without servers.
     Record {
@@ -253,7 +256,7 @@ pub struct Converge {
     releases: BTreeMap<(AppName, ReleaseNumber), Fetch<Release>>,
     artifacts: BTreeMap<Digest, Fetch<()>>,
     runs: Runs,
-    purges: BTreeMap<AppName, Purge>,
+    purges: BTreeMap<(AppName, Destroying), Purge>,
     /// Reported: as far as everything is begun that was asked for, and every purge is finished.
     acknowledged: Generation,
     /// What the driver was told to keep; it is told at least once, for it may hold what an earlier agent left.
@@ -269,6 +272,11 @@ enum Fetch<T> {
     Asked,
     Failed { reason: String, cause: Cause, again: Duration },
     Here(Box<T>),
+}
+
+/// Whether data of the app is being removed.
+fn is_purged_now(purges: &BTreeMap<(AppName, Destroying), Purge>, app: &AppName) -> bool {
+    purges.iter().any(|((purged, _), purge)| purged == app && *purge == Purge::Going)
 }
 
 /// Removing the data of an app that is gone.
@@ -383,8 +391,8 @@ impl Converge {
                 self.runs.ended(&run, outcome, now.wall);
                 self.change(Urgency::Now);
             }
-            Event::Purged { app } => {
-                self.purges.insert(app, Purge::Done);
+            Event::Purged { app, volumes } => {
+                self.purges.insert((app, volumes), Purge::Done);
                 self.change(Urgency::Now);
             }
             Event::Tick => {}
@@ -442,7 +450,7 @@ impl Converge {
                 }
             }
             let purges = &self.purges;
-            let may_begin = |app: &AppName| purges.get(app) != Some(&Purge::Going);
+            let may_begin = |app: &AppName| !is_purged_now(purges, app);
             self.runs.converge(&assignment.runs, self.shutting_down, may_begin, &mut self.effects);
             self.converge_purge(&assignment);
             self.assignment = Some(assignment);
@@ -465,7 +473,7 @@ impl Converge {
         let mut instance = self.instances.remove(id).expect("the id is one of the map's");
         let ready = if !instance.needs_parts() {
             Parts::Known
-        } else if self.purges.get(&instance.assigned.app) == Some(&Purge::Going) {
+        } else if is_purged_now(&self.purges, &instance.assigned.app) {
             Parts::Awaited
         } else {
             self.gather(&instance.assigned, now)
@@ -547,16 +555,19 @@ impl Converge {
     /// An app's data goes when nothing of the app is left here; once for each time that it is asked for. The assignment
     /// is acknowledged after that: then the name is free for a new app, whose data must not go too.
     fn converge_purge(&mut self, assignment: &Assignment) {
-        self.purges.retain(|app, purge| *purge == Purge::Going || assignment.purge.contains(app));
-        for app in &assignment.purge {
+        let asked: BTreeSet<(AppName, Destroying)> =
+            assignment.purges().map(|(app, volumes)| (app.clone(), volumes)).collect();
+        self.purges.retain(|key, purge| *purge == Purge::Going || asked.contains(key));
+        for key in &asked {
+            let (app, volumes) = key;
             let busy = self.instances.values().any(|instance| instance.assigned.app == *app)
                 || self.runs.any_of(app);
-            if !busy && !self.purges.contains_key(app) {
-                self.purges.insert(app.clone(), Purge::Going);
-                self.effects.push(Effect::Purge { app: app.clone() });
+            if !busy && !self.purges.contains_key(key) {
+                self.purges.insert(key.clone(), Purge::Going);
+                self.effects.push(Effect::Purge { app: app.clone(), volumes: *volumes });
             }
         }
-        if assignment.purge.iter().all(|app| self.purges.get(app) == Some(&Purge::Done)) {
+        if asked.iter().all(|key| self.purges.get(key) == Some(&Purge::Done)) {
             self.acknowledged = assignment.generation;
         }
     }

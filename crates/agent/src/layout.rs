@@ -85,8 +85,12 @@ impl Layout {
         self.root.join("build")
     }
 
+    pub fn app_builds(&self, app: &AppName) -> PathBuf {
+        self.builds().join(app.as_str())
+    }
+
     pub fn build(&self, app: &AppName, run: &RunId) -> PathBuf {
-        self.builds().join(app.as_str()).join(run.as_str())
+        self.app_builds(app).join(run.as_str())
     }
 
     pub fn logs(&self) -> PathBuf {

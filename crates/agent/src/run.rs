@@ -4,11 +4,12 @@
 //! the machine is a task of its own and answers with an event.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rung_api::Client;
-use rung_model::{NodeId, Observed};
+use rung_model::app::Destroying;
+use rung_model::{AppName, NodeId, Observed};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -136,7 +137,7 @@ async fn open(config: &AgentConfig) -> Result<Shared, AgentError> {
 }
 
 /// Two data directories on one machine must not meet in a cgroup.
-fn cgroup_name(data: &std::path::Path) -> String {
+fn cgroup_name(data: &Path) -> String {
     let path = std::fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
     let hash = path
         .to_string_lossy()
@@ -277,10 +278,10 @@ impl Agent {
                     }
                 });
             }
-            Effect::Purge { app } => {
+            Effect::Purge { app, volumes } => {
                 tokio::task::spawn_blocking(move || {
-                    purge(&node, &app);
-                    let _ = events.send(Event::Purged { app });
+                    purge(&node, &app, volumes);
+                    let _ = events.send(Event::Purged { app, volumes });
                 });
             }
             Effect::Record { assignment } => {
@@ -305,17 +306,25 @@ async fn asked_for(shutdown: &mut watch::Receiver<Shutdown>) -> Shutdown {
     }
 }
 
-fn purge(node: &Node, app: &rung_model::AppName) {
+fn purge(node: &Node, app: &AppName, volumes: Destroying) {
     let layout = &node.layout;
-    for directory in
-        [layout.app_volumes(app), layout.app_logs(app), layout.cache(app), layout.builds().join(app.as_str())]
-    {
-        match rung_artifact::remove_tree(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, directory = %directory.display(), "removing the data of an app that is gone");
-            }
-            _ => {}
+    let mut directories = vec![layout.app_logs(app), layout.cache(app)];
+    if volumes == Destroying::WithVolumes {
+        directories.push(layout.app_volumes(app));
+    }
+    // A tree that stayed where it was built goes when no instance of any app needs the artifact.
+    let builds = std::fs::read_dir(layout.app_builds(app)).into_iter().flatten().flatten();
+    directories.extend(builds.map(|build| build.path()).filter(|built| !node.artifacts.is_tree(built)));
+    directories.iter().for_each(|directory| remove(directory));
+    let _ = std::fs::remove_dir(layout.app_builds(app));
+}
+
+fn remove(directory: &Path) {
+    match rung_artifact::remove_tree(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, directory = %directory.display(), "removing the data of an app that is gone");
         }
+        _ => {}
     }
 }
 

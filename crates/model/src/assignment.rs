@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::app::Destroying;
 use crate::generation::Generation;
 use crate::ids::{AppName, DeploymentNumber, InstanceId, NodeId, ReleaseNumber, RunId, ServiceName};
 use crate::run::Run;
@@ -28,6 +29,9 @@ pub struct Assignment {
     /// Apps whose volumes, logs and caches shall be removed from this node.
     #[serde(default)]
     pub purge: Vec<AppName>,
+    /// Apps whose logs and caches shall be removed from this node; their volumes stay.
+    #[serde(default)]
+    pub purge_but_volumes: Vec<AppName>,
 }
 
 impl Assignment {
@@ -39,6 +43,21 @@ impl Assignment {
             instances: BTreeMap::new(),
             runs: BTreeMap::new(),
             purge: Vec::new(),
+            purge_but_volumes: Vec::new(),
+        }
+    }
+
+    /// The apps of which something shall be removed, and how much.
+    pub fn purges(&self) -> impl Iterator<Item = (&AppName, Destroying)> {
+        let whole = self.purge.iter().map(|app| (app, Destroying::WithVolumes));
+        whole.chain(self.purge_but_volumes.iter().map(|app| (app, Destroying::KeepVolumes)))
+    }
+
+    /// The list of apps of which so much shall be removed.
+    pub fn purges_of(&mut self, volumes: Destroying) -> &mut Vec<AppName> {
+        match volumes {
+            Destroying::WithVolumes => &mut self.purge,
+            Destroying::KeepVolumes => &mut self.purge_but_volumes,
         }
     }
 }

@@ -106,6 +106,7 @@ pub fn plan(input: Input<'_>, progress: &mut Progress) -> Plan {
         jobs::dispatch_jobs(&mut draft, app);
     }
     reconcile::record_ended_runs(&mut draft);
+    reconcile::withdraw_purges(&mut draft);
     reconcile::forget_destroyed_apps(&mut draft);
     reconcile::forget_old_history(&mut draft);
     draft.into_plan()

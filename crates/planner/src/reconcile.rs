@@ -13,8 +13,8 @@ use std::time::Duration;
 use rung_model::app::Destroying;
 use rung_model::appfile::Service;
 use rung_model::{
-    AppName, AssignedInstance, DeploymentNumber, Intent, JobName, NodeId, Phase, ReleaseNumber, Run, RunId,
-    RunKind, RunOutcome, RunState, ServiceName, keys,
+    AppName, AssignedInstance, Assignment, DeploymentNumber, Intent, JobName, NodeId, Phase, ReleaseNumber,
+    Run, RunId, RunKind, RunOutcome, RunState, ServiceName, keys,
 };
 
 use crate::draft::Draft;
@@ -356,12 +356,14 @@ pub fn forget_destroyed_apps(draft: &mut Draft<'_>) {
                 seen.value.instances.values().any(|instance| instance.app == *app)
                     || seen.value.runs.values().any(|run| run.app == *app)
             });
-        if busy || draft.changes(app) || (volumes == Destroying::WithVolumes && !is_purged(draft, app)) {
+        if busy || draft.changes(app) || (!is_purged(draft, app, volumes)) {
             continue;
         }
         for node in world.nodes.keys() {
-            if draft.assignment(node).is_some_and(|assignment| assignment.purge.contains(app)) {
-                draft.change_assignment(node).purge.retain(|purged| purged != app);
+            if draft.assignment(node).is_some_and(|told| told.purges().any(|(purged, _)| purged == app)) {
+                let told = draft.change_assignment(node);
+                told.purge.retain(|purged| purged != app);
+                told.purge_but_volumes.retain(|purged| purged != app);
             }
         }
         for key in world.keys_of_app(app) {
@@ -371,18 +373,39 @@ pub fn forget_destroyed_apps(draft: &mut Draft<'_>) {
     }
 }
 
+/// Takes purges back that nobody asks for any more. A transaction of unknown outcome may have deleted an app's record
+/// after all, and the next app of that name must not lose its data.
+pub fn withdraw_purges(draft: &mut Draft<'_>) {
+    let world = draft.input.world;
+    let is_due = |app: &AppName, volumes| {
+        world.apps.get(app).is_some_and(|held| held.value.destroying == Some(volumes))
+    };
+    for node in world.nodes.keys() {
+        if draft
+            .assignment(node)
+            .is_some_and(|told| !told.purges().all(|(app, volumes)| is_due(app, volumes)))
+        {
+            let told = draft.change_assignment(node);
+            for volumes in [Destroying::WithVolumes, Destroying::KeepVolumes] {
+                told.purges_of(volumes).retain(|app| is_due(app, volumes));
+            }
+        }
+    }
+}
+
 /// Tells every node to remove what it keeps of the app; true once all of them converged on having been told.
-fn is_purged(draft: &mut Draft<'_>, app: &AppName) -> bool {
+fn is_purged(draft: &mut Draft<'_>, app: &AppName, volumes: Destroying) -> bool {
     let world = draft.input.world;
     let mut done = true;
     for node in world.nodes.keys() {
-        let told = world.assignments.get(node).filter(|held| held.value.purge.contains(app));
+        let asked = |told: &Assignment| told.purges().any(|told| told == (app, volumes));
+        let told = world.assignments.get(node).filter(|held| asked(&held.value));
         let observed = world.observed.get(node);
         match (told, observed) {
             (Some(told), Some(observed)) if observed.value.assignment >= told.value.generation => {}
             (Some(_), _) => done = false,
             (None, _) => {
-                draft.change_assignment(node).purge.push(app.clone());
+                draft.change_assignment(node).purges_of(volumes).push(app.clone());
                 done = false;
             }
         }

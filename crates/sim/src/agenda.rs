@@ -6,6 +6,7 @@ use std::time::Duration;
 use rung_agent::converge;
 use rung_api::wire::{ProxyDocuments, ProxyPoll};
 use rung_control::reconcile::PollId;
+use rung_model::app::Destroying;
 use rung_model::{AppName, Assignment, InstanceId, Observed, ReleaseNumber, RunId};
 use rung_store::{Guard, Op, Txn};
 
@@ -103,6 +104,7 @@ pub enum Happening {
     DataPurged {
         life: Life,
         app: AppName,
+        volumes: Destroying,
     },
     // The ingress.
     IngressStarts,

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rung_agent::converge::{
     Cause, Converge, Effect, Event, ExitKind, Exited, Found, FoundLife, Now, PortChoice, ProbeOutcome,
 };
+use rung_model::app::Destroying;
 use rung_model::{
     AppName, AssignedInstance, Assignment, Digest, Generation, InstanceId, Observed, Release, ReleaseNumber,
     Run, RunId, RunKind, RunOutcome,
@@ -253,10 +254,10 @@ impl Story {
                 self.machine.artifacts = artifacts;
                 self.machine.releases.retain(|key, _| releases.contains(key));
             }
-            Effect::Purge { app } => {
+            Effect::Purge { app, volumes } => {
                 say!(self, "agent purges {app}");
                 let delay = self.between_ms(1, 300);
-                self.after(delay, Happening::DataPurged { life: self.machine.agent.life, app });
+                self.after(delay, Happening::DataPurged { life: self.machine.agent.life, app, volumes });
             }
             Effect::Record { assignment } => {
                 let held = self.machine.kept_assignment.as_ref().map_or(Generation::ZERO, |a| a.generation);
@@ -540,11 +541,11 @@ impl Story {
         self.tell_agent((0, 5), Event::RunEnded { run: run.clone(), outcome });
     }
 
-    pub fn data_purged(&mut self, life: Life, app: &AppName) {
+    pub fn data_purged(&mut self, life: Life, app: &AppName, volumes: Destroying) {
         // The removal is the agent's own and dies with it.
         if self.is_agent(life) {
             self.audit_purge(app);
-            self.step_agent(Event::Purged { app: app.clone() });
+            self.step_agent(Event::Purged { app: app.clone(), volumes });
         }
     }
 }

@@ -53,7 +53,7 @@ impl Story {
         }
         self.instances_are_as_wanted(&world)?;
         let Some(assignment) = world.assignments.get(&self.node) else { return Ok(()) };
-        if !assignment.value.runs.is_empty() || !assignment.value.purge.is_empty() {
+        if !assignment.value.runs.is_empty() || assignment.value.purges().next().is_some() {
             return Err("runs or purges are still assigned".into());
         }
         for (id, process) in self.machine.processes.iter().filter(|(_, process)| process.is_alive()) {

@@ -209,7 +209,7 @@ impl Story {
             H::Spawned { life, instance, attempt, port } => self.spawned(life, &instance, attempt, port),
             H::ProcessEnds { instance, attempt, reason } => self.process_ends(&instance, attempt, &reason),
             H::RunEnds { run, nonce } => self.run_ends(&run, nonce),
-            H::DataPurged { life, app } => self.data_purged(life, &app),
+            H::DataPurged { life, app, volumes } => self.data_purged(life, &app, volumes),
             H::IngressStarts => self.start_ingress(),
             H::IngressTick(life) => self.tick_ingress(life),
             H::TableApplied { life, thread, version } => self.table_applied(life, thread, version),

@@ -28,7 +28,12 @@ fn destroyed_its_instances_leave_in_order_and_nothing_is_left() {
     assert!(scene.routes("shop").unwrap().hosts.is_empty(), "it still answers to its host");
     scene.play("gone", |scene| scene.world.apps.is_empty());
     assert_eq!(keys_left(&scene), Vec::<&String>::new());
-    assert!(scene.assignment().purge.is_empty(), "volumes were to be kept");
+    assert!(
+        scene.purged.contains(&("shop".to_owned(), Destroying::KeepVolumes)),
+        "its logs were not removed"
+    );
+    assert!(!scene.purged.contains(&("shop".to_owned(), Destroying::WithVolumes)), "volumes were to be kept");
+    assert!(scene.assignment().purges().next().is_none(), "a new app of that name would be purged");
 }
 
 #[test]
@@ -46,6 +51,17 @@ fn with_volumes_its_name_is_free_only_after_the_node_has_removed_them() {
     scene.settle();
     assert_eq!(keys_left(&scene), Vec::<&String>::new());
     assert!(scene.assignment().purge.is_empty(), "a new app of that name would be purged");
+}
+
+#[test]
+fn a_purge_is_taken_back_when_the_record_goes_by_a_late_transaction() {
+    let mut scene = serving();
+    scene.destroy("shop", Destroying::WithVolumes);
+    scene.play("told to purge", |scene| !scene.assignment().purge.is_empty());
+    // A deletion whose outcome was unknown arrives after the purge was asked for anew.
+    scene.delete(keys::app(&name("shop")));
+    scene.settle();
+    assert!(scene.assignment().purge.is_empty(), "the next app of that name would lose its volumes");
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Scene {
     pub proxy_is_silent: bool,
     /// Runs that the node was given, in order, each once.
     pub launched: Vec<RunId>,
+    /// What the node was told to remove.
+    pub purged: Vec<(String, Destroying)>,
     /// Outcomes of runs by a word in their command; others succeed.
     pub failing_commands: BTreeSet<String>,
     pub history: History,
@@ -75,6 +77,7 @@ impl Scene {
             node: NodeId::new("box").unwrap(),
             reports: 0,
             in_flight: BTreeMap::new(),
+            purged: Vec::new(),
             proxy_is_silent: false,
             launched: Vec::new(),
             failing_commands: BTreeSet::new(),
@@ -290,6 +293,7 @@ impl Scene {
                 self.launched.push(id.clone());
             }
         }
+        self.purged.extend(assignment.purges().map(|(app, volumes)| (app.to_string(), volumes)));
         self.report(assignment.generation, instances, runs);
     }
 
