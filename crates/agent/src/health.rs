@@ -16,6 +16,10 @@ use tokio::net::TcpStream;
 use crate::driver;
 use crate::procfs;
 
+/// So much of an answer is read, and for so long, whatever its status was.
+const ANSWER_MAX: u64 = 1 << 20;
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
 /// Who is probed.
 #[derive(Debug, Clone)]
 pub struct Target<'a> {
@@ -29,6 +33,8 @@ pub struct Target<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
     Check(String),
+    /// Nothing listens on the port.
+    Unheard(String),
     /// The port answers, and it is not this instance that does.
     PortTaken(String),
 }
@@ -57,14 +63,15 @@ async fn check(target: &Target<'_>, health: &Health) -> Result<(), Failure> {
 
 async fn connect(port: u16) -> Result<TcpStream, Failure> {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
-        Failure::Check(match error.kind() {
-            io::ErrorKind::ConnectionRefused => format!("nothing listens on 127.0.0.1:{port} ($PORT)"),
-            _ => format!("connecting to 127.0.0.1:{port} ($PORT): {error}"),
-        })
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            Failure::Unheard(format!("nothing listens on 127.0.0.1:{port} ($PORT)"))
+        } else {
+            Failure::Check(format!("connecting to 127.0.0.1:{port} ($PORT): {error}"))
+        }
     })
 }
 
-/// The smallest request that every server understands; only the status of the answer is read.
+/// The smallest request that every server understands; only the status of the answer counts.
 async fn http(app: &AppName, port: u16, path: &str) -> Result<(), Failure> {
     let mut stream = connect(port).await?;
     let broken = |error: io::Error| Failure::Check(format!("GET {path} was cut off: {error}"));
@@ -81,10 +88,19 @@ async fn http(app: &AppName, port: u16, path: &str) -> Result<(), Failure> {
         .filter(|head| head.starts_with("HTTP/1."))
         .and_then(|head| head[9..].parse::<u16>().ok())
         .ok_or_else(|| Failure::Check(format!("GET {path} was answered with something that is not HTTP")))?;
+    tokio::spawn(hear_out(stream));
     match status {
         200..=399 => Ok(()),
         _ => Err(Failure::Check(format!("GET {path} was answered with status {status}"))),
     }
+}
+
+/// A server that is left in the middle of its answer complains, and its log is what people look at when it fails.
+async fn hear_out(stream: TcpStream) {
+    let (mut rest, mut nowhere) = (stream.take(ANSWER_MAX), tokio::io::sink());
+    let rest = tokio::io::copy(&mut rest, &mut nowhere);
+    // However it ends: the status is known.
+    let _ = tokio::time::timeout(ANSWER_WAIT, rest).await;
 }
 
 /// Whether the listener on the port belongs to the instance's own tree. Somebody else's server would pass every check.
@@ -110,7 +126,7 @@ pub fn listens_elsewhere(shim: u32, port: u16) -> Option<String> {
         return None;
     }
     let places = own.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-    Some(format!("listens on {places} instead of 127.0.0.1:$PORT (PORT={port}); make it listen on $PORT"))
+    Some(format!("listens on {places} instead of 127.0.0.1:{port} ($PORT); make it listen on $PORT"))
 }
 
 fn reaches_loopback(address: &SocketAddr) -> bool {

@@ -1,6 +1,6 @@
 //! Carries out what the converge machine decides about instances.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,16 +22,20 @@ pub type Events = mpsc::UnboundedSender<Event>;
 /// A life whose port was seen to be its own: looked at once, for it costs a walk through `/proc`.
 type Proved = Arc<Mutex<BTreeSet<(InstanceId, u32)>>>;
 
+/// Where a life was seen to listen instead of on its port; looked at as seldom as its log is.
+type Elsewhere = Arc<Mutex<BTreeMap<(InstanceId, u32), String>>>;
+
 #[derive(Debug, Clone)]
 pub struct Instances {
     node: Shared,
     events: Events,
     proved: Proved,
+    elsewhere: Elsewhere,
 }
 
 impl Instances {
     pub fn new(node: Shared, events: Events) -> Self {
-        Self { node, events, proved: Arc::default() }
+        Self { node, events, proved: Arc::default(), elsewhere: Arc::default() }
     }
 
     /// The machine is gone only when the agent ends; nobody waits for the news then.
@@ -195,7 +199,9 @@ impl Instances {
     }
 
     async fn tell_exit(&self, id: &InstanceId, assigned: &AssignedInstance, exit: Exit) {
-        self.proved.lock().expect("no panic while held").remove(&(id.clone(), exit.attempt));
+        let life = (id.clone(), exit.attempt);
+        self.proved.lock().expect("no panic while held").remove(&life);
+        self.elsewhere.lock().expect("no panic while held").remove(&life);
         let directory = self.node.layout.instance_logs(&assigned.app, &assigned.service, id);
         let kind = if exit.is_not_executable() { ExitKind::NotExecutable } else { ExitKind::Ended };
         let log_tail = blocking(move || logs::tail(&directory)).await;
@@ -239,10 +245,22 @@ impl Instances {
         Some(match outcome {
             Ok(()) => ProbeOutcome::Passed,
             Err(Failure::PortTaken(reason)) => ProbeOutcome::PortTaken { reason },
-            Err(Failure::Check(reason)) if !with_tail => {
-                ProbeOutcome::Failed { reason, log_tail: Vec::new() }
+            Err(Failure::Check(reason)) => {
+                let log_tail = if with_tail { self.tail(id, &entry).await } else { Vec::new() };
+                ProbeOutcome::Failed { reason, log_tail }
             }
-            Err(Failure::Check(reason)) => self.explain(id, &entry, shim, reason).await,
+            Err(Failure::Unheard(reason)) if with_tail => {
+                let elsewhere = self.look_elsewhere(id, &entry, shim).await;
+                ProbeOutcome::Failed {
+                    reason: elsewhere.unwrap_or(reason),
+                    log_tail: self.tail(id, &entry).await,
+                }
+            }
+            Err(Failure::Unheard(reason)) => {
+                let known = self.elsewhere.lock().expect("no panic while held");
+                let elsewhere = known.get(&(id.clone(), attempt)).cloned();
+                ProbeOutcome::Failed { reason: elsewhere.unwrap_or(reason), log_tail: Vec::new() }
+            }
         })
     }
 
@@ -263,14 +281,21 @@ impl Instances {
         Ok(())
     }
 
-    async fn explain(&self, id: &InstanceId, entry: &Entry, shim: u32, reason: String) -> ProbeOutcome {
+    async fn tail(&self, id: &InstanceId, entry: &Entry) -> Vec<String> {
         let directory = self.node.layout.instance_logs(&entry.assigned.app, &entry.assigned.service, id);
-        let port = entry.port;
-        let (elsewhere, log_tail) = blocking(move || {
-            (port.and_then(|port| health::listens_elsewhere(shim, port)), logs::tail(&directory))
-        })
-        .await;
-        ProbeOutcome::Failed { reason: elsewhere.unwrap_or(reason), log_tail }
+        blocking(move || logs::tail(&directory)).await
+    }
+
+    async fn look_elsewhere(&self, id: &InstanceId, entry: &Entry, shim: u32) -> Option<String> {
+        let port = entry.port?;
+        let found = blocking(move || health::listens_elsewhere(shim, port)).await;
+        let mut known = self.elsewhere.lock().expect("no panic while held");
+        let life = (id.clone(), entry.attempt);
+        match &found {
+            Some(place) => drop(known.insert(life, place.clone())),
+            None => drop(known.remove(&life)),
+        }
+        found
     }
 
     pub async fn forget(&self, id: InstanceId) {

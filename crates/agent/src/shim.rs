@@ -12,6 +12,7 @@
 mod attach;
 mod cgroup;
 mod client;
+mod complaint;
 mod init;
 pub mod kernel;
 pub mod logger;

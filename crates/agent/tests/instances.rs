@@ -179,12 +179,18 @@ fn a_command_that_does_not_exist_is_not_tried_for_ever() {
 fn an_application_that_listens_elsewhere_is_told_where() {
     let mut world = World::new();
     let elsewhere = SERVER.replace("int(os.environ[\"PORT\"])", "0");
-    world.run_web(service("exec ./server"), &[("server", &elsewhere)]);
+    let mut lost = service("exec ./server");
+    lost.health.grace = Duration::from_secs(2);
+    (lost.health.restart_after, lost.health.interval) = (3, Duration::from_millis(100));
+    world.run_web(lost, &[("server", &elsewhere)]);
     let observed = world.await_report("it is not said where it listens", |observed| {
         let reason = observed.instances.get(&id("a1")).and_then(|a1| a1.reason.clone());
-        reason.is_some_and(|reason| reason.contains("instead of 127.0.0.1:$PORT"))
+        reason.is_some_and(|reason| reason.contains("instead of 127.0.0.1:2") && reason.contains("($PORT)"))
     });
     assert_eq!(observed.instances[&id("a1")].state, InstanceState::Starting);
+    let restarted = world.await_state("a1", InstanceState::Stopping);
+    let reason = restarted.reason.unwrap();
+    assert!(reason.contains("listens on"), "it was said, and at the end it is not any more: {reason:?}");
 }
 
 #[test]
@@ -233,6 +239,40 @@ fn an_unhealthy_instance_is_said_to_be_so_and_restarted() {
 }
 
 #[test]
+fn a_server_is_not_left_in_the_middle_of_its_answer_to_a_check() {
+    let mut world = World::new();
+    let mut checked = service("exec ./server");
+    checked.health.check = Check::Http { path: "/long".into() };
+    checked.health.interval = Duration::from_millis(50);
+    let long = SERVER.replace("b\"hello\"", "b\"hello\" * 100_000");
+    let long = long.replace("def do_GET(self):", "def do_GET(self):\n        print('asked', flush=True)");
+    world.run_web(checked, &[("server", &long)]);
+    world.await_state("a1", InstanceState::Healthy);
+    eventually("it is not asked again", || world.log("a1").matches("asked").count() > 5);
+    let log = world.log("a1");
+    assert!(!log.contains("Traceback") && !log.contains("Error"), "it complains: {log}");
+}
+
+#[test]
+fn what_a_failing_health_command_says_is_in_the_log_once() {
+    let mut world = World::new();
+    let mut checked = worker("exec sleep 1000");
+    // More than a pipe holds; only the end is of interest.
+    let command = "head -c 200000 /dev/zero | tr '\\0' x; echo; echo no database >&2; exit 1";
+    checked.health.check = Check::Command { command: command.into() };
+    checked.health.grace = Duration::from_millis(1);
+    checked.health.interval = Duration::from_millis(20);
+    checked.health.restart_after = 100;
+    world.run_web(checked, &[("x", "")]);
+    eventually("it is not in the log", || world.log("a1").contains("health command: no database"));
+    world.await_report("it does not say that it fails", |observed| {
+        let reason = observed.instances.get(&id("a1")).and_then(|a1| a1.reason.as_deref());
+        reason == Some("health command exited with code 1")
+    });
+    assert_eq!(world.log("a1").matches("no database").count(), 1, "it says the same again and again");
+}
+
+#[test]
 fn a_health_command_runs_inside_the_instance() {
     let mut world = World::new();
     let mut checked = worker("echo $$ > /tmp/pid; exec sleep 1000");
@@ -271,6 +311,36 @@ fn an_instance_that_prints_without_end_is_not_held_up_and_its_logs_are_bounded()
             .sum()
     };
     assert!(size() < 120_000_000, "{} bytes of log were kept", size());
+}
+
+#[test]
+fn of_an_app_that_is_gone_nothing_stays_but_its_volumes_and_those_when_asked() {
+    let mut world = World::new();
+    let mut keeper = worker("echo hello; touch /data/kept; exec sleep 1000");
+    keeper.mounts.insert(VolumeName::new("flag").unwrap(), "/data".into());
+    world.run_web(keeper, &[("x", "")]);
+    world.await_state("a1", InstanceState::Healthy);
+    let (kept, logs) = (world.data().join("volumes/shop/flag/kept"), world.data().join("logs/shop"));
+    eventually("it did not write to its volume", || kept.exists());
+    for place in ["cache/shop", "build/shop/shop-build-1"] {
+        std::fs::create_dir_all(world.data().join(place)).unwrap();
+    }
+    world.assign(|assignment| {
+        assignment.instances.clear();
+        assignment.purge_but_volumes.push(support::app());
+    });
+    let told = world.server.assignment.borrow().generation;
+    world.await_report("the removal was not acknowledged", |observed| observed.assignment == told);
+    let left = [logs, world.data().join("cache/shop"), world.data().join("build/shop")];
+    assert!(left.iter().all(|place| !place.exists()), "something of {left:?} is left");
+    assert!(kept.exists(), "its volume is gone");
+    world.assign(|assignment| {
+        assignment.purge_but_volumes.clear();
+        assignment.purge.push(support::app());
+    });
+    let told = world.server.assignment.borrow().generation;
+    world.await_report("the removal was not acknowledged", |observed| observed.assignment == told);
+    assert!(!kept.exists(), "its volume is left");
 }
 
 #[test]

@@ -237,12 +237,14 @@ fn a_terminal_is_one_and_has_the_size_of_the_persons() {
     let mut world = World::new();
     world.release(1, &[("web", worker("sleep 1000"))], &[("x", "")]);
     let terminal = Some(Terminal { rows: 33, columns: 99 });
-    let command = "test -t 0 && stty size; read answer; echo got $answer; stty size; echo > /dev/tty";
+    let command = "test -t 0 && stty size; read answer; echo got $answer; stty size; echo > /dev/tty; \
+                   echo at $(tty) && echo by name > $(tty)";
     world.start_run("shop-run-1", one_off(command, terminal), MINUTE);
     let typed = vec![Frame::Resize { rows: 44, columns: 111 }, Frame::Stdin(b"yes\n".to_vec())];
     let (out, _, code) = converse(&world, "shop-run-1", typed);
     assert!(out.contains("got yes\r\n44 111"), "the terminal showed {out:?}");
     assert_eq!(code, 0, "the terminal showed {out:?}");
+    assert!(out.contains("at /dev/pts/") && out.contains("by name"), "it has no name: {out:?}");
 }
 
 #[test]

@@ -99,6 +99,8 @@ pub(super) struct Instance {
     /// Exits without a healthy minute between.
     exits: u32,
     was_ever_healthy: bool,
+    /// Why the last life ended; of one that was not started at all it says nothing.
+    last_exit: Option<String>,
     state: InstanceState,
     since: Timestamp,
     reason: Option<String>,
@@ -122,6 +124,7 @@ impl Instance {
             new_port: false,
             exits: 0,
             was_ever_healthy: false,
+            last_exit: None,
             state: InstanceState::Preparing,
             since: now.wall,
             reason: None,
@@ -139,6 +142,8 @@ impl Instance {
                     ..Up::new(pid, now.elapsed.saturating_sub(running_for), now.elapsed)
                 });
                 instance.state = InstanceState::Starting;
+                // What an earlier agent saw of it is not known; it has been like this since then at the earliest.
+                instance.since = now.wall.checked_sub(running_for).unwrap_or(now.wall);
             }
             // As if it had just been launched: its exit is told next, or it is launched anew.
             FoundLife::Ended => {}
@@ -197,7 +202,8 @@ impl Instance {
                 }
                 (self.port, self.new_port) = (port, false);
                 self.life = Life::Up(Up::new(pid, now.elapsed, now.elapsed));
-                self.enter(InstanceState::Starting, None, now);
+                // What went wrong before is the best word until this life has one of its own.
+                self.enter(InstanceState::Starting, self.last_exit.clone(), now);
                 Some(Urgency::Soon)
             }
             Event::StartFailed { attempt, reason, .. } if attempt == self.attempt => {
@@ -212,6 +218,15 @@ impl Instance {
             }
             // Of an earlier life: late news.
             _ => None,
+        }
+    }
+
+    /// An adopted life that proves well has been so before: restarting the agent is not news of it.
+    fn enter_healthy(&mut self, was_unproved: bool, now: Now) {
+        let since = self.since;
+        self.enter(InstanceState::Healthy, None, now);
+        if was_unproved {
+            self.since = since;
         }
     }
 
@@ -260,6 +275,7 @@ impl Instance {
             Life::Stopping { .. } => self.reason.take().unwrap_or(reason),
             _ => reason,
         };
+        self.last_exit = Some(reason.clone());
         if kind == ExitKind::NotExecutable && self.exits >= 2 && !self.was_ever_healthy {
             self.life = Life::Broken;
             self.enter(InstanceState::Failed, Some(reason), now);
@@ -290,7 +306,7 @@ impl Instance {
                 if self.state == InstanceState::Healthy {
                     return was_unproved.then_some(Urgency::Now);
                 }
-                self.enter(InstanceState::Healthy, None, now);
+                self.enter_healthy(was_unproved, now);
                 return Some(Urgency::Now);
             }
             ProbeOutcome::PortTaken { reason } => {
@@ -302,7 +318,7 @@ impl Instance {
             ProbeOutcome::Failed { reason, log_tail } => (reason, log_tail),
         };
         up.fail(health.grace, health.interval, now.elapsed);
-        let mut is_news = was_unproved || self.reason.as_ref() != Some(&reason);
+        let mut is_news = was_unproved;
         if !log_tail.is_empty() {
             up.next_tail = now.elapsed + TAIL_PAUSE;
             is_news |= self.log_tail != log_tail;
@@ -311,10 +327,13 @@ impl Instance {
         if up.was_healthy && up.failures >= health.unhealthy_after {
             up.healthy_since = None;
             let is_first = self.state != InstanceState::Unhealthy;
+            is_news |= self.reason.as_ref() != Some(&reason);
             self.enter(InstanceState::Unhealthy, Some(reason), now);
             return if is_first { Some(Urgency::Now) } else { is_news.then_some(Urgency::Soon) };
         }
-        if !up.was_healthy {
+        // That nothing listens yet says less than how the life before ended.
+        if !up.was_healthy && (up.failures > 0 || self.last_exit.is_none()) {
+            is_news |= self.reason.as_ref() != Some(&reason);
             self.reason = Some(reason);
         }
         is_news.then_some(Urgency::Soon)
@@ -471,10 +490,11 @@ impl Instance {
             up.next_probe = Probe::Due(proved);
             return Step::default();
         }
-        (up.healthy_since, up.was_healthy, up.unproved) = (Some(now.elapsed), true, false);
+        let was_unproved = std::mem::replace(&mut up.unproved, false);
+        (up.healthy_since, up.was_healthy) = (Some(now.elapsed), true);
         up.next_probe = Probe::Never;
         self.was_ever_healthy = true;
-        self.enter(InstanceState::Healthy, None, now);
+        self.enter_healthy(was_unproved, now);
         Step { urgency: Some(Urgency::Now), forgotten: false }
     }
 

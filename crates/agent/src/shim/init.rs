@@ -9,6 +9,7 @@ use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -36,6 +37,19 @@ pub struct CommandIo {
     pub terminal: bool,
 }
 
+/// What the init is handed for the command.
+#[derive(Debug)]
+pub enum Given {
+    Io(CommandIo),
+    /// A terminal is made inside, where its device has a name: `tty` and all that ask for it find it. The shim gets the
+    /// other end through the socket.
+    Terminal {
+        rows: u16,
+        columns: u16,
+        shim: UnixStream,
+    },
+}
+
 /// From the init to the shim, a JSON object a line.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,10 +60,10 @@ pub enum Report {
 }
 
 /// Runs in the forked child until the life ends.
-pub fn main(spec: &Spec, control: OwnedFd, report: OwnedFd, io: CommandIo) -> ! {
+pub fn main(spec: &Spec, control: OwnedFd, report: OwnedFd, given: Given) -> ! {
     let mut report = std::fs::File::from(report);
     let mut control = std::fs::File::from(control);
-    let code = match live(spec, &mut control, &mut report, io) {
+    let code = match live(spec, &mut control, &mut report, given) {
         Ok(()) => 0,
         Err(reason) => {
             say(&mut report, &Report::Failed { reason });
@@ -70,7 +84,7 @@ fn live(
     spec: &Spec,
     control: &mut std::fs::File,
     report: &mut std::fs::File,
-    io: CommandIo,
+    given: Given,
 ) -> Result<(), String> {
     let _ = prctl::set_name(c"rung-init");
     match spec.isolation {
@@ -95,11 +109,26 @@ fn live(
     mask.thread_block().map_err(|e| format!("blocking SIGCHLD: {e}"))?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|e| format!("watching for SIGCHLD: {e}"))?;
+    let io = given.resolve().map_err(|e| format!("making a terminal: {e}"))?;
     let main = start(spec, &spec.command, io)?;
     say(report, &Report::Started);
     let how = Reaper { spec, main, stopping: false }.run(control, &signals);
     say(report, &Report::Ended(how));
     Ok(())
+}
+
+impl Given {
+    fn resolve(self) -> std::io::Result<CommandIo> {
+        let (rows, columns, shim) = match self {
+            Self::Io(io) => return Ok(io),
+            Self::Terminal { rows, columns, shim } => (rows, columns, shim),
+        };
+        let pty = nix::pty::openpty(None, None)?;
+        kernel::resize_terminal(&pty.master, rows, columns)?;
+        kernel::send_descriptor(&shim, &pty.master)?;
+        let (stdin, stdout) = (pty.slave.try_clone()?, pty.slave.try_clone()?);
+        Ok(CommandIo { stdin, stdout, stderr: pty.slave, terminal: true })
+    }
 }
 
 fn because(error: &dyn std::error::Error) -> String {

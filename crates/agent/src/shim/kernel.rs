@@ -1,10 +1,12 @@
 //! The few calls that neither std nor nix offers, or that must be unsafe. Each says why it is sound.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::unistd::{ForkResult, Pid};
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
@@ -112,6 +114,33 @@ pub fn take_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
         check(libc::c_long::from(libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0)))?;
     }
     Ok(())
+}
+
+/// Hands a descriptor to the process at the other end of the socket, with one byte that carries it.
+pub fn send_descriptor(socket: &UnixStream, fd: &impl AsFd) -> io::Result<()> {
+    let fds = [fd.as_fd().as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+#[allow(unsafe_code)]
+pub fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
+    let mut byte = [0];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = part
+            && let Some(fd) = fds.first()
+        {
+            // SAFETY: the kernel has just made this descriptor for this process; there is room for one only, and
+            // nobody else owns it.
+            return Ok(unsafe { OwnedFd::from_raw_fd(*fd) });
+        }
+    }
+    Err(io::Error::other("no descriptor came"))
 }
 
 #[allow(unsafe_code)]

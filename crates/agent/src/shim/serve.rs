@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -19,9 +20,11 @@ use rung_api::wire::Stream;
 use crate::procfs;
 use crate::shim::attach::{Attachment, output_frame};
 use crate::shim::client::{Client, Mode, PENDING_MAX, Wish};
+use crate::shim::complaint::{Complained, SAID_MAX};
 use crate::shim::init::{CommandIo, Report, TERMINATE, become_command};
 use crate::shim::logger::{self, Logger};
 use crate::shim::protocol::{EXIT_FILE, Exit, How, Io, Isolation, Life, Request, Response, SOCKET, Spec};
+use crate::shim::start::set_nonblocking;
 use crate::shim::{APP, cgroup, kernel, write_durably};
 
 /// Large enough that 100 MB/s are few calls, small enough for a shim of a megabyte.
@@ -48,6 +51,9 @@ struct Check {
     until: Instant,
     timed_out: bool,
     client: u64,
+    /// `None` once it was read to its end.
+    output: Option<OwnedFd>,
+    said: Vec<u8>,
 }
 
 /// What was started, and the shim's ends of it.
@@ -85,6 +91,7 @@ pub struct Shim {
     clients: Vec<(u64, Client)>,
     clients_seen: u64,
     checks: Vec<Check>,
+    complained: Complained,
     asked: bool,
     timed_out: bool,
     ended: Option<Exit>,
@@ -97,6 +104,7 @@ enum Source {
     Output(usize),
     Input,
     Client(u64),
+    Check(Pid),
 }
 
 impl Shim {
@@ -121,6 +129,7 @@ impl Shim {
             clients: Vec::new(),
             clients_seen: 0,
             checks: Vec::new(),
+            complained: Complained::default(),
             asked: false,
             timed_out: false,
             ended: None,
@@ -148,6 +157,7 @@ impl Shim {
                 Source::Output(index) => self.take_output(index),
                 Source::Input => self.attachment.write(&mut self.input),
                 Source::Client(id) => self.serve_client(id),
+                Source::Check(pid) => self.hear_check(pid),
             }
         }
         self.clients.retain(|(_, client)| client.open);
@@ -181,6 +191,12 @@ impl Shim {
             events.set(PollFlags::POLLOUT, client.pending() > 0);
             sources.push(Source::Client(*id));
             fds.push(PollFd::new(client.stream.as_fd(), events));
+        }
+        for check in &self.checks {
+            if let Some(output) = &check.output {
+                sources.push(Source::Check(check.pid));
+                fds.push(PollFd::new(output.as_fd(), PollFlags::POLLIN));
+            }
         }
         // Interrupted or not: what is ready is looked at, and the loop comes round again.
         let _ = poll(&mut fds, timeout);
@@ -260,6 +276,8 @@ impl Shim {
             return;
         }
         let Some(at) = self.checks.iter().position(|check| Some(check.pid) == status.pid()) else { return };
+        let pid = self.checks[at].pid;
+        self.hear_check(pid);
         let check = self.checks.swap_remove(at);
         let failure = match status {
             _ if check.timed_out => Some("took too long".to_owned()),
@@ -268,6 +286,9 @@ impl Shim {
             WaitStatus::Signaled(_, signal, _) => Some(format!("was killed by {signal}")),
             _ => Some("ended in an unknown way".to_owned()),
         };
+        if failure.is_some() {
+            self.complained.tell(&mut self.logger, &check.said);
+        }
         if let Some((_, client)) = self.clients.iter_mut().find(|(id, _)| *id == check.client) {
             client.answer(&Response::Checked { failure });
         }
@@ -414,9 +435,27 @@ impl Shim {
         self.attachment.write(&mut self.input);
     }
 
+    /// Takes what a check has printed so far. Only its end is kept.
+    fn hear_check(&mut self, pid: Pid) {
+        let Some(check) = self.checks.iter_mut().find(|check| check.pid == pid) else { return };
+        let Some(output) = &check.output else { return };
+        match nix::unistd::read(output, &mut self.buffer) {
+            Ok(0) => check.output = None,
+            Ok(count) => {
+                check.said.extend_from_slice(&self.buffer[..count]);
+                let excess = check.said.len().saturating_sub(SAID_MAX);
+                check.said.drain(..excess);
+            }
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
+            Err(_) => check.output = None,
+        }
+    }
+
     fn start_check(&mut self, client: u64, command: &str, timeout: Duration) -> std::io::Result<()> {
-        let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-        let io = CommandIo { stdin: null()?, stdout: null()?, stderr: null()?, terminal: false };
+        let (output, said) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        set_nonblocking(&output)?;
+        let stdin = fs::File::open("/dev/null")?.into();
+        let io = CommandIo { stdin, stdout: said.try_clone()?, stderr: said, terminal: false };
         let namespace = match self.spec.isolation {
             Isolation::Plain => None,
             _ => Some(fs::File::open(format!("/proc/{}/ns/mnt", self.life.init.pid))?),
@@ -425,7 +464,8 @@ impl Shim {
             ForkResult::Parent { child } => {
                 let pidfd = kernel::pidfd_open(child)?;
                 let until = Instant::now() + timeout;
-                self.checks.push(Check { pid: child, pidfd, until, timed_out: false, client });
+                let (output, said) = (Some(output), Vec::new());
+                self.checks.push(Check { pid: child, pidfd, until, timed_out: false, client, output, said });
                 Ok(())
             }
             ForkResult::Child => {
@@ -502,6 +542,7 @@ impl Shim {
         let awaits_attach = self.spec.io != Io::Logs && !self.attachment.was_attached;
         let until = Instant::now() + if awaits_attach { ATTACH_WAIT } else { FAREWELL };
         self.outputs.clear();
+        self.checks.clear();
         (self.time_limit, self.kill_at) = (None, Some(until));
         loop {
             for (_, client) in &mut self.clients {
@@ -517,7 +558,7 @@ impl Shim {
                 match source {
                     Source::Listener => self.accept(),
                     Source::Client(id) => self.serve_client(id),
-                    Source::Signals | Source::Output(_) | Source::Input => {
+                    Source::Signals | Source::Output(_) | Source::Input | Source::Check(_) => {
                         while let Ok(Some(_)) = self.signals.read_signal() {}
                     }
                 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
@@ -17,7 +17,7 @@ use nix::unistd::{ForkResult, Pid, pipe2};
 use rung_api::wire::Stream;
 
 use crate::procfs;
-use crate::shim::init::{self, CommandIo, GO, Report};
+use crate::shim::init::{self, CommandIo, GO, Given, Report};
 use crate::shim::logger::Logger;
 use crate::shim::protocol::{Io, Isolation, LIFE_FILE, LOCK_FILE, Life, Process, SOCKET, Spec};
 use crate::shim::serve::{Output, Shim, Tree};
@@ -42,9 +42,11 @@ pub fn lock(directory: &Path) -> Result<Option<Flock<File>>, String> {
 
 /// What stays with the shim of the pipes (or the terminal) that the command gets.
 struct Plumbing {
-    command: CommandIo,
+    command: Given,
     input: Option<OwnedFd>,
     outputs: Vec<Output>,
+    /// Brings the shim's end of a terminal.
+    terminal: Option<UnixStream>,
 }
 
 pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
@@ -63,13 +65,12 @@ pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
 
     let (from_shim, mut control) = pipe().map_err(|e| format!("making pipes: {e}"))?;
     let (report, to_shim) = pipe().map_err(|e| format!("making pipes: {e}"))?;
-    let Plumbing { command, input, outputs } = plumbing;
+    let Plumbing { command, mut input, mut outputs, terminal } = plumbing;
     let init = match kernel::fork().map_err(|e| format!("starting the init: {e}"))? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             // The shim's ends of the pipes must be the shim's alone, or their closing would not be seen.
-            drop((control, report, listener, signals, input, outputs));
-            let _ = leave_standard_streams();
+            drop((control, report, listener, signals, input, outputs, terminal));
             // The agent waits for the end of the shim's standard output, which this process has a copy of.
             let _ = leave_standard_streams();
             init::main(&spec, from_shim.into(), to_shim.into(), command)
@@ -81,7 +82,12 @@ pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
     let begun = cgroup::ensure(&spec.limits, init)
         .map_err(|e| format!("setting the limits: {e}"))
         .and_then(|()| control.write_all(&[GO]).map_err(|e| format!("starting the init: {e}")))
-        .and_then(|()| await_start(&mut report));
+        .and_then(|()| await_start(&mut report))
+        .and_then(|()| match &terminal {
+            Some(socket) => take_terminal(socket, &mut input, &mut outputs)
+                .map_err(|e| format!("taking the terminal: {e}")),
+            None => Ok(()),
+        });
     if let Err(reason) = begun {
         let _ = kernel::pidfd_signal(pidfd.as_fd(), Signal::SIGKILL);
         let _ = nix::sys::wait::waitpid(init, None);
@@ -135,7 +141,11 @@ pub fn set_nonblocking(fd: &impl AsFd) -> std::io::Result<()> {
 
 fn plumb(spec: &Spec) -> std::io::Result<Plumbing> {
     let plumbing = match spec.io {
-        Io::Terminal { rows, columns } => terminal(rows, columns)?,
+        Io::Terminal { rows, columns } => {
+            let (ours, shim) = UnixStream::pair()?;
+            let command = Given::Terminal { rows, columns, shim };
+            Plumbing { command, input: None, outputs: Vec::new(), terminal: Some(ours) }
+        }
         Io::Attached => {
             let (stdin, input) = pipe()?;
             pipes(stdin.into(), Some(input.into()))?
@@ -156,27 +166,20 @@ fn pipes(stdin: OwnedFd, input: Option<OwnedFd>) -> std::io::Result<Plumbing> {
         Output { stream: Stream::Stderr, fd: err.into(), ended: false },
     ];
     let command = CommandIo { stdin, stdout: stdout.into(), stderr: stderr.into(), terminal: false };
-    Ok(Plumbing { command, input, outputs })
+    Ok(Plumbing { command: Given::Io(command), input, outputs, terminal: None })
 }
 
-fn terminal(rows: u16, columns: u16) -> std::io::Result<Plumbing> {
-    let pty = nix::pty::openpty(None, None)?;
-    for fd in [&pty.master, &pty.slave] {
-        fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    }
-    kernel::resize_terminal(&pty.master, rows, columns)?;
-    let command = CommandIo {
-        stdin: pty.slave.try_clone()?,
-        stdout: pty.slave.try_clone()?,
-        stderr: pty.slave,
-        terminal: true,
-    };
-    let input = pty.master.try_clone()?;
-    Ok(Plumbing {
-        command,
-        input: Some(input),
-        outputs: vec![Output { stream: Stream::Stdout, fd: pty.master, ended: false }],
-    })
+/// The init has sent it before it said that the command was started.
+fn take_terminal(
+    socket: &UnixStream,
+    input: &mut Option<OwnedFd>,
+    outputs: &mut Vec<Output>,
+) -> std::io::Result<()> {
+    let terminal = kernel::receive_descriptor(socket)?;
+    set_nonblocking(&terminal)?;
+    *input = Some(terminal.try_clone()?);
+    outputs.push(Output { stream: Stream::Stdout, fd: terminal, ended: false });
+    Ok(())
 }
 
 /// The children of this process are born in a new PID namespace; the first of them is its init.
