@@ -440,6 +440,11 @@ impl Client {
         self.call(Method::POST, &fill(paths::RUNS, &[app]), request).await
     }
 
+    /// Runs that go on, oldest first: builds, release commands, jobs, one-off commands.
+    pub async fn runs(&self, app: &AppName) -> Result<Vec<Run>, ClientError> {
+        self.get(&fill(paths::RUNS, &[app])).await
+    }
+
     /// The run once it has ended, at the latest after `wait`.
     pub async fn run(&self, app: &AppName, run: &RunId, wait: Duration) -> Result<Run, ClientError> {
         self.get(&with_wait(fill(paths::RUN, &[app, run]), wait)).await

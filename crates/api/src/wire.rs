@@ -229,6 +229,9 @@ pub struct ReleaseListing {
     pub artifact: Digest,
     /// Whether its artifact is still kept, so that it can be rolled back to.
     pub available: bool,
+    /// Every deployment of it failed or was rolled back.
+    #[serde(default)]
+    pub failed: bool,
 }
 
 /// `GET …/launch`: what an agent needs to start instances of a release. Answered to nodes only.

@@ -14,6 +14,8 @@ use crate::edge::Hinted;
 pub struct FoundFile {
     /// `rung.toml` or `Procfile`.
     pub name: &'static str,
+    /// With the directory as it was named.
+    pub path: PathBuf,
     pub bytes: Vec<u8>,
     /// What a `Procfile` leaves to its directory.
     pub directory_name: Option<AppName>,
@@ -25,7 +27,8 @@ impl FoundFile {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(&self, app: &AppName) -> Result<AppFile, AppFileErrors> {
-        appfile::parse_as(self.name, app, &self.bytes)
+        let path = self.path.display().to_string();
+        appfile::parse_as(self.name, app, &self.bytes).map_err(|errors| errors.named(&path))
     }
 
     /// The app's name that the file says, or leaves to its directory.
@@ -44,13 +47,24 @@ impl FoundFile {
 pub fn find_file(dir: &Path) -> anyhow::Result<Option<FoundFile>> {
     for name in [appfile::FILE_NAME, appfile::PROCFILE] {
         let path = dir.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => return Ok(Some(FoundFile { name, bytes, directory_name: name_of_directory(dir) })),
+        match read_whole(&path) {
+            Ok(bytes) => {
+                let path = path.strip_prefix(".").unwrap_or(&path).to_owned();
+                return Ok(Some(FoundFile { name, path, bytes, directory_name: name_of_directory(dir) }));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         }
     }
     Ok(None)
+}
+
+/// Of a pipe, a device or a directory nothing is read: it might never end.
+fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is not a file; an app file is a plain text file"));
+    }
+    std::fs::read(path)
 }
 
 fn name_of_directory(dir: &Path) -> Option<AppName> {
@@ -87,6 +101,34 @@ pub async fn meant(said: Option<&AppName>, client: &Client) -> anyhow::Result<Ap
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_in_place_of_the_app_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rung.toml");
+        std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
+        let refused = |what: &str| {
+            let error = format!("{:#}", find_file(dir.path()).expect_err(what));
+            assert!(error.contains("rung.toml: it is not a file"), "{what}: {error}");
+        };
+        refused("a device");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        refused("a directory");
+        std::fs::remove_dir(&file).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        refused("a pipe");
+    }
+
+    #[test]
+    fn errors_name_the_file_by_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("rung.toml"), "app = 1").unwrap();
+        let found = find_file(dir.path()).unwrap().unwrap();
+        let errors = found.parse(&AppName::new("shop").unwrap()).unwrap_err().to_string();
+        let path = dir.path().join("rung.toml");
+        assert!(errors.contains(&format!("--> {}:1:7", path.display())), "{errors}");
+    }
 
     #[test]
     fn a_directory_says_which_app_it_is() {

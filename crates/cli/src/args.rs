@@ -21,7 +21,7 @@ pub struct Cli {
 impl Cli {
     /// Reads the process's arguments; on wrong usage prints what is wrong and exits with 2.
     pub fn from_process() -> Self {
-        Self::parse().settled()
+        Self::parse_from(spelled(std::env::args_os().collect())).settled()
     }
 
     /// `--api` means where the server is, and to `rung up` where it shall be.
@@ -32,6 +32,18 @@ impl Cli {
         }
         self
     }
+}
+
+/// `rung help deploy` is `rung deploy --help`, and `rung` alone asks for help, too.
+fn spelled(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let asks = arguments.get(1).is_some_and(|first| first == "help");
+    if asks {
+        arguments.remove(1);
+    }
+    if asks || arguments.len() == 1 {
+        arguments.push("--help".into());
+    }
+    arguments
 }
 
 /// What every command understands.
@@ -135,7 +147,7 @@ pub enum Verb {
     Deploy(DeployArgs),
     /// Show the app: release, address, services, and what is wrong
     Status,
-    /// List instances
+    /// List instances, and runs that go on
     Ps,
     /// Show the output of instances
     Logs(LogsArgs),
@@ -289,8 +301,14 @@ pub struct RunArgs {
     /// No terminal, even where there is one
     #[arg(long)]
     pub no_tty: bool,
+    /// List what runs now: commands, builds, release commands and jobs
+    #[arg(long, conflicts_with = "command")]
+    pub list: bool,
+    /// End a run, by its id
+    #[arg(long, value_name = "ID", conflicts_with_all = ["command", "list"])]
+    pub cancel: Option<RunId>,
     /// The command with its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    #[arg(required_unless_present_any = ["list", "cancel"], trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<String>,
 }
 
@@ -385,6 +403,29 @@ mod tests {
         let Command::Verb(Verb::Run(run)) = cli.command else { panic!("it is another verb") };
         assert_eq!(run.command, ["python3", "-c", "x", "--json", "-y"]);
         assert!(run.no_tty && !cli.global.json && !cli.global.yes);
+    }
+
+    #[test]
+    fn help_is_a_word_too_and_no_word_at_all_asks_for_it() {
+        let spelled = |line: &str| spelled(line.split(' ').map(OsString::from).collect());
+        assert_eq!(spelled("rung help"), ["rung", "--help"]);
+        assert_eq!(spelled("rung help config set"), ["rung", "config", "set", "--help"]);
+        assert_eq!(spelled("rung"), ["rung", "--help"]);
+        assert_eq!(spelled("rung run help"), ["rung", "run", "help"]);
+    }
+
+    #[test]
+    fn runs_are_listed_and_ended_by_the_command_that_starts_them() {
+        let run = |line: &str| match parsed(line).command {
+            Command::Verb(Verb::Run(run)) => run,
+            other => panic!("{other:?}"),
+        };
+        assert!(run("rung run --list").list);
+        assert_eq!(run("rung run --cancel shop.run-n1").cancel.unwrap().as_str(), "shop.run-n1");
+        assert_eq!(run("rung run ls --list").command, ["ls", "--list"]);
+        for wrong in ["rung run", "rung run --list ls", "rung run --list --cancel x"] {
+            assert!(Cli::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -28,5 +28,5 @@ pub use edge::{Exit, explain};
 pub use follow::{Follow, OnInterrupt};
 pub use screen::Screen;
 pub use server_file::{ServerFile, data_directory};
-pub use verb::deploy::{DeployOptions, deploy_directory};
+pub use verb::deploy::{DeployOptions, check_directory, deploy_directory};
 pub use verb::run;

@@ -7,6 +7,7 @@ pub mod jobs;
 pub mod paint;
 pub mod progress;
 pub mod releases;
+pub mod runs;
 pub mod status;
 pub mod stream;
 pub mod table;

@@ -184,6 +184,7 @@ fn people() -> Described {
             settings::set_secrets,
             says("Change secrets").takes::<wire::SecretRequest>().answers::<wire::Started>(),
         )
+        .get(paths::RUNS, runs::list, says("Runs that go on, oldest first").answers::<Vec<Run>>())
         .post(paths::RUNS, runs::start, says("Run a command").takes::<wire::RunRequest>().answers::<Run>())
         .get(paths::RUN, runs::show, says("A run, once it has ended").query(&["wait_ms"]).answers::<Run>())
         .post(paths::RUN_CANCEL, runs::cancel, says("Stop a run"))

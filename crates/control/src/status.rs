@@ -2,7 +2,8 @@
 
 use rung_api::wire::{AppStatus, DeploymentSummary, InstanceStatus, ReleaseListing, ServiceStatus};
 use rung_model::{
-    App, AppName, AssignedInstance, InstanceId, InstanceState, Intent, NodeId, RouteDocument, ServiceName,
+    App, AppName, AssignedInstance, InstanceId, InstanceState, Intent, NodeId, Outcome, ReleaseNumber,
+    RouteDocument, ServiceName,
 };
 use rung_planner::World;
 
@@ -154,6 +155,16 @@ fn service_problems(service: &ServiceStatus) -> Vec<String> {
     .collect()
 }
 
+fn has_failed(world: &World, app: &AppName, release: ReleaseNumber) -> bool {
+    let deployments = world.deployments.get(app).into_iter().flat_map(|of_app| of_app.values());
+    let mut outcomes = deployments
+        .filter(|held| held.value.release == Some(release))
+        .map(|held| held.value.outcome())
+        .peekable();
+    outcomes.peek().is_some()
+        && outcomes.all(|outcome| matches!(outcome, Some(Outcome::Failed | Outcome::RolledBack)))
+}
+
 /// Newest first.
 pub fn releases(world: &World, app: &AppName) -> Vec<ReleaseListing> {
     let in_use = artifacts_in_use(world);
@@ -169,6 +180,7 @@ pub fn releases(world: &World, app: &AppName) -> Vec<ReleaseListing> {
             note: held.value.note.clone(),
             artifact: held.value.artifact.clone(),
             available: is_available(&in_use, world, app, *number),
+            failed: has_failed(world, app, *number),
         })
         .collect()
 }

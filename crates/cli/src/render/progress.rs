@@ -17,10 +17,24 @@ pub struct PhaseLine {
     pub phase: Phase,
     /// The last thing that happened in it.
     pub message: String,
+    /// What was achieved in it, the newest word on each thing: `web: 2 of 2 healthy`.
+    achieved: Vec<String>,
     pub began: Timestamp,
     /// `None` while it goes on.
     pub ended: Option<Timestamp>,
     pub troubled: bool,
+}
+
+impl PhaseLine {
+    /// The word with which a phase began says what was about to be done; those after it say what was done.
+    fn take(&mut self, message: &str) {
+        message.clone_into(&mut self.message);
+        let subject = |message: &str| message.split_once(": ").map(|(subject, _)| subject.to_owned());
+        match self.achieved.iter_mut().find(|known| subject(known) == subject(message)) {
+            Some(known) => message.clone_into(known),
+            None => self.achieved.push(message.to_owned()),
+        }
+    }
 }
 
 /// The phases that a deployment went through, by its timeline. Phases only go forward, so each is there once.
@@ -33,10 +47,11 @@ pub fn phases(deployment: &Deployment) -> Vec<PhaseLine> {
             continue;
         }
         match lines.last_mut() {
-            Some(last) if last.phase == entry.phase => last.message.clone_from(&entry.message),
+            Some(last) if last.phase == entry.phase => last.take(&entry.message),
             _ => lines.push(PhaseLine {
                 phase: entry.phase,
                 message: entry.message.clone(),
+                achieved: Vec::new(),
                 began: if lines.is_empty() { deployment.at } else { entry.at },
                 ended: None,
                 troubled: false,
@@ -48,6 +63,7 @@ pub fn phases(deployment: &Deployment) -> Vec<PhaseLine> {
         let line = PhaseLine {
             phase: deployment.phase,
             message: String::new(),
+            achieved: Vec::new(),
             began: now,
             ended: None,
             troubled: false,
@@ -100,7 +116,7 @@ pub fn phase_line(line: &PhaseLine, ended: Timestamp, paint: Paint) -> String {
         (true, Phase::Rolling) => "rolling out",
         (_, phase) => done(phase),
     };
-    done_line(mood, what, took, &line.message, paint)
+    done_line(mood, what, took, &line.achieved.join(", "), paint)
 }
 
 /// What goes on now, for the line that moves.
@@ -165,7 +181,8 @@ fn success(deployment: &Deployment, status: Option<&AppStatus>, took: &str, pain
 
 fn trouble(deployment: &Deployment, headline: String, paint: Paint) -> String {
     let mut lines = vec![paint.bad(&headline)];
-    if let Some(by) = &deployment.cancelled_by {
+    let is_told = deployment.trouble.as_ref().is_some_and(|trouble| trouble.reason.contains("cancelled by"));
+    if let Some(by) = deployment.cancelled_by.as_ref().filter(|_| !is_told) {
         lines.push(format!("  cancelled by {}", harmless(by)));
     }
     if let Some(trouble) = &deployment.trouble {

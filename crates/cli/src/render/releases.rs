@@ -13,10 +13,11 @@ pub fn render(releases: &[ReleaseListing], paint: Paint, clock: &Clock) -> Strin
     let rows: Vec<_> = releases
         .iter()
         .map(|release| {
-            let (state, mood) = match (release.current, release.available) {
-                (true, _) => ("current", Mood::Good),
-                (false, true) => ("", Mood::Neutral),
-                (false, false) => ("pruned", Mood::Warning),
+            let (state, mood) = match (release.current, release.failed, release.available) {
+                (true, _, _) => ("current", Mood::Good),
+                (false, true, _) => ("failed", Mood::Bad),
+                (false, false, true) => ("", Mood::Neutral),
+                (false, false, false) => ("pruned", Mood::Warning),
             };
             vec![
                 cell(release.number),

@@ -14,7 +14,7 @@ use rung_model::deployment::Trouble;
 use rung_model::node::IsolationFact;
 use rung_model::{
     AppName, Deployment, DeploymentKind, DeploymentNumber, Digest, InstanceId, InstanceState, NodeId, Phase,
-    ReleaseNumber, SecretName, ServiceName, TimelineEntry,
+    ReleaseNumber, Run, RunId, RunKind, RunState, SecretName, ServiceName, TimelineEntry,
 };
 
 use super::paint::Paint;
@@ -179,14 +179,21 @@ fn releases_are_listed_with_who_and_why() {
         note: (number == 7).then(|| "new cart".into()),
         artifact: Digest::new(format!("sha256:{}", "a".repeat(64))).unwrap(),
         available,
+        failed: number == 4,
     };
     expect![[r#"
         RELEASE  STATE    MADE                      BY          WHY     NOTE
         v7       current  3 days ago (Mar 1 04:13)  ada@laptop  deploy  new cart
         v6                2 days ago (Mar 1 15:20)  ada@laptop  deploy
-        v5       pruned   2 days ago (Mar 2 02:26)  ada@laptop  deploy"#]]
+        v5       pruned   2 days ago (Mar 2 02:26)  ada@laptop  deploy
+        v4       failed   44 h ago (Mar 2 13:33)    ada@laptop  deploy"#]]
     .assert_eq(&releases::render(
-        &[release(7, true, true), release(6, false, true), release(5, false, false)],
+        &[
+            release(7, true, true),
+            release(6, false, true),
+            release(5, false, false),
+            release(4, false, false),
+        ],
         Paint::Plain,
         &clock(),
     ));
@@ -229,6 +236,39 @@ fn shown(deployment: &Deployment) -> String {
 }
 
 #[test]
+fn runs_that_go_on_are_listed_with_what_they_do() {
+    let run = |id: &str, state, kind| Run {
+        id: RunId::new(id).unwrap(),
+        app: app(),
+        kind,
+        by: "ada@laptop".into(),
+        at: at(-50),
+        node: None,
+        timeout: Duration::from_secs(60),
+        cancelled: false,
+        state,
+    };
+    let one_off = |command: &str| RunKind::OneOff {
+        release: ReleaseNumber(7),
+        command: command.into(),
+        terminal: None,
+    };
+    let mut ending = run("shop.run-n2", RunState::Running { since: at(-42) }, one_off("sleep 1000\nls"));
+    ending.cancelled = true;
+    let migration = RunKind::Release { release: ReleaseNumber(8), command: "bin/migrate".into() };
+    expect![[r#"
+        RUN          WHAT             SINCE                     BY          COMMAND
+        shop.run-n2  command          42 s ago, is being ended  ada@laptop  sleep 1000…
+        shop.d9      release command  waits                     ada@laptop  bin/migrate"#]]
+    .assert_eq(&runs::render(
+        &[ending, run("shop.d9", RunState::Pending, migration)],
+        Paint::Plain,
+        &clock(),
+    ));
+    assert_eq!(runs::render(&[], Paint::Plain, &clock()), "nothing runs beside the instances");
+}
+
+#[test]
 fn a_deployment_shows_one_line_a_phase() {
     let going_on = deployment(
         Phase::Rolling,
@@ -236,21 +276,24 @@ fn a_deployment_shows_one_line_a_phase() {
             (0, Phase::Building, "npm ci"),
             (12, Phase::Building, "npm test passed"),
             (12, Phase::Releasing, "bin/migrate"),
-            (15, Phase::Rolling, "1 of 2 instances of web are healthy"),
+            (15, Phase::Rolling, "v8 is made"),
+            (16, Phase::Rolling, "web: 1 of 2 healthy"),
+            (17, Phase::Rolling, "worker: 1 of 1 healthy"),
+            (18, Phase::Rolling, "web: 2 of 2 healthy"),
         ],
     );
     expect![[r#"
         deploying shop
           ok  built               12 s  npm test passed
-          ok  release command    3.0 s  bin/migrate
-        rolling out 5.0 s: 1 of 2 instances of web are healthy"#]]
+          ok  release command    3.0 s
+        rolling out 5.0 s: web: 2 of 2 healthy"#]]
     .assert_eq(&shown(&going_on));
 
     let mut done = going_on.clone();
     done.phase = Phase::Succeeded;
-    done.timeline.extend(timeline(&[(17, Phase::Succeeded, "all traffic is on v8")]));
+    done.timeline.extend(timeline(&[(18, Phase::Succeeded, "all traffic is on v8")]));
     assert!(
-        shown(&done).ends_with("ok  rolled out         2.0 s  1 of 2 instances of web are healthy"),
+        shown(&done).ends_with("ok  rolled out         3.0 s  web: 2 of 2 healthy, worker: 1 of 1 healthy"),
         "{}",
         shown(&done)
     );
@@ -274,8 +317,8 @@ fn a_deployment_that_was_rolled_back_shows_where_and_why() {
         Some(Trouble { reason: "shop-web-a8 exited with code 1".into(), log_tail: vec!["boom".into()] });
     expect![[r#"
         deploying shop
-          XX  rolling out        8.0 s  starting 2 instances
-          !!  reverted           1.0 s  stopping 2 instances"#]]
+          XX  rolling out        8.0 s
+          !!  reverted           1.0 s"#]]
     .assert_eq(&shown(&reverted));
     expect![[r#"
         shop v8 was rolled back after 9.0 s; v7 goes on
@@ -292,7 +335,7 @@ fn a_build_that_fails_says_that_nothing_changed() {
     );
     failed.trouble =
         Some(Trouble { reason: "test exited with code 1".into(), log_tail: vec!["1 failed".into()] });
-    assert_eq!(shown(&failed), "deploying shop\n  XX  building           3.0 s  npm ci");
+    assert_eq!(shown(&failed), "deploying shop\n  XX  building           3.0 s");
     expect![[r#"
         deploying shop failed after 3.0 s; v7 goes on
           test exited with code 1

@@ -19,6 +19,12 @@ const POLL: Duration = Duration::from_secs(20);
 
 pub(super) async fn one_off(session: &mut Session<'_>, args: RunArgs) -> anyhow::Result<Exit> {
     let app = session.app().await?;
+    if args.list {
+        return list(session, &app).await;
+    }
+    if let Some(run) = args.cancel {
+        return cancel(session, &app, &run).await;
+    }
     let terminal = !args.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let command = joined(&args.command);
     let request = RunRequest { command, terminal: terminal.then(size), by: person::name() };
@@ -40,6 +46,24 @@ pub(super) async fn one_off(session: &mut Session<'_>, args: RunArgs) -> anyhow:
             outcome(session, &app, &run.id).await
         }
         Ended::BrokenOff => outcome(session, &app, &run.id).await,
+    }
+}
+
+async fn list(session: &mut Session<'_>, app: &AppName) -> anyhow::Result<Exit> {
+    let runs = session.client.runs(app).await.with_context(|| format!("listing the runs of {app}"))?;
+    session.screen.show(&runs, |runs, paint, clock| render::runs::render(runs, paint, clock))?;
+    Ok(Exit::Done)
+}
+
+async fn cancel(session: &mut Session<'_>, app: &AppName, id: &RunId) -> anyhow::Result<Exit> {
+    let context = || format!("ending run {id} of {app}");
+    session.client.cancel_run(app, id).await.with_context(context)?;
+    loop {
+        let run = session.client.run(app, id, POLL).await.with_context(context)?;
+        if run.has_ended() {
+            session.screen.show(&run, |run, _, _| format!("{} has ended", run.id))?;
+            return Ok(Exit::Done);
+        }
     }
 }
 

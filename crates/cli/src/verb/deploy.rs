@@ -67,8 +67,7 @@ async fn deploy_since(
     options: &DeployOptions,
     screen: &mut Screen,
 ) -> anyhow::Result<Exit> {
-    let found = find_file(dir)?.ok_or_else(|| no_file(dir))?;
-    let file = read_file(&found, dir, options.app.as_ref())?;
+    let (found, file) = app_file(dir, options.app.as_ref())?;
     let app = &file.app;
     screen.say(&screen.paint.bold(&format!("deploying {app}")))?;
     let source = ensure_source(client, dir, screen).await?;
@@ -83,6 +82,20 @@ async fn deploy_since(
     let started = client.deploy(app, &request).await.with_context(|| format!("deploying {app}"))?;
     let follow = Follow { client, app, on_interrupt: options.on_interrupt, wait: options.wait };
     follow.settle(started, since, screen).await
+}
+
+/// Finds out whether a directory could be deployed, as far as its app file says.
+///
+/// # Errors
+/// There is no app file, or something is wrong with it.
+pub fn check_directory(dir: &Path) -> anyhow::Result<()> {
+    app_file(dir, None).map(drop)
+}
+
+fn app_file(dir: &Path, said: Option<&AppName>) -> anyhow::Result<(FoundFile, AppFile)> {
+    let found = find_file(dir)?.ok_or_else(|| no_file(dir))?;
+    let file = read_file(&found, dir, said)?;
+    Ok((found, file))
 }
 
 fn read_file(found: &FoundFile, dir: &Path, said: Option<&AppName>) -> anyhow::Result<AppFile> {
@@ -104,7 +117,7 @@ fn read_file(found: &FoundFile, dir: &Path, said: Option<&AppName>) -> anyhow::R
 
 fn no_file(dir: &Path) -> anyhow::Error {
     if !dir.is_dir() {
-        return Hinted::usage(format!("{} is not a directory", dir.display()), "name the app's directory")
+        return Hinted::failed(format!("{} is not a directory", dir.display()), "name the app's directory")
             .into();
     }
     let name =

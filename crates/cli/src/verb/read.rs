@@ -39,7 +39,14 @@ pub async fn ps(session: &mut Session<'_>) -> anyhow::Result<Exit> {
     let status = session.client.app(&app).await.map_err(|error| not_deployed(error, &app))?;
     let instances: Vec<InstanceStatus> =
         status.services.into_iter().flat_map(|service| service.instances).collect();
-    session.screen.show(&instances, |all, paint, clock| render::instances::render(all, paint, clock))?;
+    let runs = session.client.runs(&app).await.with_context(|| format!("listing the runs of {app}"))?;
+    session.screen.show(&instances, |all, paint, clock| {
+        let mut text = render::instances::render(all, paint, clock);
+        if !runs.is_empty() {
+            text = format!("{text}\n\n{}", render::runs::render(&runs, paint, clock));
+        }
+        text
+    })?;
     Ok(Exit::Done)
 }
 

@@ -207,10 +207,11 @@ impl Control {
         let at = Timestamp::now();
         let (phase, draft, release, message) = match what {
             Move::Make(draft) if draft.artifact.is_none() => {
-                (Phase::Building, Some(*draft), None, "building")
+                (Phase::Building, Some(*draft), None, Some("building"))
             }
-            Move::Make(draft) => (Phase::Building, Some(*draft), None, "nothing to build"),
-            Move::Again(release) => (Phase::Rolling, None, Some(release), "starting new instances"),
+            // There is nothing to tell of a build that there is none of.
+            Move::Make(draft) => (Phase::Building, Some(*draft), None, None),
+            Move::Again(release) => (Phase::Rolling, None, Some(release), Some("starting new instances")),
         };
         let building = draft.as_ref().filter(|draft| draft.artifact.is_none());
         let remaining = match (building, release) {
@@ -235,7 +236,10 @@ impl Control {
             remaining,
             cancelled_by: None,
             trouble: None,
-            timeline: vec![TimelineEntry { at, phase, message: message.to_owned() }],
+            timeline: message
+                .map(|message| TimelineEntry { at, phase, message: message.to_owned() })
+                .into_iter()
+                .collect(),
         };
         let key = keys::deployment(&record.name, number);
         let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");

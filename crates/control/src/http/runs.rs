@@ -51,6 +51,18 @@ pub async fn start(
     Err(contended(&format!("runs of app {app}")).into())
 }
 
+/// Builds, release commands, jobs and one-off commands that go on, oldest first.
+pub async fn list(State(control): State<Control>, named: Named) -> Answer<Vec<Run>> {
+    let app: AppName = named.get("app")?;
+    control.status_of(&app)?;
+    let mut runs: Vec<Run> = control.read(|world| {
+        let runs = world.runs.values().map(|held| &held.value);
+        runs.filter(|run| run.app == app && !run.has_ended()).cloned().collect()
+    });
+    runs.sort_by_key(|run| run.at);
+    Ok(Json(runs))
+}
+
 impl Control {
     /// Records a run if nobody else took its id.
     pub(crate) async fn create_run(&self, run: &Run) -> Result<Committed, ErrorBody> {

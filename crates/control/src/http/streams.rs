@@ -13,6 +13,7 @@ use rung_api::client::{fill, log_query};
 use rung_api::wire::{LogLine, LogQuery};
 use rung_api::{Address, Client, Code, ErrorBody, attach, paths, sse};
 use rung_model::{AppName, NodeId, RunId};
+use rung_planner::World;
 use tokio::sync::mpsc;
 
 use super::Refused;
@@ -21,6 +22,9 @@ use crate::shared::Control;
 
 /// A stream that says nothing for this long gets a comment, so that a dead connection is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How many of the names that exist are told beside one that does not.
+const NAMED_MAX: usize = 8;
 
 /// A node that has the run it is to attach to needs no longer to know of it.
 const ATTACH_WAIT: Duration = Duration::from_secs(30);
@@ -58,7 +62,8 @@ pub async fn logs(
 ) -> Result<Response, Refused> {
     let app: AppName = named.get("app")?;
     control.status_of(&app)?;
-    let query = LogQuery { app: Some(app), ..query };
+    let query = LogQuery { app: Some(app.clone()), ..query };
+    control.refuse_unknown_source(&app, &query).await?;
     let path = format!("{}?{}", paths::AGENT_LOGS, log_query(&query));
     let (lines, received) = mpsc::channel(256);
     for agent in control.agents(|_| true) {
@@ -69,6 +74,61 @@ pub async fn logs(
         tokio::spawn(pass_on(stream, lines.clone()));
     }
     Ok(event_stream(received))
+}
+
+impl Control {
+    /// Nothing is what a wrong name shows, and that looks like silence.
+    async fn refuse_unknown_source(&self, app: &AppName, query: &LogQuery) -> Result<(), ErrorBody> {
+        let Some(unknown) = self.read(|world| unknown_source(world, app, query)) else { return Ok(()) };
+        // What the server has forgotten may have left its log.
+        let any = LogQuery { follow: false, since: None, tail: Some(1), ..query.clone() };
+        let path = format!("{}?{}", paths::AGENT_LOGS, log_query(&any));
+        for agent in self.agents(|_| true) {
+            if let Ok(mut lines) = agent.stream::<LogLine>(&path).await
+                && let Some(Ok(_)) = lines.next().await
+            {
+                return Ok(());
+            }
+        }
+        Err(unknown)
+    }
+}
+
+/// What the query names and the server does not know, with what there is.
+fn unknown_source(world: &World, app: &AppName, query: &LogQuery) -> Option<ErrorBody> {
+    if let Some(run) = query.run.as_ref().filter(|run| !world.runs.contains_key(run)) {
+        let mut runs: Vec<_> = world.runs.values().filter(|held| held.value.app == *app).collect();
+        runs.sort_by_key(|held| std::cmp::Reverse(held.value.at));
+        let newest = listed(runs.into_iter().take(NAMED_MAX).map(|held| held.value.id.to_string()));
+        let message = format!("app {app} has no run {run}; the newest are {newest}");
+        return Some(ErrorBody::new(Code::NotFound, message));
+    }
+    let files = || world.releases.get(app).into_iter().flatten().map(|(_, held)| &held.value.file);
+    if let Some(service) = query.service.as_ref()
+        && !files().any(|file| file.services.contains_key(service))
+    {
+        let services = files().next_back().into_iter().flat_map(|file| file.services.keys());
+        let message = format!(
+            "app {app} has no service {service}; it has {}",
+            listed(services.map(ToString::to_string))
+        );
+        return Some(ErrorBody::new(Code::NotFound, message));
+    }
+    let instance = query.instance.as_ref()?;
+    let assigned = world.assignments.values().flat_map(|held| &held.value.instances);
+    let mut own: Vec<_> = assigned.filter(|(_, assigned)| assigned.app == *app).map(|(id, _)| id).collect();
+    if own.contains(&instance) {
+        return None;
+    }
+    own.truncate(NAMED_MAX);
+    let there = listed(own.into_iter().map(ToString::to_string));
+    let message = format!("app {app} has no instance {instance}; there are {there}");
+    Some(ErrorBody::new(Code::NotFound, message).hint("`rung ps` lists the instances"))
+}
+
+fn listed(names: impl Iterator<Item = String>) -> String {
+    let names = names.collect::<Vec<_>>().join(", ");
+    if names.is_empty() { "none".to_owned() } else { names }
 }
 
 async fn pass_on(mut from: rung_api::client::EventStream<LogLine>, to: mpsc::Sender<String>) {

@@ -43,6 +43,14 @@ impl AppFileErrors {
         &self.errors
     }
 
+    /// With the path by which a person knows the file, in place of its bare name.
+    #[must_use]
+    pub fn named(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.file);
+        self.errors.iter_mut().for_each(|error| path.clone_into(&mut error.file));
+        self
+    }
+
     pub fn file(&self) -> &str {
         &self.file
     }
