@@ -244,6 +244,9 @@ const ADOPTION_WAIT: Duration = Duration::from_secs(2);
 /// A fetch that failed is tried again after so long.
 const FETCH_PAUSE: Duration = Duration::from_secs(2);
 
+/// Artifacts and releases that something here still needs.
+type Kept = (BTreeSet<Digest>, BTreeSet<(AppName, ReleaseNumber)>);
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Converge {
@@ -260,7 +263,7 @@ pub struct Converge {
     /// Reported: as far as everything is begun that was asked for, and every purge is finished.
     acknowledged: Generation,
     /// What the driver was told to keep; it is told at least once, for it may hold what an earlier agent left.
-    kept: Option<(BTreeSet<Digest>, BTreeSet<(AppName, ReleaseNumber)>)>,
+    kept: Option<Kept>,
     shutting_down: bool,
     changed: Option<Urgency>,
     reported: Option<Duration>,

@@ -227,7 +227,7 @@ fn a_one_off_command_that_is_quicker_than_its_reader_loses_nothing() {
     world.release(1, &[("web", worker("sleep 1000"))], &[("x", "")]);
     world.start_run("shop-run-1", one_off("echo quick", None), MINUTE);
     let exit = world.data().join("runs/shop-run-1/main/exit.json");
-    support::eventually("the command did not end", || exit.exists());
+    eventually("the command did not end", || exit.exists());
     assert_eq!(converse(&world, "shop-run-1", Vec::new()).0, "quick\n");
     world.await_run("shop-run-1");
 }
