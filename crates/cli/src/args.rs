@@ -96,6 +96,9 @@ pub struct UpArgs {
     /// Where apps are served [default: 127.0.0.1:8080, or the next free port]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
+    /// Serve apps over TLS too [without ADDR: 127.0.0.1:8443, or the next free port]
+    #[arg(long, value_name = "ADDR", num_args = 0..=1)]
+    pub https: Option<Option<String>>,
     /// The global `--api`: where the API is served; `None`: 127.0.0.1:7864, or the next free port.
     #[arg(skip)]
     pub api: Option<String>,
@@ -106,6 +109,7 @@ pub struct UpArgs {
 
 impl UpArgs {
     pub const HTTP: &str = "127.0.0.1:8080";
+    pub const HTTPS: &str = "127.0.0.1:8443";
     /// RUNG on a keypad.
     pub const API: &str = "127.0.0.1:7864";
 }

@@ -12,6 +12,11 @@ use rung_api::Address;
 pub struct Config {
     /// Inherited listening sockets.
     pub listen: Vec<RawFd>,
+    /// Inherited listening sockets whose connections begin with a TLS handshake.
+    pub https: Vec<RawFd>,
+    pub redirect: RedirectSetting,
+    /// How long browsers shall remember that a host with a certificate of its own is for HTTPS only.
+    pub hsts: Option<Duration>,
     /// Where documents, the control socket and the access log are.
     pub directory: PathBuf,
     pub api: Address,
@@ -30,11 +35,23 @@ pub enum AccessLogSetting {
     Off,
 }
 
+/// What becomes of a plain request to a host that has a certificate of its own, when HTTPS is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedirectSetting {
+    Off,
+    /// To the port that is listened on.
+    On,
+    /// To the port by which clients reach it, where something forwards.
+    Port(u16),
+}
+
 /// How long and how much.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// From a request's first byte to the end of its head.
     pub head: Duration,
+    /// From a connection's first byte to the end of its TLS handshake.
+    pub handshake: Duration,
     /// Between two requests of a connection, and before its first.
     pub idle: Duration,
     pub connect: Duration,
@@ -53,6 +70,8 @@ impl Default for Limits {
         Self {
             // A head is a packet or two; a slower client is an attack or lost.
             head: Duration::from_secs(15),
+            // Two round trips, on a bad mobile network too.
+            handshake: Duration::from_secs(10),
             // Above the 60 s that load balancers in front keep connections, so that they close first.
             idle: Duration::from_secs(75),
             // Instances are on this machine or beside it.
@@ -81,7 +100,8 @@ pub enum ConfigError {
 impl Config {
     /// Reads `--name value` pairs. The token comes from `RUNG_TOKEN`, where other users can't see it.
     pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
-        let mut listen = Vec::new();
+        let (mut listen, mut https) = (Vec::new(), Vec::new());
+        let (mut redirect, mut hsts) = (RedirectSetting::On, None);
         let (mut directory, mut api) = (None, None);
         let mut proxy = "ingress".to_owned();
         let mut threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -102,6 +122,20 @@ impl Config {
                 "--listen-fd" => {
                     listen.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?)
                 }
+                "--https-fd" => https.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?),
+                "--redirect" => {
+                    redirect = match value.as_str() {
+                        "on" => RedirectSetting::On,
+                        "off" => RedirectSetting::Off,
+                        port => RedirectSetting::Port(
+                            port.parse().map_err(|_| invalid(&"write on, off or a port"))?,
+                        ),
+                    }
+                }
+                "--hsts-s" => {
+                    let seconds = value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?;
+                    hsts = Some(Duration::from_secs(seconds));
+                }
                 "--data" => directory = Some(PathBuf::from(value)),
                 "--api" => {
                     api = Some(value.parse().map_err(|e: rung_api::client::InvalidAddress| invalid(&e))?)
@@ -121,6 +155,7 @@ impl Config {
                     }
                 }
                 "--trust" => trusted = TrustedProxies::parse(value).map_err(|e| invalid(&e))?,
+                "--handshake-timeout-ms" => limits.handshake = millis()?,
                 "--head-timeout-ms" => limits.head = millis()?,
                 "--idle-timeout-ms" => limits.idle = millis()?,
                 "--connect-timeout-ms" => limits.connect = millis()?,
@@ -136,6 +171,9 @@ impl Config {
         }
         Ok(Self {
             listen,
+            https,
+            redirect,
+            hsts,
             directory: directory.ok_or(ConfigError::Missing("--data, the directory of the ingress"))?,
             api: api.ok_or(ConfigError::Missing("--api, the address of the server"))?,
             token: std::env::var("RUNG_TOKEN").ok().filter(|token| !token.is_empty()),

@@ -51,6 +51,9 @@ pub struct Status {
     pub ready: bool,
     pub draining: bool,
     pub connections: u64,
+    /// So many of its listening sockets, the last ones, are for HTTPS.
+    #[serde(default)]
+    pub https: usize,
 }
 
 /// The serving side.

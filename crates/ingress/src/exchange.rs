@@ -19,6 +19,7 @@ use crate::pool::Assurance;
 use crate::receive::{End, Receive, Watch};
 use crate::relay::{Encoding, Relay, RelayError, write_all};
 use crate::response::ClientConnection;
+use crate::stream::ClientStream;
 use crate::timer::Timer;
 use crate::tunnel::tunnel;
 use crate::worker::{Choice, Chosen, Worker};
@@ -66,9 +67,9 @@ enum RequestBody {
 
 /// See the module's text.
 #[derive(Debug)]
-pub(crate) struct Exchange<'c> {
+pub(crate) struct Exchange<'c, S> {
     pub(crate) worker: &'c Worker,
-    pub(crate) client: &'c mut TcpStream,
+    pub(crate) client: &'c mut S,
     /// Holds what follows the request's head.
     pub(crate) buffer: &'c mut Buffer,
     pub(crate) request: &'c Request,
@@ -78,7 +79,7 @@ pub(crate) struct Exchange<'c> {
     pub(crate) record: &'c mut Record,
 }
 
-impl Exchange<'_> {
+impl<S: ClientStream> Exchange<'_, S> {
     pub(crate) async fn run(mut self) -> After {
         if self.request.upgrade && !self.buffer.is_empty() {
             let why = "bytes follow the request to upgrade before it was answered";
@@ -309,19 +310,19 @@ pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
 }
 
 /// Lets the client see that the answer is not whole, also where only the connection's end would tell.
-fn break_off(client: &TcpStream) {
+fn break_off(client: &impl ClientStream) {
     // The connection is lost anyway; at worst it ends politely.
-    let _ = socket2::SockRef::from(client).set_linger(Some(Duration::ZERO));
+    client.with_socket(|socket| drop(socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO))));
 }
 
-async fn send_whole(
-    client: &mut TcpStream,
+async fn send_whole<S: ClientStream>(
+    client: &mut S,
     instance: &mut TcpStream,
     buffer: &mut Buffer,
     head: &[u8],
     receive: Receive<'_>,
 ) -> End {
-    let (mut client_reader, mut client_writer) = client.split();
+    let (mut client_reader, mut client_writer) = client.halves();
     let (mut instance_reader, mut instance_writer) = instance.split();
     let stall = receive.worker.limits().stall;
     match write_all(&mut instance_writer, receive.timer, stall, head, &[]).await {
@@ -337,14 +338,14 @@ async fn send_whole(
 /// Sends the body as it comes while the answer is already awaited: it may come before the body's end.
 ///
 /// Also says whether nothing of the body was taken, so that it could be sent again.
-async fn send_streamed(
-    client: &mut TcpStream,
+async fn send_streamed<S: ClientStream>(
+    client: &mut S,
     instance: &mut TcpStream,
     buffer: &mut Buffer,
     head: &[u8],
     receive: Receive<'_>,
 ) -> (End, bool) {
-    let (mut client_reader, mut client_writer) = client.split();
+    let (mut client_reader, mut client_writer) = client.halves();
     let (mut instance_reader, mut instance_writer) = instance.split();
     let (worker, request, timer) = (receive.worker, receive.request, receive.timer);
     let (uploaded, status, response_timeout) = (receive.uploaded, receive.status, receive.response_timeout);
@@ -364,7 +365,8 @@ async fn send_streamed(
     };
     let end = {
         let mut upload = pin!(relay.run(&mut client_reader, &mut instance_writer));
-        let mut download = pin!(receive.run(&mut instance_reader, &mut client_writer, None));
+        let mut download =
+            pin!(receive.run(&mut instance_reader, &mut client_writer, None::<Watch<'_, S::Reader<'_>>>));
         let mut is_uploading = true;
         poll_fn(|cx| {
             if is_uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {

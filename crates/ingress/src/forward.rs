@@ -7,15 +7,17 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use crate::access_log::Record;
+use crate::body::Framing;
 use crate::buffer::Buffer;
 use crate::error_page::{self, Failure};
 use crate::exchange::{After, Exchange};
 use crate::head::{self, HEAD_MAX, Request, Sender};
+use crate::redirect;
 use crate::relay::write_all;
 use crate::response::ClientConnection;
+use crate::stream::ClientStream;
 use crate::timer::Timer;
 use crate::worker::Worker;
 
@@ -24,9 +26,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A head and the empty line that may come before it.
 const BUFFER_MAX: usize = HEAD_MAX + 4;
 
-struct Connection {
+struct Connection<S> {
     worker: Rc<Worker>,
-    stream: TcpStream,
+    stream: S,
     peer: IpAddr,
     /// The same, spelled.
     address: String,
@@ -43,9 +45,7 @@ enum Next {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: IpAddr) {
-    // Without it the last part of an answer waits for an acknowledgement; a failure costs only that.
-    let _ = stream.set_nodelay(true);
+pub(crate) async fn serve<S: ClientStream>(worker: Rc<Worker>, stream: S, peer: IpAddr) {
     let timer = worker.timers.timer();
     let mut connection = Connection {
         worker,
@@ -77,7 +77,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: IpAddr) {
     connection.worker.buffers.take_output_back(head);
 }
 
-impl Connection {
+impl<S: ClientStream> Connection<S> {
     /// Waits for a request; its head for the instance is in `out` afterwards.
     async fn next(&mut self, out: &mut Vec<u8>) -> Next {
         if self.buffer.is_empty() {
@@ -104,7 +104,7 @@ impl Connection {
         self.timer.arm(self.worker.limits().idle);
         let mut is_last = false;
         poll_fn(|cx| {
-            if self.stream.poll_read_ready(cx).is_ready() {
+            if self.stream.poll_readable(cx).is_ready() {
                 return Poll::Ready(true);
             }
             if self.worker.is_draining() && !is_last {
@@ -125,7 +125,12 @@ impl Connection {
         loop {
             // A head is parsed again only when a line of it has ended: a slow sender costs little.
             if is_news || self.buffer.is_full(BUFFER_MAX) {
-                let sender = Sender { ip: self.peer, address: &self.address, trusted: self.worker.trusted() };
+                let sender = Sender {
+                    ip: self.peer,
+                    address: &self.address,
+                    scheme: S::SCHEME,
+                    trusted: self.worker.trusted(),
+                };
                 match head::read(self.buffer.filled(), &mut self.request, out, &sender) {
                     Ok(Some(length)) => {
                         self.buffer.consume(length);
@@ -155,7 +160,31 @@ impl Connection {
         }
     }
 
+    /// Answers a plain request to a host that is for HTTPS.
+    async fn redirect(&mut self, port: u16, head: &[u8]) -> After {
+        let has_body = !matches!(self.request.body(), Framing::None | Framing::Length(0));
+        let may_keep = self.request.keep_alive && !has_body && !self.worker.is_draining();
+        let connection = if may_keep { ClientConnection::KeepAlive } else { ClientConnection::Close };
+        let mut out = self.worker.buffers.lend_output();
+        redirect::write(&mut out, &self.request, head, port, connection);
+        let record = Record { status: 308, started: Some(Instant::now()), ..Record::default() };
+        self.worker.log.add(self.peer, &self.request, &record);
+        let written = write_all(&mut self.stream, &self.timer, self.worker.limits().stall, &out, &[]).await;
+        self.worker.buffers.take_output_back(out);
+        match (written, connection) {
+            (Err(_), _) => After::Drop,
+            (Ok(()), ClientConnection::KeepAlive) => After::KeepAlive,
+            (Ok(()), ClientConnection::Close) => After::Close,
+        }
+    }
+
     async fn exchange(&mut self, head: &mut Vec<u8>) -> After {
+        if let Some(https) = self.worker.https() {
+            if let Some(port) = https.redirect(&self.request) {
+                return self.redirect(port, head).await;
+            }
+            self.request.hsts_s = https.hsts_s(&self.request);
+        }
         let mut record = Record { started: Some(Instant::now()), ..Record::default() };
         let exchange = Exchange {
             worker: &self.worker,

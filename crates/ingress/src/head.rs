@@ -11,6 +11,7 @@ use httparse::{Header, Status};
 
 use crate::body::Framing;
 use crate::config::TrustedProxies;
+use crate::stream::Scheme;
 
 /// Larger heads are refused with 431. Browsers and load balancers stay below.
 pub(crate) const HEAD_MAX: usize = 32 * 1024;
@@ -43,6 +44,10 @@ pub(crate) struct Request {
     /// The connection shall become something else, and the request may ask for that.
     pub(crate) upgrade: bool,
     pub(crate) wants_json: bool,
+    /// How the client sent it, by the word of a trusted proxy where one is in front.
+    pub(crate) scheme: Scheme,
+    /// For the answer: how many seconds browsers shall remember to come by HTTPS only.
+    pub(crate) hsts_s: Option<u64>,
 }
 
 impl Request {
@@ -57,6 +62,8 @@ impl Request {
         self.expects_continue = false;
         self.upgrade = false;
         self.wants_json = false;
+        self.scheme = Scheme::Http;
+        self.hsts_s = None;
     }
 
     pub(crate) fn body(&self) -> Framing {
@@ -80,6 +87,7 @@ pub(crate) struct Sender<'a> {
     pub(crate) ip: IpAddr,
     /// The same, spelled: once per connection rather than per request.
     pub(crate) address: &'a str,
+    pub(crate) scheme: Scheme,
     pub(crate) trusted: &'a TrustedProxies,
 }
 
@@ -185,6 +193,7 @@ fn examine<'h>(
     request.upgrade = upgrade.is_some();
     request.framing = Some(framing);
     request.wants_json = seen.wants_json;
+    request.scheme = if is_trusted && seen.forwarded_https { Scheme::Https } else { sender.scheme };
     request.method.push_str(method);
     request.path.push_str(target.split('?').next().unwrap_or_default());
     lower_host(authority, &mut request.host)?;
@@ -211,6 +220,7 @@ struct Seen<'h> {
     upgrade: Option<&'h [u8]>,
     expects_continue: bool,
     wants_json: bool,
+    forwarded_https: bool,
     id: Option<&'h str>,
 }
 
@@ -237,6 +247,9 @@ impl<'h> Seen<'h> {
                 return Err(Rejection { status: 417, why: "the only expectation served is 100-continue" });
             }
             Name::Accept => self.wants_json |= contains(header.value, b"application/json"),
+            Name::Forwarding if header.name.eq_ignore_ascii_case("x-forwarded-proto") => {
+                self.forwarded_https = header.value.eq_ignore_ascii_case(b"https");
+            }
             Name::RequestId => self.id = std::str::from_utf8(header.value).ok(),
             _ => {}
         }
@@ -509,7 +522,7 @@ fn compose(
     }
     out.extend_from_slice(sender.address.as_bytes());
     if !said_proto {
-        out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
+        push(out, &[b"\r\nX-Forwarded-Proto: ", sender.scheme.name().as_bytes()]);
     }
     if !said_host {
         push(out, &[b"\r\nX-Forwarded-Host: ", facts.authority.as_bytes()]);

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use rung_model::Hold;
-use tokio::net::TcpStream;
+use tokio::io::AsyncRead;
 
 use crate::balance::ServiceLoad;
 use crate::buffer::Buffer;
@@ -43,10 +43,10 @@ impl Drop for Place<'_> {
 }
 
 /// Waits for the next table, at most until `hold.max_time` after `since`.
-pub(crate) async fn wait(
+pub(crate) async fn wait<R: AsyncRead + Unpin>(
     worker: &Worker,
     timer: &Timer,
-    client: &mut TcpStream,
+    client: &mut R,
     buffer: &mut Buffer,
     hold: &Hold,
     load: &ServiceLoad,

@@ -6,7 +6,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::tcp::ReadHalf;
 
 use crate::body::{Decoder, Framing};
 use crate::buffer::Buffer;
@@ -45,8 +44,8 @@ pub(crate) enum End {
 
 /// Looks after the client while the instance works: what it sends is kept, and its leaving is noticed.
 #[derive(Debug)]
-pub(crate) struct Watch<'a, 'c> {
-    pub(crate) reader: &'a mut ReadHalf<'c>,
+pub(crate) struct Watch<'a, C> {
+    pub(crate) reader: &'a mut C,
     pub(crate) buffer: &'a mut Buffer,
 }
 
@@ -74,15 +73,16 @@ enum Filled {
 }
 
 impl Receive<'_> {
-    pub(crate) async fn run<R, W>(
+    pub(crate) async fn run<R, W, C>(
         mut self,
         instance: &mut R,
         client: &mut W,
-        mut watch: Option<Watch<'_, '_>>,
+        mut watch: Option<Watch<'_, C>>,
     ) -> End
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
+        C: AsyncRead + Unpin,
     {
         if self.uploaded.get() {
             self.timer.arm(self.response_timeout);
@@ -101,15 +101,16 @@ impl Receive<'_> {
     }
 
     /// Reads heads until the final one, passing interim ones on.
-    async fn final_head<R, W>(
+    async fn final_head<R, W, C>(
         &mut self,
         instance: &mut R,
         client: &mut W,
-        watch: &mut Option<Watch<'_, '_>>,
+        watch: &mut Option<Watch<'_, C>>,
     ) -> Result<(Response, ClientConnection), End>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
+        C: AsyncRead + Unpin,
     {
         let mut interims = 0;
         loop {
@@ -173,10 +174,10 @@ impl Receive<'_> {
         written.map_err(|_| End::ClientGone)
     }
 
-    async fn fill<R: AsyncRead + Unpin>(
+    async fn fill<R: AsyncRead + Unpin, C: AsyncRead + Unpin>(
         &mut self,
         instance: &mut R,
-        watch: &mut Option<Watch<'_, '_>>,
+        watch: &mut Option<Watch<'_, C>>,
         interims: usize,
     ) -> Result<(), End> {
         let has_begun = !self.from_instance.is_empty() || interims > 0;

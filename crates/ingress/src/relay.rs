@@ -165,7 +165,8 @@ pub(crate) async fn write_all<W: AsyncWrite + Unpin>(
                 Poll::Pending => return Poll::Pending,
             }
         }
-        Poll::Ready(Ok(()))
+        // A socket has nothing to flush; TLS may hold records back.
+        Pin::new(&mut *writer).poll_flush(cx)
     });
     timer.arm(stall);
     match timer.limit(all).await {

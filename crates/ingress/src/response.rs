@@ -134,6 +134,7 @@ fn compose(
     // The answer to HEAD, or a 304, describes a body that is not sent.
     let describes = request.is_head() || response.status == 304;
     let mut said_length = false;
+    let mut said_hsts = request.hsts_s.is_none() || response.is_interim();
     for header in parsed.headers.iter() {
         let keep = match Name::of(header.name) {
             Name::Connection | Name::TransferEncoding => false,
@@ -144,11 +145,19 @@ fn compose(
                 said_length = true;
                 keep
             }
-            _ => !connection.lists(header.name),
+            _ => {
+                said_hsts = said_hsts || header.name.eq_ignore_ascii_case("strict-transport-security");
+                !connection.lists(header.name)
+            }
         };
         if keep {
             push(out, &[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
         }
+    }
+    if let Some(seconds) = request.hsts_s.filter(|_| !said_hsts) {
+        out.extend_from_slice(b"Strict-Transport-Security: max-age=");
+        push_number(out, seconds);
+        out.extend_from_slice(b"\r\n");
     }
     if is_upgrade {
         out.extend_from_slice(b"Connection: upgrade\r\n");

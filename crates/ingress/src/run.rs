@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,16 +15,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::access_log::{AccessLog, Writer};
-use crate::config::{AccessLogSetting, Config, ConfigError};
+use crate::certificates::Certificates;
+use crate::config::{AccessLogSetting, Config, ConfigError, RedirectSetting};
 use crate::control::{Facts, Server, Status};
+use crate::development::{AUTHORITY, AuthorityError, DevelopmentAuthority};
 use crate::documents::Documents;
 use crate::follow::{Follower, Following};
 use crate::sockets;
+use crate::stream::Scheme;
 use crate::table::Table;
-use crate::worker::{self, Applied, Phase, Shared, WorkerStart};
+use crate::worker::{self, Applied, Https, Listening, Phase, Shared, WorkerStart};
 
 /// With nothing on disk and no server in sight for so long, clients get an error page rather than silence.
 const START_WITHOUT_ROUTES: Duration = Duration::from_secs(5);
+/// Where pairs of certificates and keys lie, in the ingress's directory.
+const CERTIFICATES: &str = "certificates";
 /// A server answers at once; one that is gone or stopped notices the end by the silence.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Descriptors that are not for connections: logs, listeners, event loops, the server's connection.
@@ -41,6 +46,10 @@ pub enum RunError {
     Listener { number: i32, source: io::Error },
     #[error("starting the ingress: {act}")]
     Start { act: &'static str, source: io::Error },
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error("preparing TLS")]
+    Tls(#[from] rustls::Error),
     #[error("an ingress thread ended")]
     Thread(#[source] io::Error),
     #[error("an ingress thread panicked; what it said is above")]
@@ -61,20 +70,15 @@ pub fn run_process(args: &[String]) -> Result<(), RunError> {
     let open_max = raise_descriptor_limit();
     std::fs::create_dir_all(&config.directory)
         .map_err(|source| RunError::Directory { path: config.directory.clone(), source })?;
-    let listeners = config
-        .listen
-        .iter()
-        .map(|number| {
-            let number = *number;
-            sockets::inherited_listener(number).map_err(|source| RunError::Listener { number, source })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut listeners = listening(&config.listen, Scheme::Http)?;
+    let https = prepare_https(&config)?;
+    listeners.extend(https.sockets);
     let (log, writer) = open_log(&config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(Default::default())
         .map_err(start_error("making a runtime"))?;
-    let shared = Arc::new(Shared::new(config, open_max));
+    let shared = Arc::new(Shared::new(config, https.serving, open_max));
     let result = runtime.block_on(Process { shared, listeners, log }.run(ready.file));
     // Tasks hold ways to the log; with the runtime they end.
     drop(runtime);
@@ -82,6 +86,44 @@ pub fn run_process(args: &[String]) -> Result<(), RunError> {
         writer.finish();
     }
     result
+}
+
+/// Plain sockets come first, so that the control socket can tell them apart by a number.
+fn listening(numbers: &[RawFd], scheme: Scheme) -> Result<Vec<Listening>, RunError> {
+    let take = |number: &RawFd| {
+        let number = *number;
+        let socket = sockets::inherited_listener(number);
+        let socket = socket.map_err(|source| RunError::Listener { number, source })?;
+        Ok(Listening { scheme, socket })
+    };
+    numbers.iter().map(take).collect()
+}
+
+struct PreparedHttps {
+    sockets: Vec<Listening>,
+    serving: Option<Https>,
+}
+
+fn prepare_https(config: &Config) -> Result<PreparedHttps, RunError> {
+    let sockets = listening(&config.https, Scheme::Https)?;
+    let Some(first) = sockets.first() else { return Ok(PreparedHttps { sockets, serving: None }) };
+    let port = first.socket.local_addr().map_err(start_error("asking where HTTPS is served"))?.port();
+    let authority = DevelopmentAuthority::ensure(&config.directory.join(AUTHORITY))?;
+    let directory = config.directory.join(CERTIFICATES);
+    let certificates = Certificates::open(directory.clone(), authority)
+        .map_err(|source| RunError::Directory { path: directory, source })?;
+    let certificates = Arc::new(certificates);
+    let serving = Https {
+        tls: Arc::new(certificates.clone().server_config()?),
+        certificates,
+        redirect_port: match config.redirect {
+            RedirectSetting::Off => None,
+            RedirectSetting::On => Some(port),
+            RedirectSetting::Port(port) => Some(port),
+        },
+        hsts_s: config.hsts.map(|time| time.as_secs()),
+    };
+    Ok(PreparedHttps { sockets, serving: Some(serving) })
 }
 
 struct Ready {
@@ -133,7 +175,7 @@ fn open_log(config: &Config) -> (AccessLog, Option<Writer>) {
 
 struct Process {
     shared: Arc<Shared>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listening>,
     log: AccessLog,
 }
 
@@ -168,10 +210,14 @@ impl Process {
         drop((table_changes, applied, end));
         let follower = Follower::new(self.shared.clone(), documents, tables, following);
         let following_task = tokio::task::spawn_local(follower.run(applied_events));
+        if let Some(https) = self.shared.https() {
+            tokio::spawn(https.certificates.clone().follow());
+        }
         drop(self.log);
+        let count = self.listeners.iter().filter(|listening| listening.scheme == Scheme::Https).count();
         let facts = Rc::new(Facts {
-            status: status(self.shared, followed.clone(), phases),
-            listeners: self.listeners,
+            status: status(self.shared, count, followed.clone(), phases),
+            listeners: self.listeners.into_iter().map(|listening| listening.socket).collect(),
             drain: Notify::new(),
         });
         let told = facts.clone();
@@ -230,7 +276,7 @@ impl Process {
     ) -> Result<Vec<Thread>, RunError> {
         let mut threads = Vec::new();
         for index in 0..self.shared.config.threads {
-            let listeners = self.listeners.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>();
+            let listeners = self.listeners.iter().map(Listening::try_clone).collect::<Result<Vec<_>, _>>();
             let start = WorkerStart {
                 index,
                 shared: self.shared.clone(),
@@ -272,6 +318,7 @@ async fn leave(config: &Config) {
 
 fn status(
     shared: Arc<Shared>,
+    https: usize,
     followed: watch::Receiver<Following>,
     phase: watch::Receiver<Phase>,
 ) -> Box<dyn Fn() -> Status> {
@@ -286,6 +333,7 @@ fn status(
             ready: following.is_ready && phase == Phase::Serving,
             draining: phase == Phase::Draining,
             connections: shared.open() as u64,
+            https,
         }
     })
 }

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Limits;
 use crate::control::{Control, Status};
+use crate::development::{AUTHORITY, AuthorityError, DevelopmentAuthority};
 use crate::listeners::{PORTS_TRIED, bind, bind_next_free};
 
 /// After the first restart, which is at once.
@@ -46,14 +47,49 @@ const MESSAGES_MAX: u64 = 1_000_000;
 /// Polling alternates between these names, so that an ingress and its successor are two to the server.
 const PROXY_NAMES: [&str; 2] = ["ingress", "ingress-2"];
 
+/// Where connections are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    pub address: SocketAddr,
+    /// When the port is taken: use the next free one and say so, instead of failing.
+    pub next_free: bool,
+}
+
+impl Listen {
+    /// Takes one of the sockets over that an earlier ingress had, or binds.
+    fn open(self, living: Vec<TcpListener>, option: &'static str) -> Result<TcpListener, SupervisorError> {
+        let bind_error = |source| SupervisorError::Bind { address: self.address, option, source };
+        match living.into_iter().find(|listener| self.fits(listener)) {
+            Some(listener) => Ok(listener),
+            None if self.next_free => bind_next_free(self.address).map_err(bind_error),
+            None => bind(self.address).map_err(bind_error),
+        }
+    }
+
+    /// Whether an inherited socket listens where it shall.
+    fn fits(self, listener: &TcpListener) -> bool {
+        let Ok(address) = listener.local_addr() else { return false };
+        let wanted = self.address;
+        let above = address.port().wrapping_sub(wanted.port());
+        address.ip() == wanted.ip()
+            && (wanted.port() == 0 || above == 0 || (self.next_free && above < PORTS_TRIED))
+    }
+
+    fn remark(self, served: SocketAddr) -> Option<String> {
+        let wanted = self.address.port();
+        let is_other = wanted != 0 && served.port() != wanted;
+        is_other.then(|| format!("port {wanted} is taken; serving on {served}"))
+    }
+}
+
 /// What the supervisor needs to know.
 #[derive(Debug, Clone)]
 pub struct SupervisorConfig {
     /// The binary that is started as `program ingress …`.
     pub program: PathBuf,
-    pub http: SocketAddr,
-    /// When the port is taken: use the next free one and say so, instead of failing.
-    pub next_free: bool,
+    pub http: Listen,
+    /// Not served unless asked for.
+    pub https: Option<Listen>,
     pub api: Address,
     /// The ingress's own directory: documents, control socket, logs.
     pub data: PathBuf,
@@ -65,8 +101,10 @@ pub struct SupervisorConfig {
 pub enum SupervisorError {
     #[error("making the ingress's directory {path}")]
     Directory { path: PathBuf, source: io::Error },
-    #[error("listening on {address}; choose another address with --http ADDR")]
-    Bind { address: SocketAddr, source: io::Error },
+    #[error("listening on {address}; choose another address with {option} ADDR")]
+    Bind { address: SocketAddr, option: &'static str, source: io::Error },
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
 }
 
 /// See the module's text.
@@ -76,7 +114,8 @@ pub struct Supervisor {
     directory: PathBuf,
     listener: TcpListener,
     http: SocketAddr,
-    remark: Option<String>,
+    https: Option<(TcpListener, SocketAddr)>,
+    remarks: Vec<String>,
     /// The ingress of an earlier process, which serves until ours does.
     earlier: Option<Earlier>,
     proxy: usize,
@@ -93,23 +132,27 @@ impl Supervisor {
         std::fs::create_dir_all(&directory)
             .map_err(|source| SupervisorError::Directory { path: directory.clone(), source })?;
         let mut earlier = None;
-        let mut taken = None;
+        let mut sockets = Sockets::default();
         let mut proxy = 0;
         if let Ok(living) = meet(&directory) {
-            taken = living.listeners.into_iter().find(|listener| fits(listener, &config));
+            sockets = living.sockets;
             proxy = usize::from(living.status.proxy == PROXY_NAMES[0]);
             earlier = Some(Earlier { control: living.control, pid: living.status.pid });
         }
-        let bind_error = |source| SupervisorError::Bind { address: config.http, source };
-        let listener = match taken {
-            Some(listener) => listener,
-            None if config.next_free => bind_next_free(config.http).map_err(bind_error)?,
-            None => bind(config.http).map_err(bind_error)?,
-        };
-        let http = listener.local_addr().map_err(bind_error)?;
-        let is_other = config.http.port() != 0 && http.port() != config.http.port();
-        let remark = is_other.then(|| format!("port {} is taken; serving on {http}", config.http.port()));
-        Ok(Self { config, directory, listener, http, remark, earlier, proxy, arguments: Vec::new() })
+        let listener = config.http.open(sockets.http, "--http")?;
+        let http = address_of(&listener, config.http, "--http")?;
+        let mut remarks: Vec<String> = config.http.remark(http).into_iter().collect();
+        let mut https = None;
+        if let Some(listen) = config.https {
+            let listener = listen.open(sockets.https, "--https")?;
+            let address = address_of(&listener, listen, "--https")?;
+            remarks.extend(listen.remark(address));
+            // Here rather than in the ingress, so that a person is told when it can't be kept.
+            DevelopmentAuthority::ensure(&directory.join(AUTHORITY))?;
+            https = Some((listener, address));
+        }
+        let arguments = Vec::new();
+        Ok(Self { config, directory, listener, http, https, remarks, earlier, proxy, arguments })
     }
 
     /// Further arguments for the ingress, as `rung ingress` takes them.
@@ -124,9 +167,20 @@ impl Supervisor {
         self.http
     }
 
+    /// Where requests over TLS are served, if they are.
+    pub fn https(&self) -> Option<SocketAddr> {
+        self.https.as_ref().map(|(_, address)| *address)
+    }
+
+    /// The certificate that a browser must trust to take those of `localhost` and its subdomains.
+    pub fn development_certificate(&self) -> Option<PathBuf> {
+        let authority = self.directory.join(AUTHORITY);
+        self.https.as_ref().map(|_| DevelopmentAuthority::certificate(&authority))
+    }
+
     /// What the person should know: that another port was taken.
-    pub fn remark(&self) -> Option<&str> {
-        self.remark.as_deref()
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// Keeps an ingress running until `shutdown` says true; then lets it drain and returns.
@@ -190,7 +244,12 @@ impl Supervisor {
             // Ctrl-C is for the supervisor, which drains it in order.
             .process_group(0)
             .kill_on_drop(false);
-        pass_on(&mut command, [listen, ready]);
+        let mut descriptors = vec![listen, ready];
+        if let Some((listener, _)) = &self.https {
+            command.args(["--https-fd", &listener.as_raw_fd().to_string()]);
+            descriptors.push(listener.as_raw_fd());
+        }
+        pass_on(&mut command, descriptors);
         let child = command.spawn()?;
         Ok((child, receiver))
     }
@@ -215,7 +274,10 @@ impl Supervisor {
         let ended = tokio::select! {
             is_ready = is_ready => {
                 if is_ready {
-                    say(format!("the ingress serves on {}", self.http));
+                    say(match &self.https {
+                        Some((_, https)) => format!("the ingress serves on {}, with TLS on {https}", self.http),
+                        None => format!("the ingress serves on {}", self.http),
+                    });
                     self.relieve_earlier(say);
                 }
                 child.wait().await
@@ -283,30 +345,36 @@ impl Earlier {
 
 struct Living {
     control: Control,
-    listeners: Vec<TcpListener>,
+    sockets: Sockets,
     status: Status,
+}
+
+#[derive(Debug, Default)]
+struct Sockets {
+    http: Vec<TcpListener>,
+    https: Vec<TcpListener>,
 }
 
 fn meet(directory: &Path) -> io::Result<Living> {
     let control = Control::connect(directory)?;
     let status = control.status()?;
-    let listeners = control.listeners()?;
-    Ok(Living { control, listeners, status })
+    let mut http = control.listeners()?;
+    let https = http.split_off(http.len().saturating_sub(status.https));
+    Ok(Living { control, sockets: Sockets { http, https }, status })
 }
 
-/// Whether an inherited socket listens where it shall.
-fn fits(listener: &TcpListener, config: &SupervisorConfig) -> bool {
-    let Ok(address) = listener.local_addr() else { return false };
-    let wanted = config.http;
-    let above = address.port().wrapping_sub(wanted.port());
-    address.ip() == wanted.ip()
-        && (wanted.port() == 0 || above == 0 || (config.next_free && above < PORTS_TRIED))
+fn address_of(
+    listener: &TcpListener,
+    listen: Listen,
+    option: &'static str,
+) -> Result<SocketAddr, SupervisorError> {
+    listener.local_addr().map_err(|source| SupervisorError::Bind { address: listen.address, option, source })
 }
 
 /// Lets the child inherit these descriptors, and no other child of this process.
-fn pass_on(command: &mut Command, descriptors: [RawFd; 2]) {
+fn pass_on(command: &mut Command, descriptors: Vec<RawFd>) {
     let keep = move || {
-        for number in descriptors {
+        for &number in &descriptors {
             #[allow(unsafe_code)]
             // SAFETY: the descriptor is open in the parent until the spawn has returned, and so in its fork.
             let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::stream::ClientStream;
 use crate::timer::Timer;
 use crate::worker::Worker;
 
@@ -17,9 +18,9 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 /// Sends the answer's head and what came with it, then copies. Returns the bytes that went to the client.
 ///
 /// When the ingress drains, a tunnel has the grace of upgraded connections to end, then it is closed.
-pub(crate) async fn tunnel(
+pub(crate) async fn tunnel<S: ClientStream>(
     worker: &Worker,
-    client: &mut TcpStream,
+    client: &mut S,
     mut instance: TcpStream,
     timer: &Timer,
     head: &[u8],
@@ -28,17 +29,20 @@ pub(crate) async fn tunnel(
     timer.arm(worker.limits().stall);
     let begin = async {
         client.write_all(head).await?;
-        client.write_all(leftover).await
+        client.write_all(leftover).await?;
+        client.flush().await
     };
     if !matches!(timer.limit(begin).await, Ok(Ok(()))) {
         return 0;
     }
     timer.disarm();
-    for stream in [&*client, &instance] {
+    let look_after = |stream: &TcpStream| {
         // Without it a vanished peer is noticed at the next byte only.
         let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
-    }
+    };
+    client.with_socket(look_after);
+    look_after(&instance);
     let mut copy = pin!(tokio::io::copy_bidirectional(client, &mut instance));
     let mut in_grace = false;
     let copied = poll_fn(|cx| {

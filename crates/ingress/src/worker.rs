@@ -5,24 +5,29 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rung_model::Hold;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::access_log::{AccessLog, LocalLog};
 use crate::balance::{InFlight, RetryBudget, ServiceLoad, Tried, pick};
 use crate::buffer::BufferPool;
+use crate::certificates::Certificates;
 use crate::config::{Config, Limits, TrustedProxies};
 use crate::error_page::Failure;
 use crate::exchange::is_out_of_descriptors;
 use crate::forward::serve;
+use crate::handshake::serve_tls;
 use crate::head::Request;
 use crate::pool::Pool;
+use crate::stream::Scheme;
 use crate::table::Table;
 use crate::timer::{TICK, Timers};
 
@@ -41,10 +46,48 @@ pub(crate) enum Phase {
     Draining,
 }
 
+/// How HTTPS is served.
+#[derive(Debug)]
+pub(crate) struct Https {
+    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) certificates: Arc<Certificates>,
+    /// Where plain requests are sent.
+    pub(crate) redirect_port: Option<u16>,
+    pub(crate) hsts_s: Option<u64>,
+}
+
+impl Https {
+    /// The port that a request shall come by instead.
+    pub(crate) fn redirect(&self, request: &Request) -> Option<u16> {
+        self.redirect_port.filter(|_| {
+            request.scheme == Scheme::Http && request.path != "*" && self.certificates.has_own(&request.host)
+        })
+    }
+
+    pub(crate) fn hsts_s(&self, request: &Request) -> Option<u64> {
+        // Not for the development authority's names: a browser would remember it for whatever runs there next.
+        self.hsts_s.filter(|_| request.scheme == Scheme::Https && self.certificates.has_own(&request.host))
+    }
+}
+
+/// A listening socket and what its connections begin with.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    pub(crate) scheme: Scheme,
+    pub(crate) socket: TcpListener,
+}
+
+impl Listening {
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { scheme: self.scheme, socket: self.socket.try_clone()? })
+    }
+}
+
 /// What all threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    https: Option<Https>,
     /// Open client connections, in all threads, and how many there may be.
     open: AtomicUsize,
     open_max: usize,
@@ -53,8 +96,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, open_max: usize) -> Self {
-        Self { config, open: AtomicUsize::new(0), open_max, knows_routes: AtomicBool::new(false) }
+    pub(crate) fn new(config: Config, https: Option<Https>, open_max: usize) -> Self {
+        Self { config, https, open: AtomicUsize::new(0), open_max, knows_routes: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn https(&self) -> Option<&Https> {
+        self.https.as_ref()
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -115,6 +162,10 @@ impl Worker {
 
     pub(crate) fn trusted(&self) -> &TrustedProxies {
         &self.shared.config.trusted
+    }
+
+    pub(crate) fn https(&self) -> Option<&Https> {
+        self.shared.https.as_ref()
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -182,7 +233,7 @@ impl Worker {
 pub(crate) struct WorkerStart {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) listeners: Vec<Listening>,
     pub(crate) tables: watch::Receiver<Arc<Table>>,
     pub(crate) applied: mpsc::UnboundedSender<Applied>,
     pub(crate) phase: watch::Receiver<Phase>,
@@ -219,8 +270,8 @@ async fn work(start: WorkerStart) -> io::Result<()> {
     if reached.is_ok_and(|phase| phase == Phase::Serving) {
         let mut accepting = Vec::new();
         for listener in listeners {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener)));
+            let socket = tokio::net::TcpListener::from_std(listener.socket)?;
+            accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener.scheme, socket)));
         }
         let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
         for task in accepting {
@@ -289,7 +340,7 @@ impl Drop for OpenConnection {
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
+async fn accept(worker: Rc<Worker>, scheme: Scheme, listener: tokio::net::TcpListener) {
     loop {
         if worker.shared.open() >= worker.shared.open_max {
             // They wait in the kernel's queue rather than failing here.
@@ -298,11 +349,7 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
         }
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let open = OpenConnection::new(worker.clone());
-                tokio::task::spawn_local(async move {
-                    serve(open.0.clone(), stream, peer.ip()).await;
-                    drop(open);
-                });
+                begin(&worker, scheme, stream, peer.ip());
                 // The other threads get their share of a burst.
                 tokio::task::yield_now().await;
             }
@@ -317,6 +364,26 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener) {
                 tracing::warn!(%error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// Serves a connection in a task of its own.
+fn begin(worker: &Rc<Worker>, scheme: Scheme, stream: TcpStream, peer: IpAddr) {
+    // Without it the last part of an answer waits for an acknowledgement; a failure costs only that.
+    let _ = stream.set_nodelay(true);
+    let open = OpenConnection::new(worker.clone());
+    match worker.https().filter(|_| scheme == Scheme::Https) {
+        None => drop(tokio::task::spawn_local(async move {
+            serve(open.0.clone(), stream, peer).await;
+            drop(open);
+        })),
+        Some(https) => {
+            let tls = https.tls.clone();
+            drop(tokio::task::spawn_local(async move {
+                serve_tls(open.0.clone(), tls, stream, peer).await;
+                drop(open);
+            }));
         }
     }
 }

@@ -16,7 +16,7 @@ use rung_cli::{
     DeployOptions, Exit, Global, OnInterrupt, Screen, ServerFile, UpArgs, data_directory, deploy_directory,
 };
 use rung_control::{Control, ControlConfig, Listeners, StartError};
-use rung_ingress::{Supervisor, SupervisorConfig};
+use rung_ingress::{Listen, Supervisor, SupervisorConfig};
 use rung_store::{SqliteStore, StoreError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +47,8 @@ struct Platform {
     control: Control,
     client: Client,
     http: SocketAddr,
+    /// Where TLS is served, and the certificate that vouches for names under `localhost`.
+    https: Option<(SocketAddr, PathBuf)>,
     api: SocketAddr,
     store: Arc<SqliteStore>,
     upgrades: mpsc::Receiver<PathBuf>,
@@ -73,7 +75,8 @@ async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
             program = platform.upgrades.recv() => {
                 let Some(program) = program else { break };
                 // Returns only when it did not work.
-                let error = upgrade::take_over(&data, &platform.store, &program, platform.http, platform.api, up.keep).await;
+                let addresses = platform.addresses();
+                let error = upgrade::take_over(&data, &platform.store, &program, addresses, up.keep).await;
                 platform.control.record(None, "upgrade_failed", format!("{error:#}"));
                 eprintln!("error: upgrade to {}: {error:#}", program.display());
             }
@@ -112,18 +115,22 @@ impl Platform {
                 "note: the API at {api} is not encrypted; whoever can listen to the network sees its token"
             );
         }
-        let (http, http_is_default) = http_address(up)?;
         let supervisor = Supervisor::bind(SupervisorConfig {
             program: program.clone(),
-            http,
-            next_free: http_is_default,
+            http: listen_on("--http", up.http.as_deref(), UpArgs::HTTP)?,
+            https: up
+                .https
+                .as_ref()
+                .map(|said| listen_on("--https", said.as_deref(), UpArgs::HTTPS))
+                .transpose()?,
             api: socket.clone(),
             data: data.ingress(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         })?;
-        if let Some(remark) = supervisor.remark() {
+        for remark in supervisor.remarks() {
             eprintln!("{remark}");
         }
+        let https = supervisor.https().zip(supervisor.development_certificate());
         let http = supervisor.http();
         let token = data.ensure_token()?;
         let (upgrade_sender, upgrades) = mpsc::channel(1);
@@ -166,6 +173,7 @@ impl Platform {
             control,
             client,
             http,
+            https,
             api,
             store,
             upgrades,
@@ -175,6 +183,11 @@ impl Platform {
             agent,
             server,
         })
+    }
+
+    fn addresses(&self) -> upgrade::Addresses {
+        let https = self.https.as_ref().map(|(address, _)| *address);
+        upgrade::Addresses { http: self.http, https, api: self.api }
     }
 
     /// Requests are finished first; then instances are stopped, unless they are to be left.
@@ -202,16 +215,14 @@ fn with_way_out(error: StartError) -> anyhow::Error {
     error.into()
 }
 
-/// `127.0.0.1:8080` unless something else was asked for; says whether it was the default.
-fn http_address(up: &UpArgs) -> anyhow::Result<(SocketAddr, bool)> {
-    match &up.http {
-        Some(said) => Ok((parse_address("--http", said)?, false)),
-        None => Ok((parse_address("--http", UpArgs::HTTP)?, true)),
-    }
+/// What was asked for, exactly; the usual address, or the next free port, when nothing was.
+fn listen_on(option: &str, said: Option<&str>, usual: &str) -> anyhow::Result<Listen> {
+    let address = parse_address(option, said.unwrap_or(usual))?;
+    Ok(Listen { address, next_free: said.is_none() })
 }
 
 fn parse_address(option: &str, said: &str) -> anyhow::Result<SocketAddr> {
-    let said = said.trim_start_matches("http://").trim_end_matches('/');
+    let said = said.trim_start_matches("http://").trim_start_matches("https://").trim_end_matches('/');
     if let Ok(address) = said.parse() {
         return Ok(address);
     }
@@ -259,6 +270,12 @@ async fn write_ingress_events(control: Control, mut events: mpsc::UnboundedRecei
 fn announce(data: &Data, platform: &Platform) {
     println!("rung {} keeps its data in {}", env!("CARGO_PKG_VERSION"), data.root().display());
     println!("apps are served at http://{}, the API is at http://{}", platform.http, platform.api);
+    if let Some((https, certificate)) = &platform.https {
+        println!(
+            "and at https://{https}; what vouches for names under localhost is {}",
+            certificate.display()
+        );
+    }
 }
 
 /// A failed deploy is explained and leaves the platform running: there may be other apps, and the next try is near.

@@ -71,13 +71,20 @@ fn version_of(program: &Path) -> anyhow::Result<String> {
     Ok(said)
 }
 
+/// Where a running platform is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    pub http: SocketAddr,
+    pub https: Option<SocketAddr>,
+    pub api: SocketAddr,
+}
+
 /// In the server: becomes the program. Returns only with the reason why not; nothing is stopped by then.
 pub async fn take_over(
     data: &Data,
     store: &SqliteStore,
     program: &Path,
-    http: SocketAddr,
-    api: SocketAddr,
+    addresses: Addresses,
     keep: bool,
 ) -> anyhow::Error {
     if let Err(error) = version_of(program) {
@@ -91,7 +98,10 @@ pub async fn take_over(
     let mut command = Command::new(program);
     // The same addresses, said outright; no directory, so nothing is deployed.
     command.arg("up").arg("--data").arg(data.root());
-    command.args(["--http", &http.to_string(), "--api", &api.to_string()]);
+    command.args(["--http", &addresses.http.to_string(), "--api", &addresses.api.to_string()]);
+    if let Some(https) = addresses.https {
+        command.args(["--https", &https.to_string()]);
+    }
     if keep {
         command.arg("--keep");
     }

@@ -7,9 +7,10 @@ use std::time::Duration;
 /// Longer than anything here takes; a story that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Over a plain socket, unless a story brings another stream.
 #[derive(Debug)]
-pub struct Client {
-    pub stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    pub stream: S,
     rest: Vec<u8>,
 }
 
@@ -42,6 +43,12 @@ impl Client {
         let stream = TcpStream::connect(to).expect("the ingress refused a connection");
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub fn over(stream: S) -> Self {
         Self { stream, rest: Vec::new() }
     }
 

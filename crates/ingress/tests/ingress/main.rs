@@ -11,6 +11,7 @@ mod lifetimes;
 mod responses;
 mod routing;
 mod stage;
+mod tls;
 
 /// Not a story: the other stories start this binary again, and then it is the ingress.
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rung_api::wire::{ProxyDocuments, ProxyPoll};
-use rung_ingress::{Control, Supervisor, SupervisorConfig};
+use rung_ingress::{Control, Listen, Supervisor, SupervisorConfig};
 use rung_model::{AppName, Backend, Endpoint, Generation, Hold, RouteDocument, RouteRule, ServiceName};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -148,6 +148,7 @@ impl Server {
 pub struct Stage {
     pub server: Arc<Server>,
     pub http: SocketAddr,
+    https: Option<SocketAddr>,
     pub directory: TempDir,
     pub rung: Option<Rung>,
     api: SocketAddr,
@@ -168,12 +169,22 @@ impl Stage {
     }
 
     pub fn with_arguments(documents: Vec<RouteDocument>, arguments: &[&str]) -> Self {
+        Self::with_sockets(documents, None, arguments)
+    }
+
+    /// An ingress that serves over TLS too.
+    pub fn with_https(documents: Vec<RouteDocument>, arguments: &[&str]) -> Self {
+        Self::with_sockets(documents, Some("127.0.0.1:0".parse().unwrap()), arguments)
+    }
+
+    fn with_sockets(documents: Vec<RouteDocument>, https: Option<SocketAddr>, arguments: &[&str]) -> Self {
         let (server, api) = Server::start();
         let generation = server.publish(documents);
         let directory = tempfile::tempdir().unwrap();
-        let (rung, http) = Rung::start(directory.path(), api, "127.0.0.1:0".parse().unwrap(), arguments);
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (rung, http, https) = Rung::start(directory.path(), api, any, https, arguments);
         server.await_acknowledged(generation);
-        let mut stage = Self { server, http, directory, rung: Some(rung), api };
+        let mut stage = Self { server, http, https, directory, rung: Some(rung), api };
         stage.await_event("serves on");
         stage
     }
@@ -187,9 +198,14 @@ impl Stage {
 
     /// Another `rung up` on the same directory.
     pub fn start_rung(&mut self) -> SocketAddr {
-        let (rung, http) = Rung::start(self.directory.path(), self.api, self.http, &[]);
+        let (rung, http, https) = Rung::start(self.directory.path(), self.api, self.http, self.https, &[]);
+        assert_eq!(https, self.https, "TLS is served elsewhere");
         self.rung = Some(rung);
         http
+    }
+
+    pub fn https(&self) -> SocketAddr {
+        self.https.expect("the story serves over TLS")
     }
 
     pub fn await_event(&mut self, what: &str) {
@@ -234,7 +250,13 @@ impl Drop for Stage {
 }
 
 impl Rung {
-    fn start(directory: &Path, api: SocketAddr, http: SocketAddr, arguments: &[&str]) -> (Self, SocketAddr) {
+    fn start(
+        directory: &Path,
+        api: SocketAddr,
+        http: SocketAddr,
+        https: Option<SocketAddr>,
+        arguments: &[&str],
+    ) -> (Self, SocketAddr, Option<SocketAddr>) {
         let program = directory.join("ingress-under-test");
         if !program.exists() {
             let this = std::env::current_exe().unwrap();
@@ -250,15 +272,15 @@ impl Rung {
         let (say, events) = mpsc::unbounded_channel();
         let config = SupervisorConfig {
             program,
-            http,
-            next_free: false,
+            http: Listen { address: http, next_free: false },
+            https: https.map(|address| Listen { address, next_free: false }),
             api: rung_api::Address::Tcp(api.to_string()),
             data: directory.to_owned(),
             threads: 2,
         };
         let supervisor =
             Supervisor::bind(config).expect("binding failed").arguments(arguments.iter().copied());
-        let http = supervisor.http();
+        let (http, https) = (supervisor.http(), supervisor.https());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -268,7 +290,7 @@ impl Rung {
                 }
             });
         });
-        (Self { thread, shutdown, lost, events }, http)
+        (Self { thread, shutdown, lost, events }, http, https)
     }
 }
 

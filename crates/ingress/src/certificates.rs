@@ -1,0 +1,226 @@
+//! The certificates that the ingress shows: files, read while it runs, and those of the development authority.
+//!
+//! `certificates/<host>.crt` holds the chain and `<host>.key` its key, both PEM; `*.example.com` is a host too. The
+//! directory is looked at once a second, so a renewed pair is in use within one, without a word to anybody. A pair that
+//! can't be used (half replaced, say) changes nothing: what was there before is shown until it can.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SupportedProtocolVersion};
+
+use crate::development::DevelopmentAuthority;
+
+/// How soon a replaced certificate is used.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// With very many files the looks become rarer: they take a hundredth of the time at most.
+const REST_PER_LOOK: u32 = 100;
+const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// Why a pair of files is not used.
+#[derive(Debug, thiserror::Error)]
+enum PairError {
+    #[error("reading {path}")]
+    Read { path: PathBuf, source: pem::Error },
+    #[error("{path} holds no certificate")]
+    Empty { path: PathBuf },
+    #[error("certificate and key do not fit each other or can't be used: {0}")]
+    Unfit(rustls::Error),
+}
+
+/// Tells whether a file is still the one that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    modified: (i64, i64),
+    inode: u64,
+    size: u64,
+}
+
+/// What was found at the last look, by host; `None` where a key is missing.
+type Found = BTreeMap<String, (Stamp, Option<Stamp>)>;
+
+#[derive(Debug, Default)]
+struct Held {
+    found: Found,
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows the `*`: `.example.com`.
+    wildcards: HashMap<String, Arc<CertifiedKey>>,
+}
+
+impl Held {
+    fn get(&self, host: &str) -> Option<&Arc<CertifiedKey>> {
+        match host.strip_prefix('*') {
+            Some(suffix) => self.wildcards.get(suffix),
+            None => self.exact.get(host),
+        }
+    }
+
+    fn insert(&mut self, host: &str, key: Arc<CertifiedKey>) {
+        match host.strip_prefix('*') {
+            Some(suffix) => self.wildcards.insert(suffix.to_owned(), key),
+            None => self.exact.insert(host.to_owned(), key),
+        };
+    }
+
+    /// `name` is in lower case.
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        self.exact.get(name).or_else(|| {
+            let label = name.find('.').filter(|at| *at > 0)?;
+            self.wildcards.get(&name[label..])
+        })
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    directory: PathBuf,
+    held: RwLock<Arc<Held>>,
+    authority: DevelopmentAuthority,
+}
+
+impl Certificates {
+    /// Reads what is there.
+    pub(crate) fn open(directory: PathBuf, authority: DevelopmentAuthority) -> io::Result<Self> {
+        std::fs::create_dir_all(&directory)?;
+        let certificates = Self { directory, held: RwLock::default(), authority };
+        certificates.look();
+        Ok(certificates)
+    }
+
+    /// The protocol's side of it: versions, tickets to resume sessions, HTTP/1.1.
+    pub(crate) fn server_config(self: Arc<Self>) -> Result<ServerConfig, rustls::Error> {
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let mut config =
+            builder.with_protocol_versions(VERSIONS)?.with_no_client_auth().with_cert_resolver(self);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Sessions are resumed from what the client keeps, in whichever thread; keys change every six hours.
+        config.ticketer = Ticketer::new()?;
+        Ok(config)
+    }
+
+    fn held(&self) -> Arc<Held> {
+        self.held.read().expect("nobody panics while holding this").clone()
+    }
+
+    /// Whether a host has a certificate of its own, in a file. `host` is in lower case.
+    pub(crate) fn has_own(&self, host: &str) -> bool {
+        self.held.read().expect("nobody panics while holding this").find(host).is_some()
+    }
+
+    /// Keeps looking for ever.
+    pub(crate) async fn follow(self: Arc<Self>) {
+        loop {
+            let certificates = self.clone();
+            let looked = tokio::task::spawn_blocking(move || {
+                let began = Instant::now();
+                certificates.look();
+                began.elapsed()
+            });
+            // It can't be cancelled, and a panic there was printed.
+            let took = looked.await.unwrap_or_default();
+            tokio::time::sleep(LOOK_EVERY.max(took * REST_PER_LOOK)).await;
+        }
+    }
+
+    /// Reads what has changed since the last look.
+    fn look(&self) {
+        let before = self.held();
+        let found = match find(&self.directory) {
+            Ok(found) if found == before.found => return,
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(directory = %self.directory.display(), %error, "looking for certificates failed");
+                return;
+            }
+        };
+        let mut held = Held::default();
+        for (host, stamps) in &found {
+            let earlier = before.get(host);
+            if before.found.get(host) == Some(stamps) {
+                // Unchanged, or as useless as before.
+                earlier.into_iter().for_each(|key| held.insert(host, key.clone()));
+                continue;
+            }
+            match read_pair(&self.directory, host) {
+                Ok(key) => {
+                    tracing::info!(host, "a certificate is in use");
+                    held.insert(host, Arc::new(key));
+                }
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(host, error, "a certificate can't be used; what was there before stays");
+                    earlier.into_iter().for_each(|key| held.insert(host, key.clone()));
+                }
+            }
+        }
+        held.found = found;
+        *self.held.write().expect("nobody panics while holding this") = Arc::new(held);
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // Without a name the client came by an address: only this machine's own may.
+        let name = hello.server_name().map_or_else(|| "localhost".to_owned(), str::to_ascii_lowercase);
+        if let Some(key) = self.held.read().expect("nobody panics while holding this").find(&name) {
+            return Some(key.clone());
+        }
+        if !DevelopmentAuthority::covers(&name) {
+            tracing::debug!(name, "no certificate for this name");
+            return None;
+        }
+        self.authority.certify(&name).inspect_err(|error| tracing::warn!(%error, "no certificate")).ok()
+    }
+}
+
+fn find(directory: &Path) -> io::Result<Found> {
+    let mut found = Found::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let is_certificate = path.extension().is_some_and(|extension| extension == "crt");
+        let Some(host) = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_certificate) else {
+            continue;
+        };
+        // Links are followed: that is how other tools hand certificates over. One that leads nowhere is none.
+        if let Some(certificate) = stamp(&path) {
+            found.insert(host.to_owned(), (certificate, stamp(&path.with_extension("key"))));
+        }
+    }
+    Ok(found)
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(Stamp {
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        inode: metadata.ino(),
+        size: metadata.len(),
+    })
+}
+
+fn read_pair(directory: &Path, host: &str) -> Result<CertifiedKey, PairError> {
+    let path = directory.join(format!("{host}.crt"));
+    let read_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| PairError::Read { path, source }
+    };
+    let chain = CertificateDer::pem_file_iter(&path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(read_error(&path))?;
+    if chain.is_empty() {
+        return Err(PairError::Empty { path });
+    }
+    let path = path.with_extension("key");
+    let key = PrivateKeyDer::from_pem_file(&path).map_err(read_error(&path))?;
+    CertifiedKey::from_der(chain, key, &default_provider()).map_err(PairError::Unfit)
+}

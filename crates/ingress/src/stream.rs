@@ -1,0 +1,172 @@
+//! What a client's connection is made of: a plain socket, or TLS over one.
+//!
+//! Everything above is generic over it, so that a plain request pays nothing for TLS being there.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio_rustls::server::TlsStream;
+
+/// How a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Scheme {
+    #[default]
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// A client's connection. Both halves are used by one task.
+pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+    const SCHEME: Scheme;
+    type Reader<'a>: AsyncRead + Unpin
+    where
+        Self: 'a;
+    type Writer<'a>: AsyncWrite + Unpin
+    where
+        Self: 'a;
+
+    fn halves(&mut self) -> (Self::Reader<'_>, Self::Writer<'_>);
+
+    /// Ready when a read would not wait: there are bytes, an end or an error. Holds no buffer of ours meanwhile.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    fn with_socket(&self, act: impl FnOnce(&TcpStream));
+}
+
+impl ClientStream for TcpStream {
+    const SCHEME: Scheme = Scheme::Http;
+    type Reader<'a> = ReadHalf<'a>;
+    type Writer<'a> = WriteHalf<'a>;
+
+    fn halves(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        self.split()
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_read_ready(cx).map(|_| ())
+    }
+
+    fn with_socket(&self, act: impl FnOnce(&TcpStream)) {
+        act(self);
+    }
+}
+
+/// TLS, of which both halves need the whole session. In a cell, because they take turns within one task.
+#[derive(Debug)]
+pub(crate) struct TlsClient(RefCell<TlsStream<TcpStream>>);
+
+impl TlsClient {
+    pub(crate) fn new(session: TlsStream<TcpStream>) -> Self {
+        Self(RefCell::new(session))
+    }
+}
+
+/// One direction of a TLS connection.
+#[derive(Debug)]
+pub(crate) struct TlsHalf<'a>(&'a RefCell<TlsStream<TcpStream>>);
+
+impl ClientStream for TlsClient {
+    const SCHEME: Scheme = Scheme::Https;
+    type Reader<'a> = TlsHalf<'a>;
+    type Writer<'a> = TlsHalf<'a>;
+
+    fn halves(&mut self) -> (TlsHalf<'_>, TlsHalf<'_>) {
+        (TlsHalf(&self.0), TlsHalf(&self.0))
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The socket's own readiness tells too little: what was read already may wait decrypted, and what comes may
+        // be no data. This reads records into the session's buffer and takes nothing.
+        Pin::new(self.0.get_mut()).poll_fill_buf(cx).map(|_| ())
+    }
+
+    fn with_socket(&self, act: impl FnOnce(&TcpStream)) {
+        act(self.0.borrow().get_ref().0);
+    }
+}
+
+impl AsyncRead for TlsClient {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TlsClient {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().0.get_mut()).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for TlsHalf<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TlsHalf<'_> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+    }
+}
