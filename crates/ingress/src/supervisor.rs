@@ -42,6 +42,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const GOOD_LIFE: Duration = Duration::from_secs(10);
 /// On top of its own bounds, before an ingress that does not end is killed.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+/// How often it is asked how it is while it drains, and how many answers in a row may be missing. Each is waited for
+/// for seconds, so a busy machine is not taken for a hanging ingress.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+const SILENCES: u32 = 2;
 /// Its own messages; the access log is another file. Cut at a start when it has grown beyond.
 const MESSAGES_MAX: u64 = 1_000_000;
 /// Polling alternates between these names, so that an ingress and its successor are two to the server.
@@ -312,6 +316,21 @@ impl Supervisor {
         }
     }
 
+    /// Returns when the ingress is seen to hang: one that drains still says how it is.
+    async fn hangs(&self) {
+        let mut silences = 0;
+        while silences < SILENCES {
+            tokio::time::sleep(LOOK_PAUSE).await;
+            let directory = self.directory.clone();
+            let asked = move || Control::connect(&directory).and_then(|control| control.status());
+            let silent = match tokio::task::spawn_blocking(asked).await {
+                Ok(Err(error)) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
+                Ok(Ok(_)) | Err(_) => false,
+            };
+            silences = if silent { silences + 1 } else { 0 };
+        }
+    }
+
     async fn stop(&mut self, mut child: Child, say: &impl Fn(String)) {
         if let Some(pid) = child.id() {
             // It has not been waited for, so the number is still its own. Its end may come first.
@@ -319,8 +338,14 @@ impl Supervisor {
         }
         let limits = Limits::default();
         let longest = limits.drain.max(limits.upgrade_grace) + DRAIN_MARGIN;
-        if tokio::time::timeout(longest, child.wait()).await.is_err() {
-            say("the ingress did not end in time and is killed".into());
+        let hangs = self.hangs();
+        let why = tokio::select! {
+            _ = child.wait() => None,
+            () = hangs => Some("does not answer"),
+            () = tokio::time::sleep(longest) => Some("did not end in time"),
+        };
+        if let Some(why) = why {
+            say(format!("the ingress {why} and is killed"));
             let _ = child.kill().await;
         }
         self.stop_earlier().await;

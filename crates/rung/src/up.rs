@@ -13,7 +13,8 @@ use rung_api::{Address, Client};
 use rung_cli::edge::Hinted;
 use rung_cli::screen::Format;
 use rung_cli::{
-    DeployOptions, Exit, Global, OnInterrupt, Screen, ServerFile, UpArgs, data_directory, deploy_directory,
+    DeployOptions, Exit, Global, OnInterrupt, Screen, ServerFile, UpArgs, check_directory, data_directory,
+    deploy_directory,
 };
 use rung_control::{Control, ControlConfig, Listeners, StartError};
 use rung_ingress::{Listen, Supervisor, SupervisorConfig};
@@ -33,6 +34,9 @@ const WORKERS: usize = 2;
 
 /// What a graceful stop may take beyond the instances' own grace, before the process ends anyway.
 const STOP_MARGIN: Duration = Duration::from_secs(120);
+
+/// A stop that takes longer says what it waits for.
+const SLOW: Duration = Duration::from_secs(1);
 
 pub fn run(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
@@ -60,6 +64,8 @@ struct Platform {
 }
 
 async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
+    // Nothing is started for a directory that can't be deployed.
+    up.directory.as_deref().map_or(Ok(()), check_directory)?;
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let data = Data::open(&data_directory(global.data.as_deref())?)?;
@@ -193,15 +199,26 @@ impl Platform {
     /// Requests are finished first; then instances are stopped, unless they are to be left.
     async fn stop(self, keep: bool) -> anyhow::Result<()> {
         self.stop_ingress.send_replace(true);
-        let _ = self.ingress.await;
+        let _ = told_when_slow("requests in flight, half a minute at most", self.ingress).await;
         self.stop_agent.send_replace(if keep { Shutdown::KeepInstances } else { Shutdown::StopInstances });
-        match tokio::time::timeout(STOP_MARGIN, self.agent).await {
+        let what = if keep { "the agent" } else { "instances to end, as long as their grace lasts" };
+        match told_when_slow(what, tokio::time::timeout(STOP_MARGIN, self.agent)).await {
             Ok(ended) => ended.context("the agent panicked")??,
             Err(_) => eprintln!("some instances do not end; they are found again at the next start"),
         }
         self.server.abort();
         Ok(())
     }
+}
+
+/// Whoever pressed Ctrl-C and sees nothing happen is told what it is.
+async fn told_when_slow<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    if let Ok(done) = tokio::time::timeout(SLOW, &mut work).await {
+        return done;
+    }
+    eprintln!("waiting for {what}; Ctrl-C again stops at once");
+    work.await
 }
 
 /// A full disk is the one thing that people meet here and can mend.

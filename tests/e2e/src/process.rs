@@ -41,6 +41,11 @@ pub fn signal(pid: u32, signal: i32) {
     }
 }
 
+/// Makes it hang: it is there, and does nothing.
+pub fn freeze(pid: u32) {
+    signal(pid, libc::SIGSTOP);
+}
+
 pub fn kill_9(pid: u32) {
     signal(pid, libc::SIGKILL);
 }

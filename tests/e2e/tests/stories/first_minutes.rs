@@ -13,6 +13,28 @@ fn write_in(rung: &Rung, name: &str, text: &str) {
 }
 
 #[test]
+fn a_directory_that_cannot_be_deployed_starts_nothing() {
+    let place = tempfile::Builder::new().prefix("rung-e2e-app-").tempdir().expect("a temporary directory");
+    let data = place.path().join("data");
+    let up = |directory: &std::path::Path| {
+        // Should it start after all, it is ended in order.
+        let mut command = std::process::Command::new("timeout");
+        command.arg("30").arg(rung_e2e::rung_binary()).arg("up").arg(directory).arg("--data").arg(&data);
+        let output = command.output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(!data.exists(), "something was started: {said}");
+        said
+    };
+    let missing = place.path().join("missing");
+    assert!(up(&missing).contains("missing is not a directory"));
+    std::fs::write(place.path().join("rung.toml"), "app = 1").expect("an app file");
+    let said = up(place.path());
+    let path = place.path().join("rung.toml");
+    assert!(said.contains(&format!("{}:1:7", path.display())), "{said}");
+}
+
+#[test]
 fn one_command_runs_the_guestbook_and_says_where() {
     let guestbook = example("guestbook");
     let rung = Rung::start_with(Start { directory: Some(guestbook.path().into()), ..Start::default() });

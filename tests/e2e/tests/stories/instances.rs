@@ -1,5 +1,7 @@
 //! Instances that die, hang, fork and shout.
 
+use std::process::Stdio;
+
 use rung_e2e::process::{self, Life};
 use rung_e2e::{Load, Rung, TestApp, eventually};
 use rung_model::observed::InstanceState;
@@ -135,11 +137,37 @@ fn a_one_off_command_runs_in_the_release_and_hands_on_its_code() {
 }
 
 #[test]
+fn what_runs_is_listed_and_ended_and_wrong_names_are_told() {
+    let (rung, _app) = deployed("listed", 1);
+    let mut running = rung.cli_command(&["run", "--app", "listed", "sleep 1000; echo slept"]);
+    let mut running = running.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting rung run");
+    let id = eventually("the run is listed", || {
+        let runs: Vec<serde_json::Value> = rung.cli(&["run", "--app", "listed", "--list", "--json"]).json();
+        let run = runs.iter().find(|run| run["state"]["state"] == "running").ok_or(format!("{runs:?}"))?;
+        Ok(run["id"].as_str().expect("an id is a text").to_owned())
+    });
+    rung.cli(&["ps", "--app", "listed"]).succeeds().mentions(&id).mentions("sleep 1000");
+    rung.cli(&["run", "--app", "listed", "--cancel", &id]).succeeds().mentions("has ended");
+    eventually("the person's command ends with its run", || match running.try_wait() {
+        Ok(Some(status)) if !status.success() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    rung.cli(&["run", "--app", "listed", "--list"]).succeeds().mentions("nothing runs");
+    rung.cli(&["logs", "--app", "listed", "-s", "nope"]).ends_with(1).mentions("no service nope; it has web");
+    rung.cli(&["logs", "--app", "listed", "-i", "nope"])
+        .ends_with(1)
+        .mentions("no instance nope; there are listed");
+    rung.cli(&["logs", "--app", "listed", "--run", "nope"]).ends_with(1).mentions(&id);
+    rung.cli(&["logs", "--app", "listed", "--run", &id]).succeeds();
+}
+
+#[test]
 fn destroy_leaves_nothing_of_an_app() {
     let (rung, _app) = deployed("gone", 2);
     let lives = rung.lives("gone");
     rung.cli(&["destroy", "--app", "gone", "-y"]).succeeds();
     lives.into_values().for_each(process::wait_until_gone);
+    assert!(!rung.data().join("node/logs/gone").exists(), "its logs are left");
     eventually("the app is unknown", || match rung.try_app("gone") {
         Err(instead) if instead.contains("404") => Ok(()),
         other => Err(format!("{other:?}")),

@@ -94,6 +94,18 @@ fn a_second_platform_on_the_same_data_is_refused_with_a_word() {
 }
 
 #[test]
+fn an_ingress_that_hangs_is_not_waited_for_in_silence() {
+    let (mut rung, _app) = deployed("patient");
+    let ingress = rung.ingress();
+    process::freeze(ingress.pid);
+    let asked = std::time::Instant::now();
+    assert!(rung.interrupt().success(), "{}", rung.output());
+    assert!(rung.output().contains("waiting for requests in flight"), "{}", rung.output());
+    assert!(asked.elapsed() < std::time::Duration::from_secs(25), "it took {:?}", asked.elapsed());
+    process::wait_until_gone(ingress);
+}
+
+#[test]
 fn a_new_binary_takes_over_under_load_and_an_older_one_goes_back() {
     let place = tempfile::Builder::new().prefix("rung-e2e-bin-").tempdir().expect("a temporary directory");
     let older = place.path().join("rung");
