@@ -105,7 +105,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let text = report.markdown(&machine);
     println!("\n{text}");
     if !arguments.dry {
-        report::replace_section(&arguments.out, "Ingress", &text)?;
+        crate::page::replace_section(&arguments.out, "Ingress", &text)?;
         println!("written to {}", arguments.out.display());
     }
     Ok(())

@@ -9,6 +9,7 @@ mod deploys;
 mod ingress;
 mod loss;
 mod machine;
+mod page;
 mod payload;
 mod rest;
 mod sampler;
@@ -55,7 +56,7 @@ struct FirstRung {
     /// How long the platforms are watched at rest, in seconds
     #[arg(long, default_value_t = 30)]
     rest: u64,
-    /// Where the table goes
+    /// Where the section `The first rung` is written
     #[arg(long, default_value = "bench/RESULTS.md")]
     out: PathBuf,
 }
@@ -102,7 +103,7 @@ fn first_rung(arguments: &FirstRung) -> anyhow::Result<()> {
 
     let text = table.markdown(&machine::describe());
     println!("\n{text}");
-    std::fs::write(&arguments.out, &text)?;
+    page::replace_section(&arguments.out, "The first rung", &text)?;
     println!("written to {}", arguments.out.display());
     Ok(())
 }

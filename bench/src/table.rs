@@ -79,7 +79,7 @@ impl Table {
 
     pub fn markdown(&self, machine: &str) -> String {
         let mut text = format!(
-            "# The first rung, measured\n\n`cargo xtask bench first-rung` writes this page. Rounds are interleaved; \
+            "`cargo xtask bench first-rung` writes this section. Rounds are interleaved; \
              medians, with the range of all rounds.\n\nMachine: {machine}.\n\n\
              | what | aim | Rung | Docker Swarm | ratio |\n| --- | --- | --- | --- | --- |\n"
         );
