@@ -224,3 +224,91 @@ fn read_pair(directory: &Path, host: &str) -> Result<CertifiedKey, PairError> {
     let key = PrivateKeyDer::from_pem_file(&path).map_err(read_error(&path))?;
     CertifiedKey::from_der(chain, key, &default_provider()).map_err(PairError::Unfit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        _directory: tempfile::TempDir,
+        certificates: Certificates,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let authority = DevelopmentAuthority::ensure(&directory.path().join("authority")).unwrap();
+            let certificates = Certificates::open(directory.path().join("certificates"), authority).unwrap();
+            Self { _directory: directory, certificates }
+        }
+
+        fn put(&self, file: &str, text: &str) {
+            std::fs::write(self.certificates.directory.join(file), text).unwrap();
+        }
+
+        /// What is shown to who asks for `name`.
+        fn shown(&self, name: &str) -> Option<CertificateDer<'static>> {
+            self.certificates.look();
+            self.certificates.held().find(name).map(|key| key.cert[0].clone())
+        }
+    }
+
+    fn make(host: &str) -> (String, String, CertificateDer<'static>) {
+        let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem(), made.cert.der().clone())
+    }
+
+    #[test]
+    fn a_pair_that_is_half_replaced_changes_nothing_until_it_is_whole() {
+        let place = Place::new();
+        let (old, old_key, old_shown) = make("a.example");
+        let (new, new_key, new_shown) = make("a.example");
+        place.put("a.example.crt", &old);
+        assert_eq!(place.shown("a.example"), None, "a certificate without its key is shown");
+        place.put("a.example.key", &old_key);
+        assert_eq!(place.shown("a.example"), Some(old_shown.clone()));
+        place.put("a.example.crt", &new);
+        assert_eq!(place.shown("a.example"), Some(old_shown.clone()), "half a pair took the whole one away");
+        place.put("a.example.crt", "no certificate at all");
+        assert_eq!(place.shown("a.example"), Some(old_shown), "a broken file took a good one away");
+        place.put("a.example.crt", &new);
+        place.put("a.example.key", &new_key);
+        assert_eq!(place.shown("a.example"), Some(new_shown));
+        std::fs::remove_file(place.certificates.directory.join("a.example.crt")).unwrap();
+        assert_eq!(place.shown("a.example"), None, "what was removed is still shown");
+    }
+
+    #[test]
+    fn an_exact_name_comes_before_a_wildcard_that_covers_one_level() {
+        let place = Place::new();
+        let mut shown = Vec::new();
+        for host in ["*.example.com", "shop.example.com"] {
+            let (certificate, key, der) = make(host);
+            place.put(&format!("{host}.crt"), &certificate);
+            place.put(&format!("{host}.key"), &key);
+            shown.push(der);
+        }
+        assert_eq!(place.shown("shop.example.com").as_ref(), Some(&shown[1]));
+        assert_eq!(place.shown("blog.example.com").as_ref(), Some(&shown[0]));
+        for name in ["a.blog.example.com", "example.com", ".example.com", "localhost"] {
+            assert_eq!(place.shown(name), None, "{name} is not covered");
+        }
+        assert!(place.certificates.has_own("blog.example.com"));
+    }
+
+    #[test]
+    fn the_authority_is_made_once_and_vouches_for_localhost_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = || std::fs::read(DevelopmentAuthority::certificate(directory.path())).unwrap();
+        let authority = DevelopmentAuthority::ensure(directory.path()).unwrap();
+        let first = read();
+        let again = DevelopmentAuthority::ensure(directory.path()).unwrap();
+        assert_eq!(read(), first, "it was made again");
+        let one = authority.certify("shop.localhost").unwrap();
+        assert!(Arc::ptr_eq(&one, &authority.certify("shop.localhost").unwrap()), "each handshake makes one");
+        assert_ne!(one.cert, again.certify("shop.localhost").unwrap().cert);
+        for (name, covered) in [("localhost", true), ("a.b.localhost", true), ("notlocalhost", false)] {
+            assert_eq!(DevelopmentAuthority::covers(name), covered, "{name}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! The data plane: takes HTTP/1.1 requests and gives each to a healthy instance.
+//! The data plane: takes HTTP/1.1 requests, plain or over TLS, and gives each to a healthy instance.
 //!
 //! How it works: [`run_process`] is the body of `rung ingress`. Its threads ([`worker`]) each have a runtime, a copy of
 //! the listening socket and pools of their own; a connection ([`forward`]) reads strict heads ([`head`]), an
@@ -6,9 +6,12 @@
 //! safe. The main thread follows the server ([`view`] decides, [`follow`] acts) and hands whole tables to the threads.
 //! [`Supervisor`] lives in `rung up`: it owns the listening socket and keeps one such process running.
 //!
+//! Over TLS a connection begins with a [`handshake`] that shows one of the [`certificates`]; everything above is generic
+//! over the [`stream`].
+//!
 //! What it deliberately does not do: it knows nothing of the store and decides nothing about what is routed; it does not
-//! check the health of instances beyond what requests show; it does not yet speak TLS or HTTP/2, and caches nothing.
-//! Connections are generic over their streams below [`exchange`], where those will come in.
+//! check the health of instances beyond what requests show; it does not yet speak HTTP/2 or fetch certificates, and
+//! caches nothing.
 
 mod access_log;
 mod balance;
