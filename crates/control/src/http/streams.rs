@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use rung_api::client::{fill, log_query};
 use rung_api::wire::{LogLine, LogQuery};
-use rung_api::{Address, Client, Code, ErrorBody, attach, paths, sse};
+use rung_api::{Address, Client, ClientError, Code, ErrorBody, attach, paths, sse};
 use rung_model::{AppName, NodeId, RunId};
 use rung_planner::World;
 use tokio::sync::mpsc;
@@ -28,6 +28,10 @@ const NAMED_MAX: usize = 8;
 
 /// A node that has the run it is to attach to needs no longer to know of it.
 const ATTACH_WAIT: Duration = Duration::from_secs(30);
+
+/// An agent looks at its machine before it serves, which takes some tenths of a second.
+const AGENT_STARTS_WITHIN: Duration = Duration::from_secs(5);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// The end of a run is recorded a little after its connection has ended.
 const END_AFTER_DETACHED: Duration = Duration::from_secs(5);
@@ -67,7 +71,7 @@ pub async fn logs(
     let path = format!("{}?{}", paths::AGENT_LOGS, log_query(&query));
     let (lines, received) = mpsc::channel(256);
     for agent in control.agents(|_| true) {
-        let stream = agent.stream::<LogLine>(&path).await.map_err(|error| {
+        let stream = reach(|| agent.stream::<LogLine>(&path)).await.map_err(|error| {
             let message = format!("asking the agent for logs: {}", crate::trees::chain(&error));
             ErrorBody::new(Code::Unavailable, message)
         })?;
@@ -129,6 +133,22 @@ fn unknown_source(world: &World, app: &AppName, query: &LogQuery) -> Option<Erro
 fn listed(names: impl Iterator<Item = String>) -> String {
     let names = names.collect::<Vec<_>>().join(", ");
     if names.is_empty() { "none".to_owned() } else { names }
+}
+
+/// Asks an agent, with patience for one that is starting: after a restart the server answers a little earlier.
+async fn reach<T, F>(ask: impl Fn() -> F) -> Result<T, ClientError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let until = tokio::time::Instant::now() + AGENT_STARTS_WITHIN;
+    loop {
+        match ask().await {
+            Err(ClientError::Connect { .. }) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 async fn pass_on(mut from: rung_api::client::EventStream<LogLine>, to: mpsc::Sender<String>) {
@@ -204,7 +224,8 @@ pub async fn attach(
     let agent = control.agents(|id| *id == node).pop().ok_or_else(|| {
         ErrorBody::new(Code::Unavailable, format!("node {node} has not said where its agent is reached"))
     })?;
-    let to_agent = agent.upgrade(&fill(paths::AGENT_ATTACH, &[&run])).await.map_err(|error| {
+    let path = fill(paths::AGENT_ATTACH, &[&run]);
+    let to_agent = reach(|| agent.upgrade(&path)).await.map_err(|error| {
         let message = format!("attaching to run {run}: {}", crate::trees::chain(&error));
         ErrorBody::new(Code::Unavailable, message)
     })?;
