@@ -88,7 +88,7 @@ impl Control {
         let any = LogQuery { follow: false, since: None, tail: Some(1), ..query.clone() };
         let path = format!("{}?{}", paths::AGENT_LOGS, log_query(&any));
         for agent in self.agents(|_| true) {
-            if let Ok(mut lines) = agent.stream::<LogLine>(&path).await
+            if let Ok(mut lines) = reach(|| agent.stream::<LogLine>(&path)).await
                 && let Some(Ok(_)) = lines.next().await
             {
                 return Ok(());
@@ -161,7 +161,11 @@ async fn pass_on(mut from: rung_api::client::EventStream<LogLine>, to: mpsc::Sen
                         return;
                     }
                 }
-                Some(Err(_)) | None => return,
+                Some(Err(error)) => {
+                    tracing::warn!(error = crate::trees::chain(&error), "logs of an agent broke off");
+                    return;
+                }
+                None => return,
             },
             // Whoever followed has gone.
             () = to.closed() => return,
