@@ -50,9 +50,11 @@ fn one_command_runs_the_guestbook_and_says_where() {
         let page = rung.page("guestbook", "/");
         if page.contains("Often heard here") { Ok(()) } else { Err(page) }
     });
-    rung.cli(&["logs", "--app", "guestbook", "--service", "worker"])
-        .succeeds()
-        .mentions("counted the words of message 1");
+    // What is printed is in the log a moment later.
+    eventually("the worker's words are in its log", || {
+        let said = rung.cli(&["logs", "--app", "guestbook", "--service", "worker"]).succeeds().out;
+        if said.contains("counted the words of message 1") { Ok(()) } else { Err(said) }
+    });
 }
 
 #[test]
