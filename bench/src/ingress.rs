@@ -7,8 +7,9 @@ mod peers;
 mod report;
 mod world;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -21,6 +22,8 @@ use world::{Pace, Plan, Turn, World};
 
 /// Enough to keep any of the proxies busy, few enough that all of them are kept by default.
 const CONNECTIONS: usize = 64;
+/// A proxy that serves nothing by then is not measured.
+const SERVE_PATIENCE: Duration = Duration::from_secs(10);
 const SMALL: usize = 128;
 const BODIES: [(usize, &str); 3] = [(SMALL, "128 B"), (16 * 1024, "16 KB"), (1024 * 1024, "1 MB")];
 
@@ -85,8 +88,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         if !is_wanted {
             continue;
         }
-        // The instances answer health checks only while the world turns; what a proxy asks now it gets then.
-        match Peer::start(kind, &rung, &instances) {
+        match start(&mut world, kind, &rung, &instances) {
             Ok(peer) => peers.push(peer),
             Err(error) if kind == Kind::Rung => return Err(error),
             Err(error) => report.note(format!("{} is not measured: {error:#}", kind.name())),
@@ -109,6 +111,20 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("written to {}", arguments.out.display());
     }
     Ok(())
+}
+
+/// Listening is not yet serving: some learn their routes and the health of instances a moment later, for which the
+/// world must turn.
+fn start(world: &mut World, kind: Kind, rung: &Path, instances: &[SocketAddr]) -> anyhow::Result<Peer> {
+    let peer = Peer::start(kind, rung, instances)?;
+    let until = Instant::now() + SERVE_PATIENCE;
+    loop {
+        match world.with_idle(peer.address, 1, || Ok(())) {
+            Ok(()) => return Ok(peer),
+            Err(error) if Instant::now() > until => return Err(error.context("it does not serve")),
+            Err(_) => {}
+        }
+    }
 }
 
 fn leave_the_proxies_core() -> anyhow::Result<()> {
@@ -237,7 +253,8 @@ fn measure_idle(
 ) -> anyhow::Result<()> {
     let mut series = Series::new(format!("memory per idle connection, of {count}"), "B");
     for kind in peers.iter().map(|peer| peer.kind) {
-        let peer = Peer::start(kind, rung, &world.instances()?)?;
+        let instances = world.instances()?;
+        let peer = start(world, kind, rung, &instances)?;
         let seen = world.with_idle(peer.address, 1, || peer.memory()).and_then(|before| {
             let with = world.with_idle(peer.address, count, || peer.memory())?;
             Ok(with.saturating_sub(before) as f64 / count as f64)

@@ -92,8 +92,12 @@ impl Peer {
         let directory = tempfile::Builder::new().prefix("rung-bench-ingress-").tempdir()?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let mut command = Command::new("taskset");
-        command.args(["-c", &PROXY_CORE.to_string()]).arg(&program).env("GOMAXPROCS", "1");
+        // It ends in order when this process does not come to ending it.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "TERM", "taskset", "-c", &PROXY_CORE.to_string()])
+            .arg(&program)
+            .env("GOMAXPROCS", "1");
         let mut server = None;
         if kind == Kind::Rung {
             let silent = TcpListener::bind("127.0.0.1:0")?;
@@ -263,7 +267,8 @@ fn prepare(
             command.env("HOME", directory).args(["run", "--config"]).arg(file);
         }
         Kind::Traefik => {
-            let file = write("routes.json", traefik(instances).to_string())?;
+            // It reads YAML, of which JSON is a part.
+            let file = write("routes.yaml", traefik(instances).to_string())?;
             command.arg(format!("--entrypoints.web.address={address}"));
             command.arg(format!("--providers.file.filename={}", file.display()));
         }
