@@ -17,6 +17,7 @@ pub fn describe() -> String {
         field("/proc/cpuinfo", "model name"),
         memory as f64 / 1e6,
         field("/etc/os-release", "PRETTY_NAME"),
-        kernel.trim()
+        // What follows the version is the maker's own name for its build.
+        kernel.trim().split('-').next().unwrap_or_default()
     )
 }
