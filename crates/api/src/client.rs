@@ -1,4 +1,4 @@
-//! The typed client: one method an endpoint, over a Unix socket or TCP.
+//! The typed client: one method an endpoint, over a Unix socket, TCP or TLS.
 //!
 //! Connections are kept and used again. A request whose connection was closed by the other side before a byte of
 //! the answer came is not sent again here: callers are loops, and the next tick is the retry.
@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,10 +18,13 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use rung_model::{
     AppName, Assignment, Deployment, DeploymentNumber, Digest, Generation, JobName, NodeFacts, NodeId,
-    Observed, ReleaseNumber, Run, RunId,
+    NodeRole, Observed, ReleaseNumber, Run, RunId,
 };
 
 use crate::error::{Code, ErrorBody};
@@ -31,11 +35,13 @@ use crate::wire::{
     RestartRequest, RollbackRequest, RunRequest, ScaleRequest, SecretListing, SecretRequest, Started,
 };
 
-/// Where an API is served: `unix:/path/api.sock` or `http://127.0.0.1:7864`.
+/// Where an API is served: `unix:/path/api.sock`, `http://127.0.0.1:7864` or `https://10.0.0.1:7864`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     Unix(PathBuf),
     Tcp(String),
+    /// With the cluster's certificates.
+    Tls(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,11 +54,16 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self::Unix(path.into()));
         }
-        let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let (is_tls, rest) = match text.strip_prefix("https://") {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix("http://").unwrap_or(text)),
+        };
+        let authority = rest.trim_end_matches('/');
         if authority.contains('/') || !authority.contains(':') {
             return Err(InvalidAddress(text.to_owned()));
         }
-        Ok(Self::Tcp(authority.to_owned()))
+        let authority = authority.to_owned();
+        Ok(if is_tls { Self::Tls(authority) } else { Self::Tcp(authority) })
     }
 }
 
@@ -61,6 +72,7 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(authority) => write!(f, "http://{authority}"),
+            Self::Tls(authority) => write!(f, "https://{authority}"),
         }
     }
 }
@@ -72,6 +84,10 @@ pub enum ClientError {
     Api(#[from] ErrorBody),
     #[error("connecting to the rung server at {address}")]
     Connect { address: String, source: std::io::Error },
+    #[error("connecting to the rung server at {address}: {why}")]
+    Untrusted { address: String, why: rung_trust::Explained },
+    #[error("connecting to the rung server at {address}: nothing says whom to trust there")]
+    NoTrust { address: String },
     #[error("talking to the rung server at {address}")]
     Broken { address: String, source: hyper::Error },
     #[error("answer of the rung server to {path} is not what this version understands")]
@@ -96,14 +112,41 @@ pub struct Client {
 }
 
 struct Inner {
-    address: Address,
+    /// Any of them will do; at least one.
+    addresses: Vec<Address>,
+    /// The one that answered last.
+    current: AtomicUsize,
     token: Option<String>,
+    tls: Option<Tls>,
     idle: Mutex<Vec<SendRequest<Body>>>,
+}
+
+/// How a TLS connection is begun, and who must be at its other end.
+#[derive(Clone)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    pub fn to_servers(config: Arc<ClientConfig>) -> Self {
+        Self { config, name: rung_trust::server_name(rung_trust::role_name(NodeRole::Server)) }
+    }
+
+    pub fn to_node(config: Arc<ClientConfig>, node: &NodeId) -> Self {
+        Self { config, name: rung_trust::server_name(rung_trust::node_name(node)) }
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("address", &self.inner.address).finish_non_exhaustive()
+        f.debug_struct("Client").field("addresses", &self.inner.addresses).finish_non_exhaustive()
     }
 }
 
@@ -114,25 +157,67 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
+/// A machine that is gone answers nothing at all, and another one may be there.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
 impl Client {
     pub fn new(address: Address, token: Option<String>) -> Self {
-        Self { inner: Arc::new(Inner { address, token, idle: Mutex::new(Vec::new()) }) }
+        Self::to_any(vec![address], token, None)
     }
 
+    /// Speaks TLS where the address says so.
+    pub fn over_tls(address: Address, token: Option<String>, tls: Tls) -> Self {
+        Self::to_any(vec![address], token, Some(tls))
+    }
+
+    /// Of several servers that are as good as each other.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn to_any(addresses: Vec<Address>, token: Option<String>, tls: Option<Tls>) -> Self {
+        assert!(!addresses.is_empty(), "a client has a server");
+        let inner =
+            Inner { addresses, current: AtomicUsize::new(0), token, tls, idle: Mutex::new(Vec::new()) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The server that answered last.
     pub fn address(&self) -> &Address {
-        &self.inner.address
+        let current = self.inner.current.load(Ordering::Relaxed);
+        &self.inner.addresses[current % self.inner.addresses.len()]
     }
 
     async fn connect(&self) -> Result<SendRequest<Body>, ClientError> {
-        let fail = |source| ClientError::Connect { address: self.inner.address.to_string(), source };
-        match &self.inner.address {
+        let mut tries = self.inner.addresses.len();
+        loop {
+            tries -= 1;
+            match self.connect_to(self.address()).await {
+                Ok(sender) => return Ok(sender),
+                Err(error) if tries == 0 => return Err(error),
+                Err(_) => drop(self.inner.current.fetch_add(1, Ordering::Relaxed)),
+            }
+        }
+    }
+
+    async fn connect_to(&self, address: &Address) -> Result<SendRequest<Body>, ClientError> {
+        let fail = |source| ClientError::Connect { address: address.to_string(), source };
+        match address {
             Address::Unix(path) => {
                 let stream = tokio::net::UnixStream::connect(path).await.map_err(fail)?;
                 self.handshake(stream).await
             }
-            Address::Tcp(authority) => {
-                let stream = tokio::net::TcpStream::connect(authority).await.map_err(fail)?;
-                stream.set_nodelay(true).map_err(fail)?;
+            Address::Tcp(authority) => self.handshake(connect_tcp(authority).await.map_err(fail)?).await,
+            Address::Tls(authority) => {
+                let Some(tls) = &self.inner.tls else {
+                    return Err(ClientError::NoTrust { address: address.to_string() });
+                };
+                let stream = connect_tcp(authority).await.map_err(fail)?;
+                let connecting = TlsConnector::from(tls.config.clone()).connect(tls.name.clone(), stream);
+                let stream =
+                    in_time(connecting).await.map_err(|source| match rung_trust::explain(&source) {
+                        Some(why) => ClientError::Untrusted { address: address.to_string(), why },
+                        None => fail(source),
+                    })?;
                 self.handshake(stream).await
             }
         }
@@ -152,7 +237,12 @@ impl Client {
     }
 
     fn broken(&self, source: hyper::Error) -> ClientError {
-        ClientError::Broken { address: self.inner.address.to_string(), source }
+        let address = self.address().to_string();
+        // That our certificate was refused shows after the handshake only.
+        match rung_trust::explain(&source) {
+            Some(why) => ClientError::Untrusted { address, why },
+            None => ClientError::Broken { address, source },
+        }
     }
 
     fn idle_connection(&self) -> Option<SendRequest<Body>> {
@@ -284,6 +374,19 @@ impl Client {
             ready: std::collections::VecDeque::new(),
             kind: std::marker::PhantomData,
         })
+    }
+}
+
+async fn connect_tcp(authority: &str) -> std::io::Result<tokio::net::TcpStream> {
+    let stream = in_time(tokio::net::TcpStream::connect(authority)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn in_time<T>(connecting: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    match tokio::time::timeout(CONNECT_WITHIN, connecting).await {
+        Ok(done) => done,
+        Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within 3 s")),
     }
 }
 
@@ -610,6 +713,7 @@ mod tests {
     fn addresses_are_read_as_people_write_them() {
         assert_eq!("http://127.0.0.1:7864/".parse(), Ok(Address::Tcp("127.0.0.1:7864".into())));
         assert_eq!("unix:/run/rung/api.sock".parse(), Ok(Address::Unix("/run/rung/api.sock".into())));
+        assert_eq!("https://10.0.0.1:7864".parse(), Ok(Address::Tls("10.0.0.1:7864".into())));
         assert!("https//nonsense".parse::<Address>().is_err());
     }
 

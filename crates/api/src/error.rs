@@ -11,6 +11,8 @@ pub enum Code {
     InvalidArchive,
     MissingSecret,
     Unauthorized,
+    /// The node that asks was taken out of the cluster.
+    Removed,
     NotFound,
     /// A deployment of the app is going on.
     Deploying,
@@ -32,6 +34,7 @@ impl Code {
         match self {
             Self::InvalidRequest | Self::InvalidAppFile | Self::InvalidArchive => 400,
             Self::Unauthorized => 401,
+            Self::Removed => 403,
             Self::NotFound => 404,
             Self::Deploying | Self::Conflict => 409,
             Self::MissingSecret | Self::Refused => 422,

@@ -13,5 +13,5 @@ pub mod seal;
 pub mod sse;
 pub mod wire;
 
-pub use client::{Address, Client, ClientError};
+pub use client::{Address, Client, ClientError, Tls};
 pub use error::{Code, ErrorBody};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use rung_model::{AppName, InstanceId, JobName, ReleaseNumber, RunId, SecretName, ServiceName};
+use rung_trust::Fingerprint;
 
 /// Runs a web application: supervised, balanced, and deployed without losing a request
 #[derive(Debug, Parser)]
@@ -69,6 +70,9 @@ pub struct Global {
     /// The token for it [default: what `rung up` left in its data directory]
     #[arg(long, global = true, value_name = "TOKEN", env = "RUNG_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// The fingerprint of the authority that vouches for it, where it is https://: sha256:…
+    #[arg(long, global = true, value_name = "SHA256", env = "RUNG_CA", hide_env_values = true)]
+    pub ca: Option<Fingerprint>,
 }
 
 #[derive(Debug, Subcommand)]

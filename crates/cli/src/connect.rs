@@ -1,7 +1,8 @@
 //! Finding the server: what the person said, else what `rung up` left in its data directory.
 
 use anyhow::Context as _;
-use rung_api::{Address, Client};
+use rung_api::{Address, Client, ClientError, Tls};
+use rung_trust::{Belief, Fingerprint, client_config};
 
 use crate::args::Global;
 use crate::edge::Hinted;
@@ -29,15 +30,34 @@ pub fn connect(global: &Global) -> anyhow::Result<Client> {
             return Err(Hinted::failed(message, hint).into());
         };
         let token = global.token.clone().unwrap_or(file.token);
-        return Ok(Client::new(file.api.parse()?, Some(token)));
+        return client(file.api.parse()?, Some(token), authority(file.ca.as_deref())?);
     };
     let address: Address = said.parse().map_err(|error| {
         Hinted::usage(format!("{error}"), "take --api and RUNG_API away to use the server of this machine")
     })?;
     // The token of this machine's server is for nobody else.
     let own = file.ok().flatten().filter(|file| file.api.parse::<Address>().is_ok_and(|own| own == address));
+    let ca = match global.ca {
+        Some(ca) => Some(ca),
+        None => authority(own.as_ref().and_then(|file| file.ca.as_deref()))?,
+    };
     let token = global.token.clone().or_else(|| own.map(|file| file.token));
-    Ok(Client::new(address, token))
+    client(address, token, ca)
+}
+
+fn authority(text: Option<&str>) -> anyhow::Result<Option<Fingerprint>> {
+    Ok(text.map(str::parse).transpose()?)
+}
+
+/// Nothing is sent before the other side has shown that it is of the cluster with this authority.
+fn client(address: Address, token: Option<String>, ca: Option<Fingerprint>) -> anyhow::Result<Client> {
+    Ok(match (&address, ca) {
+        (Address::Tls(_), Some(ca)) => {
+            Client::over_tls(address, token, Tls::to_servers(client_config(Belief::Hash(ca), None)))
+        }
+        (Address::Tls(_), None) => return Err(ClientError::NoTrust { address: address.to_string() }.into()),
+        (Address::Unix(_) | Address::Tcp(_), _) => Client::new(address, token),
+    })
 }
 
 #[cfg(test)]
@@ -58,6 +78,7 @@ mod tests {
             api: "http://127.0.0.1:7999".into(),
             token: "t0ken".into(),
             http: "127.0.0.1:8080".into(),
+            ca: None,
             pid: 7,
         };
         file.write(data.path()).unwrap();

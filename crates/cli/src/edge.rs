@@ -112,6 +112,14 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
             ClientError::NotUnderstood { .. } => {
                 Some("use the same version of rung as the server".to_owned())
             }
+            ClientError::Untrusted { .. } => Some(
+                "if another machine took that address, or the cluster was made anew, use the new --ca"
+                    .to_owned(),
+            ),
+            ClientError::NoTrust { .. } => Some(
+                "give the fingerprint of its authority with --ca or RUNG_CA; `rung up` prints it there"
+                    .to_owned(),
+            ),
             ClientError::Broken { .. } | ClientError::Api(_) => None,
         }
     })

@@ -198,7 +198,9 @@ pub fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::Connect { .. } | ClientError::Broken { .. } => true,
         ClientError::Api(body) => body.code == Code::Unavailable,
-        ClientError::NotUnderstood { .. } => false,
+        ClientError::NotUnderstood { .. } | ClientError::Untrusted { .. } | ClientError::NoTrust { .. } => {
+            false
+        }
     }
 }
 

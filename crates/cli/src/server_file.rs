@@ -15,6 +15,9 @@ pub struct ServerFile {
     pub token: String,
     /// Where apps are served, `127.0.0.1:8080`.
     pub http: String,
+    /// The fingerprint of the cluster's authority, where the API is served over TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
     pub pid: u32,
 }
 
@@ -104,6 +107,7 @@ mod tests {
             api: "http://127.0.0.1:7864".into(),
             token: "t0ken".into(),
             http: "127.0.0.1:8080".into(),
+            ca: None,
             pid: 7,
         };
         file.write(data.path()).unwrap();

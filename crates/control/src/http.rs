@@ -1,10 +1,12 @@
 //! The HTTP API: who may call, and which endpoint is which function.
 //!
 //! The Unix socket (mode 0600) is for the roles on this machine and needs no token: whoever can open it owns the data
-//! directory. On TCP every request but `/v1/health` carries the token. What only nodes and proxies may ask (opened
-//! secrets among it) is answered on the socket alone.
+//! directory. On TCP every request but `/v1/health` carries the token. Where other machines can reach the port it is TLS,
+//! and a certificate of the cluster's authority says which node asks. What only nodes and proxies may ask (opened secrets
+//! among it) is answered on the socket, and to nodes for themselves.
 
 mod apps;
+mod callers;
 mod deploy;
 mod extract;
 mod jobs;
@@ -27,17 +29,11 @@ use rung_api::{Code, ErrorBody, paths, wire};
 use rung_model::{Assignment, Deployment, NodeFacts, Observed, Run};
 use tokio::net::{TcpListener, UnixListener};
 
+pub use callers::Via;
 pub use openapi::document as openapi_document;
 
 use crate::shared::Control;
 use openapi::{Described, says};
-
-/// How a request came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Via {
-    Socket,
-    Tcp,
-}
 
 /// An error body as an HTTP answer.
 pub(crate) struct Refused(pub ErrorBody);
@@ -58,10 +54,19 @@ impl IntoResponse for Refused {
 
 pub(crate) type Answer<T> = Result<Json<T>, Refused>;
 
+/// Where others than the roles on this machine ask.
+#[derive(Debug)]
+pub enum Door {
+    /// Only this machine reaches it.
+    Plain(TcpListener),
+    /// Other machines, and whatever listens between.
+    Tls(rung_trust::Listener),
+}
+
 /// The sockets that the API is served on.
 #[derive(Debug)]
 pub struct Listeners {
-    pub tcp: TcpListener,
+    pub door: Door,
     pub socket: PathBuf,
 }
 
@@ -70,13 +75,22 @@ impl Control {
     /// which are most of what is open at any time, are asked again anyway.
     pub async fn serve(self, listeners: Listeners) -> std::io::Result<()> {
         let socket = bind_private(&listeners.socket)?;
-        let one_request_each = middleware::from_fn(close_after);
-        let on_tcp = axum::serve(
-            strict::StrictListener(listeners.tcp),
-            router(self.clone(), Via::Tcp).layer(one_request_each),
-        );
-        let on_socket = axum::serve(socket, router(self, Via::Socket));
-        tokio::try_join!(async { on_tcp.await }, async { on_socket.await })?;
+        let on_socket = axum::serve(socket, router(self.clone()).layer(Extension(Via::Socket)));
+        let on_door = async {
+            match listeners.door {
+                Door::Plain(tcp) => {
+                    let router = router(self).layer(Extension(Via::Tcp));
+                    let router = router.layer(middleware::from_fn(close_after));
+                    axum::serve(strict::StrictListener(tcp), router).await
+                }
+                Door::Tls(listener) => {
+                    let router = router(self).layer(middleware::from_fn(callers::note_caller));
+                    let service = router.into_make_service_with_connect_info::<callers::CallerInfo>();
+                    axum::serve(callers::TlsListener(listener), service).await
+                }
+            }
+        };
+        tokio::try_join!(on_door, async { on_socket.await })?;
         Ok(())
     }
 }
@@ -96,16 +110,17 @@ fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
 /// Bodies that are not archives are small.
 const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
 
-fn router(control: Control, via: Via) -> Router {
-    let guarded =
-        people().merge(roles()).router.layer(middleware::from_fn_with_state(control.clone(), require_token));
+fn router(control: Control) -> Router {
+    let people = people().router.layer(middleware::from_fn_with_state(control.clone(), require_token));
+    let roles =
+        roles().router.layer(middleware::from_fn_with_state(control.clone(), callers::only_for_roles));
     open()
         .router
-        .merge(guarded)
+        .merge(people)
+        .merge(roles)
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(JSON_MAX_BYTES))
-        .layer(Extension(via))
         .with_state(control)
 }
 
@@ -219,7 +234,7 @@ fn people() -> Described {
         )
 }
 
-/// For nodes and proxies, on the socket only.
+/// For nodes and proxies.
 fn roles() -> Described {
     Described::new()
         .put(paths::NODE, nodes::register, says("Join as a node").takes::<NodeFacts>())
@@ -248,12 +263,14 @@ fn roles() -> Described {
                 .takes::<wire::ProxyPoll>()
                 .answers::<wire::ProxyDocuments>(),
         )
-        .only_on_the_socket()
 }
 
 /// One request a connection: see [`strict`].
 async fn close_after(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    close(next.run(request).await)
+}
+
+fn close(mut response: Response) -> Response {
     if response.status() != axum::http::StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     }
@@ -266,7 +283,7 @@ async fn require_token(
     request: Request,
     next: Next,
 ) -> Response {
-    if via == Via::Tcp && !carries_token(&request, &control.inner.token) {
+    if via != Via::Socket && !carries_token(&request, &control.inner.token) {
         let body = ErrorBody::new(Code::Unauthorized, "request carries no valid token")
             .hint("set RUNG_TOKEN, or run the command as the user who started rung");
         return Refused(body).into_response();
@@ -283,14 +300,6 @@ fn carries_token(request: &Request, token: &str) -> bool {
 /// In a time that depends on the lengths only, so that a token can't be guessed byte by byte.
 fn is_equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
-}
-
-async fn only_on_the_socket(Extension(via): Extension<Via>, request: Request, next: Next) -> Response {
-    if via == Via::Tcp {
-        let body = ErrorBody::new(Code::Unauthorized, "this endpoint is for nodes and proxies");
-        return Refused(body).into_response();
-    }
-    next.run(request).await
 }
 
 async fn unknown_endpoint(request: Request) -> Refused {

@@ -8,6 +8,7 @@
 //! What it deliberately does not do: it never runs users' code (a build is a run on an agent), never talks to
 //! instances, and keeps nothing that matters outside the store and the artifacts' directory.
 
+mod cluster;
 pub mod doctor;
 pub mod events;
 pub mod http;
@@ -26,7 +27,8 @@ use rung_api::seal::SealKey;
 use rung_model::NodeId;
 use rung_store::Store;
 
-pub use http::{Listeners, Via};
+pub use cluster::{ClusterError, Issued};
+pub use http::{Door, Listeners, Via};
 pub use shared::{Control, StartError};
 
 /// What the server role is made of; composed by the `rung` crate.

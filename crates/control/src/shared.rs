@@ -1,7 +1,7 @@
 //! What the server's parts share: the store, the loop's index, artifacts, events.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use rung_api::{Code, ErrorBody};
 use rung_model::{AppName, NodeId};
 use rung_planner::{Clock, World};
 use rung_store::{Guard, Op, Store, StoreError, Txn};
+use rung_trust::{Authority, Members};
 use tokio::sync::{mpsc, watch};
 
 use crate::ControlConfig;
@@ -57,6 +58,9 @@ pub(crate) struct Inner {
     pub started_at: Timestamp,
     /// Why the last write to the store failed; `None` since one succeeded.
     pub store_trouble: Mutex<Option<String>>,
+    /// Made when the API is first served to other machines.
+    pub authority: OnceLock<Authority>,
+    pub members: Members,
     /// When each node's agent last beat.
     pub beats: Mutex<std::collections::BTreeMap<NodeId, Instant>>,
 }
@@ -102,10 +106,13 @@ impl Control {
             started: Instant::now(),
             started_at: Timestamp::now(),
             store_trouble: Mutex::default(),
+            authority: OnceLock::new(),
+            members: Members::default(),
             beats: Mutex::default(),
         };
         let control = Self { inner: Arc::new(inner) };
         let task = tokio::spawn(crate::leader::lead(control.clone(), inbox));
+        tokio::spawn(control.clone().follow_members());
         tokio::spawn(crate::prune::prune_now_and_then(control.clone()));
         Ok((control, task))
     }

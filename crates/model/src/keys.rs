@@ -13,6 +13,10 @@ pub const OBSERVED: &str = "observed/";
 pub const ROUTES: &str = "routes/";
 pub const SECRETS: &str = "secrets/";
 pub const BUILDS: &str = "builds/";
+/// Which machines belong to the cluster, and by which key each is known.
+pub const MEMBERS: &str = "members/";
+/// The cluster's certificate authority, its key sealed.
+pub const AUTHORITY: &str = "cluster/authority";
 /// Leased by the leader; the revision that created it is the fencing token of every write of the leader.
 pub const LEADER: &str = "leader";
 
@@ -46,6 +50,10 @@ pub fn assign(node: &NodeId) -> String {
 
 pub fn observed(node: &NodeId) -> String {
     format!("{OBSERVED}{node}")
+}
+
+pub fn member(node: &NodeId) -> String {
+    format!("{MEMBERS}{node}")
 }
 
 pub fn routes(app: &AppName) -> String {

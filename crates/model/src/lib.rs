@@ -15,6 +15,7 @@ pub mod generation;
 pub mod ids;
 pub mod job;
 pub mod keys;
+pub mod member;
 pub mod node;
 pub mod observed;
 pub mod release;
@@ -32,7 +33,8 @@ pub use ids::{
     SecretName, ServiceName, VolumeName,
 };
 pub use job::{CatchUp, JobRun, JobState, Overlap};
-pub use node::{Node, NodeFacts};
+pub use member::Member;
+pub use node::{Node, NodeFacts, NodeRole};
 pub use observed::{InstanceState, Observed, ObservedInstance, ObservedRun};
 pub use release::{Draft, Release};
 pub use routes::{Backend, Endpoint, Hold, RouteDocument, RouteRule};

@@ -28,6 +28,44 @@ impl Node {
     }
 }
 
+/// What a machine is in the cluster; its certificate says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRole {
+    /// Serves the API; runs instances and takes requests, too.
+    Server,
+    /// Runs instances.
+    Worker,
+    /// Takes requests, and runs nothing.
+    Ingress,
+}
+
+impl NodeRole {
+    pub const ALL: [Self; 3] = [Self::Server, Self::Worker, Self::Ingress];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Worker => "worker",
+            Self::Ingress => "ingress",
+        }
+    }
+}
+
+impl std::fmt::Display for NodeRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for NodeRole {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|role| role.name() == text);
+        found.ok_or_else(|| format!("{text:?} is no role of a node: server, worker or ingress"))
+    }
+}
+
 /// What an agent says of its machine when it registers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeFacts {

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use rung_model::{
-    App, AppName, Assignment, Deployment, DeploymentNumber, Generation, JobName, JobState, Node, NodeId,
-    Observed, Release, ReleaseNumber, RouteDocument, Run, RunId, keys,
+    App, AppName, Assignment, Deployment, DeploymentNumber, Generation, JobName, JobState, Member, Node,
+    NodeId, Observed, Release, ReleaseNumber, RouteDocument, Run, RunId, keys,
 };
 use serde::de::DeserializeOwned;
 
@@ -28,6 +28,7 @@ pub struct World {
     pub deployments: BTreeMap<AppName, BTreeMap<DeploymentNumber, Held<Deployment>>>,
     pub runs: BTreeMap<RunId, Held<Run>>,
     pub nodes: BTreeMap<NodeId, Held<Node>>,
+    pub members: BTreeMap<NodeId, Held<Member>>,
     pub assignments: BTreeMap<NodeId, Held<Assignment>>,
     pub observed: BTreeMap<NodeId, Held<Observed>>,
     pub routes: BTreeMap<AppName, Held<RouteDocument>>,
@@ -80,6 +81,10 @@ impl World {
                 let node: Node = decode(key, value)?;
                 self.nodes.insert(node.id.clone(), Held { revision, value: node });
             }
+            "members" => {
+                let member: Member = decode(key, value)?;
+                self.members.insert(member.node.clone(), Held { revision, value: member });
+            }
             "assign" => {
                 let mut assignment: Assignment = decode(key, value)?;
                 assignment.generation = generation;
@@ -106,6 +111,7 @@ impl World {
         match kind {
             "apps" => remove(&mut self.apps, first),
             "nodes" => remove(&mut self.nodes, first),
+            "members" => remove(&mut self.members, first),
             "assign" => remove(&mut self.assignments, first),
             "observed" => remove(&mut self.observed, first),
             "routes" => remove(&mut self.routes, first),
@@ -147,6 +153,7 @@ impl World {
         match kind {
             "apps" => self.apps.get(&AppName::new(first).ok()?).map(|held| held.revision),
             "nodes" => self.nodes.get(&NodeId::new(first).ok()?).map(|held| held.revision),
+            "members" => self.members.get(&NodeId::new(first).ok()?).map(|held| held.revision),
             "assign" => self.assignments.get(&NodeId::new(first).ok()?).map(|held| held.revision),
             "observed" => self.observed.get(&NodeId::new(first).ok()?).map(|held| held.revision),
             "routes" => self.routes.get(&AppName::new(first).ok()?).map(|held| held.revision),

@@ -64,6 +64,11 @@ impl Data {
         self.root.join("node-name")
     }
 
+    /// Who this machine is to others.
+    pub fn trust(&self) -> PathBuf {
+        self.root.join("trust")
+    }
+
     pub fn backups(&self) -> PathBuf {
         self.root.join("backups")
     }

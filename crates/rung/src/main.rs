@@ -3,6 +3,7 @@
 //! The same file is every role. `rung shim` and `rung ingress` are started by a running `rung up`; they branch off
 //! before anything else, because a shim must stay small and the ingress brings its own runtimes.
 
+mod addresses;
 mod data;
 mod known;
 mod node_name;

@@ -16,13 +16,15 @@ use rung_cli::{
     DeployOptions, Exit, Global, OnInterrupt, Screen, ServerFile, UpArgs, check_directory, data_directory,
     deploy_directory,
 };
-use rung_control::{Control, ControlConfig, Listeners, StartError};
+use rung_control::{Control, ControlConfig, Door, Listeners, StartError};
 use rung_ingress::{Listen, Supervisor, SupervisorConfig};
 use rung_store::{SqliteStore, StoreError};
+use rung_trust::{Clients, Fingerprint, Listener, TrustDirectory};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::addresses;
 use crate::data::Data;
 use crate::upgrade;
 
@@ -54,6 +56,8 @@ struct Platform {
     /// Where TLS is served, and the certificate that vouches for names under `localhost`.
     https: Option<(SocketAddr, PathBuf)>,
     api: SocketAddr,
+    /// By which other machines recognize the cluster, where they reach the API.
+    ca: Option<Fingerprint>,
     store: Arc<SqliteStore>,
     upgrades: mpsc::Receiver<PathBuf>,
     stop_ingress: watch::Sender<bool>,
@@ -116,11 +120,6 @@ impl Platform {
         let socket = Address::Unix(data.api_socket());
         let tcp = listen_for_api(up.api.as_deref()).await?;
         let api = tcp.local_addr()?;
-        if !api.ip().is_loopback() {
-            eprintln!(
-                "note: the API at {api} is not encrypted; whoever can listen to the network sees its token"
-            );
-        }
         let supervisor = Supervisor::bind(SupervisorConfig {
             program: program.clone(),
             http: listen_on("--http", up.http.as_deref(), UpArgs::HTTP)?,
@@ -151,7 +150,16 @@ impl Platform {
             upgrades: upgrade_sender,
         };
         let (control, _) = Control::start(config).await.map_err(with_way_out)?;
-        let listeners = Listeners { tcp, socket: data.api_socket() };
+        let ca = if api.ip().is_loopback() { None } else { Some(control.ensure_authority().await?) };
+        let door = match ca {
+            None => Door::Plain(tcp),
+            Some(_) => {
+                let trust = TrustDirectory::new(data.trust());
+                let identity = control.own_identity(trust, addresses::of_this_machine(api.ip())).await?;
+                Door::Tls(Listener::new(tcp, identity, Clients::Anybody, control.members())?)
+            }
+        };
+        let listeners = Listeners { door, socket: data.api_socket() };
         let server = tokio::spawn(control.clone().serve(listeners));
         let client = Client::new(socket, None);
         let (stop_ingress, stopping) = watch::channel(false);
@@ -169,9 +177,10 @@ impl Platform {
         let agent =
             tokio::spawn(async move { rung_agent::run(config, stopping).await.map_err(anyhow::Error::from) });
         let file = ServerFile {
-            api: format!("http://{api}"),
+            api: shown_api(api, ca),
             token,
             http: http.to_string(),
+            ca: ca.map(|ca| ca.to_string()),
             pid: std::process::id(),
         };
         file.write(data.root()).context("writing rung.json, by which the commands find the server")?;
@@ -181,6 +190,7 @@ impl Platform {
             http,
             https,
             api,
+            ca,
             store,
             upgrades,
             stop_ingress,
@@ -284,9 +294,24 @@ async fn write_ingress_events(control: Control, mut events: mpsc::UnboundedRecei
     }
 }
 
+/// How the commands of this machine reach the API.
+fn shown_api(api: SocketAddr, ca: Option<Fingerprint>) -> String {
+    let scheme = if ca.is_some() { "https" } else { "http" };
+    let ip = match api.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("{scheme}://{}", SocketAddr::new(ip, api.port()))
+}
+
 fn announce(data: &Data, platform: &Platform) {
     println!("rung {} keeps its data in {}", env!("CARGO_PKG_VERSION"), data.root().display());
-    println!("apps are served at http://{}, the API is at http://{}", platform.http, platform.api);
+    let scheme = if platform.ca.is_some() { "https" } else { "http" };
+    println!("apps are served at http://{}, the API is at {scheme}://{}", platform.http, platform.api);
+    if let Some(ca) = platform.ca {
+        println!("what vouches for it is the cluster's authority {ca}");
+    }
     if let Some((https, certificate)) = &platform.https {
         println!(
             "and at https://{https}; what vouches for names under localhost is {}",

@@ -178,12 +178,6 @@ impl Described {
         self
     }
 
-    /// Lets only what came in by the socket through.
-    pub fn only_on_the_socket(mut self) -> Self {
-        self.router = self.router.layer(axum::middleware::from_fn(super::only_on_the_socket));
-        self
-    }
-
     pub fn document(self) -> OpenApi {
         let info = InfoBuilder::new()
             .title("Rung")

@@ -30,20 +30,14 @@ const REFUSED: &[u8] = b"\0\r\n\r\n";
 pub struct StrictListener(pub TcpListener);
 
 impl Listener for StrictListener {
-    type Io = StrictStream;
+    type Io = StrictStream<TcpStream>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (StrictStream, SocketAddr) {
+    async fn accept(&mut self) -> (StrictStream<TcpStream>, SocketAddr) {
         let (stream, address) = Listener::accept(&mut self.0).await;
         // Answers are small and written at once; without it fails nothing but a little time.
         let _ = stream.set_nodelay(true);
-        (
-            StrictStream {
-                stream,
-                head: Head::Gathering { bytes: Vec::new(), late: Box::pin(sleep(HEAD_WITHIN)) },
-            },
-            address,
-        )
+        (StrictStream::judging(stream), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -52,9 +46,21 @@ impl Listener for StrictListener {
 }
 
 #[derive(Debug)]
-pub struct StrictStream {
-    stream: TcpStream,
+pub struct StrictStream<S> {
+    stream: S,
     head: Head,
+}
+
+impl<S> StrictStream<S> {
+    pub fn judging(stream: S) -> Self {
+        let late = Box::pin(sleep(HEAD_WITHIN));
+        Self { stream, head: Head::Gathering { bytes: Vec::new(), late } }
+    }
+
+    /// For who is known and sends many requests on one connection, with nothing in between that reads them otherwise.
+    pub fn trusting(stream: S) -> Self {
+        Self { stream, head: Head::Passed }
+    }
 }
 
 /// `Gathering` ─► `Passing` what was gathered ─► `Passed`: straight through.
@@ -65,7 +71,7 @@ enum Head {
     Passed,
 }
 
-impl AsyncRead for StrictStream {
+impl<S: AsyncRead + Unpin> AsyncRead for StrictStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -111,7 +117,7 @@ impl AsyncRead for StrictStream {
     }
 }
 
-impl AsyncWrite for StrictStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StrictStream<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
     }

@@ -1,0 +1,223 @@
+//! The cluster's authority, and which machines it vouches for.
+//!
+//! The authority lies in the store, its key sealed, so that every server signs with the same one. It is made when a
+//! server first serves its API to other machines; one machine alone has none.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use rung_model::{Member, NodeId, NodeRole, keys};
+use rung_store::{Guard, Op, StoreError, Txn};
+use rung_trust::{
+    Authority, AuthorityError, AuthorityFile, CERTIFICATE_LIFE, Certificate, CredentialsError,
+    DirectoryError, Fingerprint, Identity, Member as Known, MemberList, PublicKey, TrustDirectory,
+    renew_after,
+};
+
+use crate::shared::Control;
+
+const SEAL_CONTEXT: &str = "cluster/authority";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error("keeping the cluster's authority in the store")]
+    Store(#[from] StoreError),
+    #[error("the store did not say whether the cluster's authority was kept; start again")]
+    Unknown,
+    #[error(
+        "the cluster's authority can't be opened with this secret.key; put the old one back into the data directory"
+    )]
+    Sealed,
+    #[error("what the store holds as the cluster's authority is damaged")]
+    Damaged,
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    #[error(
+        "this server does not serve its API to other machines; start it with --api and an address they reach"
+    )]
+    Alone,
+}
+
+/// As it is kept in the store.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct KeptAuthority {
+    certificate: String,
+    /// Hexadecimal.
+    sealed_key: String,
+}
+
+/// A node's certificate and the authority's, both PEM.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    pub certificate: String,
+    pub authority: String,
+}
+
+impl Control {
+    /// Reads the cluster's authority, or makes it.
+    ///
+    /// # Errors
+    /// The store can't be used, or the authority can't be opened.
+    pub async fn ensure_authority(&self) -> Result<Fingerprint, ClusterError> {
+        if let Some(authority) = self.inner.authority.get() {
+            return Ok(authority.fingerprint());
+        }
+        let authority = match self.kept_authority().await? {
+            Some(authority) => authority,
+            None => match self.keep_authority(Authority::generate(SystemTime::now())?).await? {
+                Some(made) => made,
+                // Another server was quicker.
+                None => self.kept_authority().await?.ok_or(ClusterError::Damaged)?,
+            },
+        };
+        Ok(self.inner.authority.get_or_init(|| authority).fingerprint())
+    }
+
+    async fn kept_authority(&self) -> Result<Option<Authority>, ClusterError> {
+        let Some(entry) = self.inner.store.get(keys::AUTHORITY).await?.value else { return Ok(None) };
+        let kept: KeptAuthority = serde_json::from_slice(&entry.value).map_err(|_| ClusterError::Damaged)?;
+        let sealed = hex::decode(&kept.sealed_key).map_err(|_| ClusterError::Damaged)?;
+        let key = self.inner.seal_key.open(SEAL_CONTEXT, &sealed).map_err(|_| ClusterError::Sealed)?;
+        let key = String::from_utf8(key).map_err(|_| ClusterError::Damaged)?;
+        Ok(Some(Authority::from_file(AuthorityFile { certificate: kept.certificate, key })?))
+    }
+
+    async fn keep_authority(&self, authority: Authority) -> Result<Option<Authority>, ClusterError> {
+        let file = authority.file();
+        let kept = KeptAuthority {
+            certificate: file.certificate.clone(),
+            sealed_key: hex::encode(self.inner.seal_key.seal(SEAL_CONTEXT, file.key.as_bytes())),
+        };
+        let value = serde_json::to_vec(&kept).expect("two texts serialize");
+        let guard = Guard::Absent { key: keys::AUTHORITY.to_owned() };
+        let put = Op::Put { key: keys::AUTHORITY.to_owned(), value, lease: None };
+        match self.txn(vec![guard], vec![put]).await? {
+            Txn::Committed(_) => Ok(Some(authority)),
+            Txn::Conflict => Ok(None),
+            Txn::Unknown => Err(ClusterError::Unknown),
+        }
+    }
+
+    /// The authority by which joining machines recognize the cluster; `None` on one machine alone.
+    pub fn authority_fingerprint(&self) -> Option<Fingerprint> {
+        self.inner.authority.get().map(Authority::fingerprint)
+    }
+
+    /// Signs what a node is. Whether it may be that is for the caller to have decided.
+    pub(crate) fn certify(
+        &self,
+        node: &NodeId,
+        role: NodeRole,
+        key: &PublicKey,
+        addresses: &[IpAddr],
+    ) -> Result<Issued, ClusterError> {
+        let authority = self.inner.authority.get().ok_or(ClusterError::Alone)?;
+        let host = (role == NodeRole::Server).then_some("localhost");
+        let wanted =
+            Certificate { node, role, key, addresses, host, now: SystemTime::now(), life: CERTIFICATE_LIFE };
+        let certificate = authority.certify(&wanted)?;
+        Ok(Issued { certificate, authority: authority.file().certificate.clone() })
+    }
+
+    /// Makes this machine a member and gives it an identity that is renewed as long as the server runs.
+    ///
+    /// # Errors
+    /// The store or the directory can't be written to.
+    pub async fn own_identity(
+        &self,
+        directory: TrustDirectory,
+        addresses: Vec<IpAddr>,
+    ) -> Result<Arc<Identity>, ClusterError> {
+        self.ensure_authority().await?;
+        let key = directory.ensure_key()?.public();
+        self.admit_itself(&key).await?;
+        let issued = self.certify(&self.inner.node, NodeRole::Server, &key, &addresses)?;
+        directory.keep(&issued.certificate, &issued.authority)?;
+        let credentials = directory.read()?.ok_or(ClusterError::Damaged)?;
+        let identity = Identity::new(&credentials)?;
+        tokio::spawn(self.clone().renew_own(directory, identity.clone(), key, addresses));
+        Ok(identity)
+    }
+
+    async fn renew_own(
+        self,
+        directory: TrustDirectory,
+        identity: Arc<Identity>,
+        key: PublicKey,
+        addresses: Vec<IpAddr>,
+    ) {
+        loop {
+            tokio::time::sleep(renew_after(CERTIFICATE_LIFE)).await;
+            let renewed = || -> Result<(), ClusterError> {
+                let issued = self.certify(&self.inner.node, NodeRole::Server, &key, &addresses)?;
+                directory.keep(&issued.certificate, &issued.authority)?;
+                let credentials = directory.read()?.ok_or(ClusterError::Damaged)?;
+                Ok(identity.renew(&credentials)?)
+            };
+            if let Err(error) = renewed() {
+                tracing::error!(error = crate::trees::chain(&error), "renewing this server's certificate");
+            }
+        }
+    }
+
+    async fn admit_itself(&self, key: &PublicKey) -> Result<(), ClusterError> {
+        let node = &self.inner.node;
+        let held = self.inner.store.get(&keys::member(node)).await?.value;
+        let known = held.as_ref().and_then(|entry| serde_json::from_slice::<Member>(&entry.value).ok());
+        let fingerprint = key.fingerprint().to_string();
+        if known.is_some_and(|known| known.key == fingerprint && known.role == NodeRole::Server) {
+            return Ok(());
+        }
+        let member =
+            Member { node: node.clone(), role: NodeRole::Server, key: fingerprint, joined: Timestamp::now() };
+        let value = serde_json::to_vec(&member).expect("documents of the model serialize");
+        let guard = match held {
+            Some(entry) => Guard::Modified { key: entry.key, revision: entry.modified },
+            None => Guard::Absent { key: keys::member(node) },
+        };
+        match self.txn(vec![guard], vec![Op::Put { key: keys::member(node), value, lease: None }]).await? {
+            Txn::Committed(_) => Ok(()),
+            Txn::Conflict | Txn::Unknown => Err(ClusterError::Unknown),
+        }
+    }
+
+    /// Whoever accepts connections of nodes asks these.
+    pub fn members(&self) -> rung_trust::Members {
+        self.inner.members.clone()
+    }
+
+    /// Keeps them as the store says.
+    pub(crate) async fn follow_members(self) {
+        let mut changes = self.inner.changes.subscribe();
+        let mut seen = None;
+        loop {
+            // A list with as many and no newer members is the same list.
+            let (mark, list) = self.read(|world| {
+                let newest = world.members.values().map(|held| held.revision).max();
+                let mark = (world.revision > 0).then_some((world.members.len(), newest));
+                (mark, (mark.is_some() && mark != seen).then(|| member_list(world)))
+            });
+            if let Some(list) = list {
+                seen = mark;
+                self.inner.members.set(list);
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn member_list(world: &rung_planner::World) -> MemberList {
+    let known = world.members.values().filter_map(|held| {
+        let key = held.value.key.parse().ok()?;
+        Some((held.value.node.clone(), Known { role: held.value.role, key }))
+    });
+    MemberList(known.collect())
+}
