@@ -1,5 +1,7 @@
 //! Two sides and what each finds out about the other before a byte of anything else is sent.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
