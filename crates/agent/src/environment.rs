@@ -67,7 +67,8 @@ pub fn of_release(
     let mut env = base(&tmp, &tmp);
     env.extend(launch.env.clone());
     let mut set = |name: &str, value: String| drop(env.insert(name.to_owned(), value));
-    set("RUNG_APP", launch.release.app.to_string());
+    set("RUNG_APP", launch.release.app.base().to_string());
+    set("RUNG_ENVIRONMENT", launch.release.app.environment().to_string());
     set("RUNG_INSTANCE", identity.id.to_owned());
     set("RUNG_RELEASE", launch.release.number.to_string());
     if let Some(service) = identity.service {
@@ -111,7 +112,8 @@ pub fn of_build(
         passed_on(&name).then_some((name, value))
     }));
     env.insert("CI".to_owned(), "true".to_owned());
-    env.insert("RUNG_APP".to_owned(), app.to_string());
+    // Not in which environment: what is built may serve in others, too.
+    env.insert("RUNG_APP".to_owned(), app.base().to_string());
     env.extend(own.clone());
     env
 }

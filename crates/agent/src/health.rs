@@ -77,7 +77,8 @@ async fn http(app: &AppName, port: u16, path: &str) -> Result<(), Failure> {
     let broken = |error: io::Error| Failure::Check(format!("GET {path} was cut off: {error}"));
     // The default host name of the app, which frameworks that check the host are told to allow anyway.
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {app}.localhost\r\nUser-Agent: rung-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: rung-health\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+        app.host()
     );
     stream.write_all(request.as_bytes()).await.map_err(broken)?;
     // `HTTP/1.1 200`

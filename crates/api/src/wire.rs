@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use rung_model::app::{Destroying, Scale};
+use rung_model::appfile::AppText;
 use rung_model::deployment::{Phase, Trouble};
 use rung_model::generation::Generation;
 use rung_model::ids::{
@@ -34,9 +35,8 @@ pub struct HealthReport {
 /// `POST /v1/apps/{app}/deployments`. The source was uploaded with `PUT /v1/sources/{digest}` before.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DeployRequest {
-    /// The name under which the texts are shown in errors: `rung.toml` or `Procfile`.
-    pub file_name: String,
-    pub file: String,
+    /// With every overlay: which one counts is said by the app's name.
+    pub file: AppText,
     pub source: Digest,
     #[serde(default)]
     pub note: Option<String>,
@@ -171,8 +171,24 @@ pub struct AppStatus {
     pub services: Vec<ServiceStatus>,
     pub deployment: Option<DeploymentSummary>,
     pub destroying: bool,
+    /// The same app in other environments.
+    #[serde(default)]
+    pub environments: Vec<EnvironmentStatus>,
     /// What keeps the app from what is desired, in words; empty when all is well.
     pub problems: Vec<String>,
+}
+
+/// An app in another environment, in short.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct EnvironmentStatus {
+    pub app: AppName,
+    pub current: Option<ReleaseNumber>,
+    pub urls: Vec<String>,
+    /// Instances of all its services.
+    pub desired: u32,
+    pub healthy: u32,
+    /// Of its newest deployment.
+    pub phase: Option<Phase>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]

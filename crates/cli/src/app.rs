@@ -1,12 +1,14 @@
-//! Which app is meant, and what its directory says.
+//! Which app is meant, in which environment, and what its directory says.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rung_api::Client;
-use rung_model::AppName;
-use rung_model::appfile::{self, AppFile, AppFileErrors};
+use rung_model::appfile::{self, AppFile, AppFileErrors, AppText, Texts};
+use rung_model::{AppName, EnvironmentName};
 
+use crate::args::Global;
 use crate::edge::Hinted;
 
 /// The app file of a directory, as it was found.
@@ -17,18 +19,41 @@ pub struct FoundFile {
     /// With the directory as it was named.
     pub path: PathBuf,
     pub bytes: Vec<u8>,
+    /// Each `rung.<environment>.toml` beside it.
+    pub overlays: BTreeMap<EnvironmentName, Vec<u8>>,
     /// What a `Procfile` leaves to its directory.
     pub directory_name: Option<AppName>,
 }
 
 impl FoundFile {
-    /// The meaning of the file.
+    /// The meaning of the file for an app in its environment.
     ///
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(&self, app: &AppName) -> Result<AppFile, AppFileErrors> {
-        let path = self.path.display().to_string();
-        appfile::parse_as(self.name, app, &self.bytes).map_err(|errors| errors.named(&path))
+        let overlays = self.overlays.iter().map(|(name, bytes)| (name.clone(), bytes.as_slice())).collect();
+        let texts = Texts { name: self.name, text: &self.bytes, overlays };
+        texts
+            .parse(app)
+            .map_err(|errors| errors.named(|file| self.path.with_file_name(file).display().to_string()))
+    }
+
+    /// All of it as text, for the server.
+    ///
+    /// # Errors
+    /// One of the files is not text.
+    pub fn text(&self) -> anyhow::Result<AppText> {
+        let read = |path: PathBuf, bytes: &[u8]| {
+            String::from_utf8(bytes.to_vec()).map_err(|_| {
+                Hinted::failed(format!("{} is not UTF-8 text", path.display()), "save it as UTF-8")
+            })
+        };
+        let mut overlays = BTreeMap::new();
+        for (environment, bytes) in &self.overlays {
+            let path = self.path.with_file_name(appfile::overlay_file(environment));
+            overlays.insert(environment.clone(), read(path, bytes)?);
+        }
+        Ok(AppText { name: self.name.to_owned(), text: read(self.path.clone(), &self.bytes)?, overlays })
     }
 
     /// The app's name that the file says, or leaves to its directory.
@@ -49,14 +74,30 @@ pub fn find_file(dir: &Path) -> anyhow::Result<Option<FoundFile>> {
         let path = dir.join(name);
         match read_whole(&path) {
             Ok(bytes) => {
+                let overlays = if name == appfile::FILE_NAME { overlays(dir)? } else { BTreeMap::new() };
                 let path = path.strip_prefix(".").unwrap_or(&path).to_owned();
-                return Ok(Some(FoundFile { name, path, bytes, directory_name: name_of_directory(dir) }));
+                let directory_name = name_of_directory(dir);
+                return Ok(Some(FoundFile { name, path, bytes, overlays, directory_name }));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         }
     }
     Ok(None)
+}
+
+fn overlays(dir: &Path) -> anyhow::Result<BTreeMap<EnvironmentName, Vec<u8>>> {
+    let mut overlays = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
+        let entry = entry.with_context(|| format!("reading {}", dir.display()))?;
+        let Some(environment) = entry.file_name().to_str().and_then(appfile::overlay_environment) else {
+            continue;
+        };
+        let bytes =
+            read_whole(&entry.path()).with_context(|| format!("reading {}", entry.path().display()))?;
+        overlays.insert(environment, bytes);
+    }
+    Ok(overlays)
 }
 
 /// Of a pipe, a device or a directory nothing is read: it might never end.
@@ -77,18 +118,61 @@ pub fn of_directory(dir: &Path) -> Option<AppName> {
     find_file(dir).ok().flatten()?.app()
 }
 
+/// The app in the environment that was said, if one was: `--app shop@staging` says both.
+///
+/// # Errors
+/// The name has another environment than the one that was said.
+pub fn in_environment(app: &AppName, said: Option<&EnvironmentName>) -> anyhow::Result<AppName> {
+    match said {
+        None => Ok(app.clone()),
+        Some(said) if app.is_in_production() || app.environment() == *said => Ok(app.in_environment(said)),
+        Some(said) => {
+            let message = format!("--app says {app}, and --env (or RUNG_ENV) says {said}");
+            Err(Hinted::usage(message, "say the environment once").into())
+        }
+    }
+}
+
+/// What `--app` and `--env` say.
+///
+/// # Errors
+/// They contradict each other.
+pub fn said(global: &Global) -> anyhow::Result<Option<AppName>> {
+    let said = global.app.as_ref().map(|app| in_environment(app, global.environment.as_ref()));
+    said.transpose()
+}
+
+/// What `--app` and `--env` say, else the directory's app in the environment that was said.
+///
+/// # Errors
+/// They contradict each other.
+pub fn named(global: &Global) -> anyhow::Result<Option<AppName>> {
+    if let Some(app) = said(global)? {
+        return Ok(Some(app));
+    }
+    let here = of_directory(Path::new("."));
+    here.map(|app| in_environment(&app, global.environment.as_ref())).transpose()
+}
+
 /// The app that is meant: what was said, else the directory's, else the only one on the server.
 ///
 /// # Errors
 /// Nothing says which of several.
-pub async fn meant(said: Option<&AppName>, client: &Client) -> anyhow::Result<AppName> {
-    let here = || of_directory(Path::new("."));
-    if let Some(app) = said.cloned().or_else(here) {
+pub async fn meant(global: &Global, client: &Client) -> anyhow::Result<AppName> {
+    if let Some(app) = named(global)? {
         return Ok(app);
     }
-    let mut apps: Vec<AppName> = client.apps().await?.into_iter().map(|status| status.app).collect();
+    let environment = global.environment.clone().unwrap_or_else(EnvironmentName::production);
+    let apps = client.apps().await?.into_iter().map(|status| status.app);
+    let mut apps: Vec<AppName> = apps.filter(|app| app.environment() == environment).collect();
     match apps.len() {
-        0 => Err(Hinted::usage("the server has no app yet", "deploy one with `rung deploy DIR`").into()),
+        0 if environment.is_production() => {
+            Err(Hinted::usage("the server has no app yet", "deploy one with `rung deploy DIR`").into())
+        }
+        0 => {
+            let message = format!("the server has no app in environment {environment}");
+            Err(Hinted::usage(message, "`rung status` lists what it has").into())
+        }
         1 => Ok(apps.remove(0)),
         _ => {
             let names = apps.iter().map(|app| app.as_str()).collect::<Vec<_>>().join(", ");
@@ -128,6 +212,36 @@ mod tests {
         let errors = found.parse(&AppName::new("shop").unwrap()).unwrap_err().to_string();
         let path = dir.path().join("rung.toml");
         assert!(errors.contains(&format!("--> {}:1:7", path.display())), "{errors}");
+    }
+
+    #[test]
+    fn overlays_are_found_beside_the_file_and_errors_name_the_one_they_are_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("rung.toml", "app = \"shop\"\n[services.web]\ncommand = \"serve\"\n");
+        write("rung.staging.toml", "[services.web]\ninstances = \"two\"\n");
+        write("rung.lock", "");
+        let found = find_file(dir.path()).unwrap().unwrap();
+        assert_eq!(found.text().unwrap().overlays.len(), 1);
+        let shop = AppName::new("shop").unwrap();
+        assert!(found.parse(&shop).is_ok(), "production has nothing to do with it");
+        let errors = found.parse(&AppName::new("shop@staging").unwrap()).unwrap_err().to_string();
+        let path = dir.path().join("rung.staging.toml");
+        assert!(errors.contains(&format!("--> {}:2:13", path.display())), "{errors}");
+    }
+
+    #[test]
+    fn the_environment_is_said_by_the_name_or_beside_it() {
+        let said = |app: &str, environment: Option<&str>| {
+            let environment = environment.map(|name| EnvironmentName::new(name).unwrap());
+            in_environment(&AppName::new(app).unwrap(), environment.as_ref()).map(|app| app.to_string())
+        };
+        assert_eq!(said("shop", None).unwrap(), "shop");
+        assert_eq!(said("shop", Some("staging")).unwrap(), "shop@staging");
+        assert_eq!(said("shop", Some("production")).unwrap(), "shop");
+        assert_eq!(said("shop@staging", None).unwrap(), "shop@staging");
+        assert_eq!(said("shop@staging", Some("staging")).unwrap(), "shop@staging");
+        assert!(said("shop@staging", Some("production")).is_err(), "one of the two was not heard");
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use rung_model::{AppName, InstanceId, JobName, ReleaseNumber, RunId, SecretName, ServiceName};
 use rung_trust::Fingerprint;
+use rung_model::{
+    AppName, EnvironmentName, InstanceId, JobName, ReleaseNumber, RunId, SecretName, ServiceName,
+};
 
 /// Runs a web application: supervised, balanced, and deployed without losing a request
 #[derive(Debug, Parser)]
@@ -57,6 +59,9 @@ pub struct Global {
     /// The app [default: what rung.toml in this directory says, else the only one on the server]
     #[arg(long, global = true, value_name = "NAME")]
     pub app: Option<AppName>,
+    /// The app's environment, like staging [default: production]
+    #[arg(long = "env", global = true, value_name = "NAME", env = "RUNG_ENV", hide_env_values = true)]
+    pub environment: Option<EnvironmentName>,
     /// Print what was read as JSON (streams as one object a line)
     #[arg(long, global = true)]
     pub json: bool,
@@ -328,7 +333,7 @@ pub enum JobCommand {
     Run {
         job: JobName,
         /// A variable of this run, which wins over the release's
-        #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = assignment)]
+        #[arg(short = 'e', long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
         env: Vec<(String, String)>,
         /// Do not wait until it is done
         #[arg(long)]

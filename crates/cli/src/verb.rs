@@ -33,7 +33,7 @@ struct Session<'g> {
 impl Session<'_> {
     /// The app that is meant.
     async fn app(&self) -> anyhow::Result<AppName> {
-        crate::app::meant(self.global.app.as_ref(), &self.client).await
+        crate::app::meant(self.global, &self.client).await
     }
 }
 

@@ -65,6 +65,7 @@ async fn status(Param(app): Param<AppName>) -> Json<AppStatus> {
         services: vec![],
         deployment: None,
         destroying: false,
+        environments: vec![],
         problems: vec![],
     })
 }
@@ -160,7 +161,7 @@ async fn a_first_deploy_sends_the_directory_and_shows_every_phase() {
     let checked = rung_artifact::check(uploads[0].as_slice(), rung_artifact::Limits::source()).unwrap();
     let requests = script.requests.lock().unwrap();
     assert_eq!(requests[0].source, checked.digest, "what was asked for is what was sent");
-    assert_eq!((requests[0].file_name.as_str(), requests[0].file.as_str()), ("rung.toml", FILE));
+    assert_eq!((requests[0].file.name.as_str(), requests[0].file.text.as_str()), ("rung.toml", FILE));
     assert_eq!(requests[0].note.as_deref(), Some("first"));
     let order = [
         "deploying shop",

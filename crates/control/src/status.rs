@@ -1,11 +1,13 @@
 //! What people are shown of an app: pure functions of the index.
 
-use rung_api::wire::{AppStatus, DeploymentSummary, InstanceStatus, ReleaseListing, ServiceStatus};
+use rung_api::wire::{
+    AppStatus, DeploymentSummary, EnvironmentStatus, InstanceStatus, ReleaseListing, ServiceStatus,
+};
 use rung_model::{
     App, AppName, AssignedInstance, InstanceId, InstanceState, Intent, NodeId, Outcome, ReleaseNumber,
     RouteDocument, ServiceName,
 };
-use rung_planner::World;
+use rung_planner::{Held, World};
 
 use crate::prune::{artifacts_in_use, is_available};
 use crate::reconcile::Reconcile;
@@ -37,8 +39,27 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
             trouble: deployment.trouble.clone(),
         }),
         destroying: record.destroying.is_some(),
+        environments: environments(world, app, http),
         problems,
     })
+}
+
+/// The same app elsewhere.
+fn environments(world: &World, app: &AppName, http: &str) -> Vec<EnvironmentStatus> {
+    let base = app.base();
+    let others = world.apps.iter().filter(|(other, _)| **other != *app && other.base() == base);
+    let in_short = |(other, held): (&AppName, &Held<App>)| {
+        let services = services(world, &held.value);
+        EnvironmentStatus {
+            app: other.clone(),
+            current: held.value.current,
+            urls: urls(world.routes.get(other).map(|held| &held.value), http),
+            desired: services.iter().map(|service| service.desired).sum(),
+            healthy: services.iter().map(|service| service.healthy).sum(),
+            phase: world.last_deployment(other).map(|deployment| deployment.phase),
+        }
+    };
+    others.map(in_short).collect()
 }
 
 fn urls(document: Option<&RouteDocument>, http: &str) -> Vec<String> {

@@ -33,7 +33,7 @@ pub(crate) struct Table {
     hosts: HashMap<String, Arc<AppRoutes>>,
     /// By what follows the `*`: `.example.com`.
     wildcards: HashMap<String, Arc<AppRoutes>>,
-    /// Set when there is exactly one app: it answers to addresses and `localhost` too.
+    /// Set when there is exactly one app, other environments aside: it answers to addresses and `localhost` too.
     only: Option<Arc<AppRoutes>>,
     routed: SlotSet,
 }
@@ -54,6 +54,7 @@ impl Table {
         let mut table = Self { version, ..Self::empty() };
         let mut sorted: Vec<&RouteDocument> = documents.iter().collect();
         sorted.sort_by(|a, b| a.app.cmp(&b.app));
+        let in_production = sorted.iter().filter(|document| document.app.is_in_production()).count();
         for document in &sorted {
             let routes = Arc::new(table.app_routes(document, registry));
             for host in &document.hosts {
@@ -63,7 +64,9 @@ impl Table {
                     None => table.hosts.entry(host).or_insert(routes.clone()),
                 };
             }
-            table.only = (sorted.len() == 1).then_some(routes);
+            if sorted.len() == 1 || (in_production == 1 && document.app.is_in_production()) {
+                table.only = Some(routes);
+            }
         }
         let named: HashSet<&InstanceId> = sorted
             .iter()

@@ -1,12 +1,14 @@
 //! The app file: what a team says of its app, validated.
 //!
 //! [`AppFile`] is the meaning of a `rung.toml` (or a `Procfile`) with every default filled in. [`parse`] reads the
-//! text and reports all errors at once, each with its place and a suggestion.
+//! text and reports all errors at once, each with its place and a suggestion. What differs in an environment stands in
+//! an overlay ([`AppText`]).
 
 mod check;
 pub mod defaults;
 mod error;
 mod job;
+mod overlay;
 mod parse;
 mod procfile;
 mod read;
@@ -29,6 +31,7 @@ use crate::schedule::{Schedule, Zone};
 
 pub use check::is_reserved;
 pub use error::{AppFileError, AppFileErrors};
+pub use overlay::{AppText, Texts, overlay_environment, overlay_file};
 pub use parse::{name_of, parse, slug};
 pub use procfile::parse_procfile;
 
@@ -38,19 +41,12 @@ pub const FILE_NAME: &str = "rung.toml";
 /// How an app file without TOML is called.
 pub const PROCFILE: &str = "Procfile";
 
-/// Reads an app file by its name: a `Procfile`, which does not name its app, or a `rung.toml`, which does.
-///
-/// # Errors
-/// Everything that is wrong with it, at once.
-pub fn parse_as(file_name: &str, app: &AppName, text: impl AsRef<[u8]>) -> Result<AppFile, AppFileErrors> {
-    if file_name == PROCFILE { parse_procfile(app.clone(), text) } else { parse(file_name, text) }
-}
-
 /// An app file with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AppFile {
+    /// In the environment that it was read for.
     pub app: AppName,
-    /// Host names beside `<app>.localhost`.
+    /// Host names beside [`AppName::host`].
     #[serde(default)]
     pub domains: Vec<String>,
     #[serde(default)]

@@ -37,6 +37,25 @@ fn check_slug(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// `<app>-<environment>` is a label of a host name, which has 63 characters at most.
+const ENVIRONMENT_MAX: usize = 20;
+
+fn check_environment(text: &str) -> Result<(), &'static str> {
+    if text.len() > ENVIRONMENT_MAX {
+        return Err("it is longer than 20 characters");
+    }
+    check_slug(text)
+}
+
+/// A slug alone, or with the environment behind an `@`, which no slug has.
+fn check_app(text: &str) -> Result<(), &'static str> {
+    match text.split_once('@') {
+        None => check_slug(text),
+        Some((_, EnvironmentName::PRODUCTION)) => Err("in production its name stands alone"),
+        Some((app, environment)) => check_slug(app).and_then(|()| check_environment(environment)),
+    }
+}
+
 fn check_env_name(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
         return Err("it is empty");
@@ -54,13 +73,15 @@ fn check_env_name(text: &str) -> Result<(), &'static str> {
 }
 
 /// Instance and run ids are minted by Rung; the check keeps what comes from outside from becoming a path. A run's id is
-/// its app's name, a dot (which no name has, so ids of two apps never meet) and what it is.
+/// its app's name, a dot (which no name has, so ids of two apps never meet) and what it is. The name of an app outside
+/// of production has an `@`.
 fn check_minted(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || text.len() > 128 {
         return Err("it is empty or longer than 128 characters");
     }
-    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.') {
-        return Err("ids use a to z, 0 to 9, - and .");
+    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b'@'))
+    {
+        return Err("ids use a to z, 0 to 9, -, . and @");
     }
     if text.starts_with('.') || text.contains("..") {
         return Err("a dot stands between two words");
@@ -133,8 +154,12 @@ macro_rules! text_id {
 }
 
 text_id!(
-    /// A team's application.
-    AppName, "an app's name", check_slug);
+    /// A team's application in one of its environments: `shop` in production, `shop@staging` in another one. Each is
+    /// deployed on its own and has everything of its own: releases, config, secrets, volumes, logs, hosts.
+    AppName, "an app's name", check_app);
+text_id!(
+    /// Where an app runs beside its other copies: `production`, `staging`.
+    EnvironmentName, "an environment's name", check_environment);
 text_id!(
     /// A named long-running part of an app.
     ServiceName, "a service's name", check_slug);
@@ -159,6 +184,50 @@ text_id!(
 text_id!(
     /// `sha256:` and 64 hexadecimal digits; addresses an artifact or an uploaded source.
     Digest, "a digest", check_digest);
+
+impl EnvironmentName {
+    /// The environment of an app whose name says none.
+    pub const PRODUCTION: &str = "production";
+
+    pub fn production() -> Self {
+        Self(Self::PRODUCTION.to_owned())
+    }
+
+    pub fn is_production(&self) -> bool {
+        self.0 == Self::PRODUCTION
+    }
+}
+
+impl AppName {
+    /// The name without the environment, as the app file says it: the app in production.
+    #[must_use]
+    pub fn base(&self) -> Self {
+        Self(self.0.split('@').next().expect("a split has a first part").to_owned())
+    }
+
+    pub fn environment(&self) -> EnvironmentName {
+        match self.0.split_once('@') {
+            Some((_, environment)) => EnvironmentName(environment.to_owned()),
+            None => EnvironmentName::production(),
+        }
+    }
+
+    /// The same app in that environment.
+    #[must_use]
+    pub fn in_environment(&self, environment: &EnvironmentName) -> Self {
+        let base = self.base();
+        if environment.is_production() { base } else { Self(format!("{base}@{environment}")) }
+    }
+
+    pub fn is_in_production(&self) -> bool {
+        !self.0.contains('@')
+    }
+
+    /// Where it is served without any domain: `shop.localhost`, `shop-staging.localhost`.
+    pub fn host(&self) -> String {
+        format!("{}.localhost", self.0.replace('@', "-"))
+    }
+}
 
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal, $what:literal) => {
@@ -219,6 +288,26 @@ mod tests {
         for good in ["a", "shop", "shop-2", &"a".repeat(40)] {
             assert!(AppName::new(good).is_ok(), "{good:?} was refused");
         }
+    }
+
+    #[test]
+    fn an_app_is_another_one_in_each_environment() {
+        let shop = AppName::new("shop").unwrap();
+        let staging = EnvironmentName::new("staging").unwrap();
+        let there = shop.in_environment(&staging);
+        assert_eq!((there.as_str(), there.host().as_str()), ("shop@staging", "shop-staging.localhost"));
+        assert_eq!(AppName::new("shop@staging"), Ok(there.clone()), "its name is read as it is written");
+        assert_eq!((there.base(), there.environment()), (shop.clone(), staging));
+        assert_eq!(there.in_environment(&EnvironmentName::production()), shop);
+        assert!(shop.is_in_production() && !there.is_in_production());
+        assert!(RunId::new(format!("{there}.d1-build")).is_ok() && InstanceId::new("shop@a-web-n1").is_ok());
+        let long = format!("shop@{}", "a".repeat(21));
+        for bad in ["shop@", "@staging", "shop@production", "shop@a@b", "shop@A", "shop@a/b", &long] {
+            assert!(AppName::new(bad).is_err(), "{bad:?} was taken for an app's name");
+        }
+        let longest = format!("{}@{}", "a".repeat(40), "b".repeat(20));
+        let label = AppName::new(longest).unwrap().host();
+        assert!(label.split('.').next().unwrap().len() <= 63, "{label} is no host name");
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub use assignment::{AssignedInstance, Assignment, Intent};
 pub use deployment::{Deployment, DeploymentKind, Outcome, Phase, TimelineEntry};
 pub use generation::Generation;
 pub use ids::{
-    AppName, DeploymentNumber, Digest, InstanceId, InvalidId, JobName, NodeId, ReleaseNumber, RunId,
-    SecretName, ServiceName, VolumeName,
+    AppName, DeploymentNumber, Digest, EnvironmentName, InstanceId, InvalidId, JobName, NodeId,
+    ReleaseNumber, RunId, SecretName, ServiceName, VolumeName,
 };
 pub use job::{CatchUp, JobRun, JobState, Overlap};
 pub use member::Member;

@@ -55,7 +55,7 @@ fn routing_file<'a>(draft: &'a Draft<'_>, app: &AppName) -> Option<&'a AppFile> 
 }
 
 fn hosts(app: &AppName, file: &AppFile) -> Vec<String> {
-    let mut hosts = vec![format!("{app}.localhost")];
+    let mut hosts = vec![app.host()];
     hosts.extend(file.domains.iter().cloned());
     hosts
 }

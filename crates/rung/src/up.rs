@@ -69,13 +69,19 @@ struct Platform {
 
 async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
     // Nothing is started for a directory that can't be deployed.
-    up.directory.as_deref().map_or(Ok(()), check_directory)?;
+    let environment = global.environment.as_ref();
+    up.directory.as_deref().map_or(Ok(()), |directory| check_directory(directory, environment))?;
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let data = Data::open(&data_directory(global.data.as_deref())?)?;
     let mut platform = Platform::start(&data, up).await?;
     announce(&data, &platform);
-    let mut deploying = pin!(deploy_first(platform.client.clone(), up.directory.clone(), up.keep));
+    let options = DeployOptions {
+        environment: environment.cloned(),
+        on_interrupt: OnInterrupt::LeaveToCaller,
+        ..DeployOptions::default()
+    };
+    let mut deploying = pin!(deploy_first(platform.client.clone(), up.directory.clone(), options, up.keep));
     let mut is_deploying = true;
     loop {
         tokio::select! {
@@ -321,10 +327,9 @@ fn announce(data: &Data, platform: &Platform) {
 }
 
 /// A failed deploy is explained and leaves the platform running: there may be other apps, and the next try is near.
-async fn deploy_first(client: Client, directory: Option<PathBuf>, keep: bool) {
+async fn deploy_first(client: Client, directory: Option<PathBuf>, options: DeployOptions, keep: bool) {
     if let Some(directory) = directory {
         let mut screen = Screen::stdout(Format::People);
-        let options = DeployOptions { on_interrupt: OnInterrupt::LeaveToCaller, ..DeployOptions::default() };
         if let Err(error) = deploy_directory(&client, &directory, &options, &mut screen).await {
             let (text, _) = rung_cli::explain(&error);
             eprintln!("{text}");

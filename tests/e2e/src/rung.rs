@@ -124,7 +124,11 @@ impl Rung {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
-        command.env_remove("RUNG_API").env_remove("RUNG_TOKEN").env("RUNG_DATA", &self.data);
+        command
+            .env_remove("RUNG_API")
+            .env_remove("RUNG_TOKEN")
+            .env_remove("RUNG_ENV")
+            .env("RUNG_DATA", &self.data);
         command.current_dir(self.data.parent().expect("the data directory has a parent"));
         command
     }

@@ -6,6 +6,8 @@ mod app_files;
 mod bad_weather;
 #[path = "stories/deploys.rs"]
 mod deploys;
+#[path = "stories/environments.rs"]
+mod environments;
 #[path = "stories/exclusive.rs"]
 mod exclusive;
 #[path = "stories/failed_deploys.rs"]

@@ -1,11 +1,12 @@
 //! `rung status`: what a person wants to know first.
 
-use rung_api::wire::{AppStatus, DeploymentSummary, InstanceStatus, ServiceStatus};
+use rung_api::wire::{AppStatus, DeploymentSummary, EnvironmentStatus, InstanceStatus, ServiceStatus};
 use rung_model::deployment::Trouble;
 use rung_model::{InstanceState, Phase};
 
 use super::instances::state;
 use super::paint::{Mood, Paint};
+use super::table::{Cell, cell, colored, table};
 use super::time::{Clock, span};
 use super::{count, harmless};
 
@@ -22,8 +23,31 @@ pub fn render(status: &AppStatus, paint: Paint, clock: &Clock) -> String {
     if let Some(deployment) = &status.deployment {
         out.extend(deployment_lines(deployment, paint, clock));
     }
+    out.extend(environments(&status.environments, paint));
     out.extend(problems(status, paint, clock));
     out.join("\n")
+}
+
+/// The same app elsewhere, a line each.
+fn environments(others: &[EnvironmentStatus], paint: Paint) -> Vec<String> {
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let rows: Vec<_> = others.iter().map(environment).collect();
+    let rows = table(&["  OTHER ENVIRONMENT", "RELEASE", "HEALTHY", "ADDRESS"], &rows, paint);
+    vec![String::new(), rows]
+}
+
+fn environment(other: &EnvironmentStatus) -> Vec<Cell> {
+    let EnvironmentStatus { app, current, urls, desired, healthy, phase } = other;
+    let mood = if healthy >= desired { Mood::Good } else { Mood::Warning };
+    let going = phase.and_then(doing).map(|doing| format!(" ({doing})")).unwrap_or_default();
+    vec![
+        cell(format!("  {}", app.environment())),
+        cell(current.map_or_else(|| "none".to_owned(), |release| release.to_string()) + &going),
+        colored(&format!("{healthy} of {desired}"), mood),
+        cell(urls.first().map(String::as_str).unwrap_or_default()),
+    ]
 }
 
 /// Every app of the server, an empty line between two.
@@ -31,7 +55,8 @@ pub fn render_all(apps: &[AppStatus], paint: Paint, clock: &Clock) -> String {
     if apps.is_empty() {
         return "no app yet; deploy one with `rung deploy DIR`".to_owned();
     }
-    apps.iter().map(|app| render(app, paint, clock)).collect::<Vec<_>>().join("\n\n")
+    let alone = |app: &AppStatus| AppStatus { environments: Vec::new(), ..app.clone() };
+    apps.iter().map(|app| render(&alone(app), paint, clock)).collect::<Vec<_>>().join("\n\n")
 }
 
 fn headline(status: &AppStatus, paint: Paint) -> String {

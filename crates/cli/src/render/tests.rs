@@ -95,6 +95,7 @@ fn healthy_status() -> AppStatus {
             trouble: None,
         }),
         destroying: false,
+        environments: vec![],
         problems: vec![],
     }
 }

@@ -6,11 +6,11 @@ use std::time::Instant;
 use anyhow::Context as _;
 use rung_api::Client;
 use rung_api::wire::DeployRequest;
-use rung_model::AppName;
 use rung_model::appfile::{self, AppFile};
+use rung_model::{AppName, EnvironmentName};
 
 use super::Session;
-use crate::app::{FoundFile, find_file};
+use crate::app::{FoundFile, find_file, in_environment};
 use crate::args::DeployArgs;
 use crate::edge::{Exit, Hinted};
 use crate::follow::{Follow, OnInterrupt};
@@ -22,6 +22,8 @@ use crate::upload::ensure_source;
 pub struct DeployOptions {
     /// Must be the name that `rung.toml` says; the name of an app that has a `Procfile` only.
     pub app: Option<AppName>,
+    /// Production, when none is said.
+    pub environment: Option<EnvironmentName>,
     pub note: Option<String>,
     pub wait: bool,
     pub on_interrupt: OnInterrupt,
@@ -29,13 +31,14 @@ pub struct DeployOptions {
 
 impl Default for DeployOptions {
     fn default() -> Self {
-        Self { app: None, note: None, wait: true, on_interrupt: OnInterrupt::Detach }
+        Self { app: None, environment: None, note: None, wait: true, on_interrupt: OnInterrupt::Detach }
     }
 }
 
 pub(super) async fn deploy(session: &mut Session<'_>, args: DeployArgs) -> anyhow::Result<Exit> {
     let options = DeployOptions {
         app: session.global.app.clone(),
+        environment: session.global.environment.clone(),
         note: args.message,
         wait: !args.wait.no_wait,
         on_interrupt: OnInterrupt::Detach,
@@ -67,13 +70,12 @@ async fn deploy_since(
     options: &DeployOptions,
     screen: &mut Screen,
 ) -> anyhow::Result<Exit> {
-    let (found, file) = app_file(dir, options.app.as_ref())?;
+    let (found, file) = app_file(dir, options.app.as_ref(), options.environment.as_ref())?;
     let app = &file.app;
     screen.say(&screen.paint.bold(&format!("deploying {app}")))?;
     let source = ensure_source(client, dir, screen).await?;
     let request = DeployRequest {
-        file_name: found.name.to_owned(),
-        file: String::from_utf8(found.bytes).expect("it was parsed, so it is UTF-8"),
+        file: found.text()?,
         source: source.digest,
         note: options.note.clone(),
         by: crate::person::name(),
@@ -88,27 +90,36 @@ async fn deploy_since(
 ///
 /// # Errors
 /// There is no app file, or something is wrong with it.
-pub fn check_directory(dir: &Path) -> anyhow::Result<()> {
-    app_file(dir, None).map(drop)
+pub fn check_directory(dir: &Path, environment: Option<&EnvironmentName>) -> anyhow::Result<()> {
+    app_file(dir, None, environment).map(drop)
 }
 
-fn app_file(dir: &Path, said: Option<&AppName>) -> anyhow::Result<(FoundFile, AppFile)> {
+fn app_file(
+    dir: &Path,
+    said: Option<&AppName>,
+    environment: Option<&EnvironmentName>,
+) -> anyhow::Result<(FoundFile, AppFile)> {
     let found = find_file(dir)?.ok_or_else(|| no_file(dir))?;
-    let file = read_file(&found, dir, said)?;
+    let file = read_file(&found, dir, said, environment)?;
     Ok((found, file))
 }
 
-fn read_file(found: &FoundFile, dir: &Path, said: Option<&AppName>) -> anyhow::Result<AppFile> {
+fn read_file(
+    found: &FoundFile,
+    dir: &Path,
+    said: Option<&AppName>,
+    environment: Option<&EnvironmentName>,
+) -> anyhow::Result<AppFile> {
     let app = said.cloned().or_else(|| found.directory_name.clone());
     let app = app.map_or_else(|| AppName::new("app").context("naming the app"), Ok)?;
     if found.name == appfile::PROCFILE && said.is_none() && found.directory_name.is_none() {
         let message = format!("a Procfile does not name its app, and {} makes no name", dir.display());
         return Err(Hinted::usage(message, "name it with --app").into());
     }
-    let file = found.parse(&app)?;
+    let file = found.parse(&in_environment(&app, environment)?)?;
     match said {
-        Some(said) if *said != file.app => {
-            let message = format!("{} says app = \"{}\", and --app says {said}", found.name, file.app);
+        Some(said) if said.base() != file.app.base() => {
+            let message = format!("{} says app = \"{}\", and --app says {said}", found.name, file.app.base());
             Err(Hinted::usage(message, "leave --app out, or change the file").into())
         }
         _ => Ok(file),

@@ -78,7 +78,7 @@ async fn reopened(
 }
 
 pub async fn events(session: &mut Session<'_>, args: &EventsArgs) -> anyhow::Result<Exit> {
-    let app = session.global.app.clone();
+    let app = crate::app::said(session.global)?;
     let mut last = 0;
     loop {
         let mut stream = match session.client.events(app.as_ref(), args.follow).await {

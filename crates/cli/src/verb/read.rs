@@ -10,10 +10,12 @@ use crate::edge::{Exit, Hinted};
 use crate::render;
 
 pub async fn status(session: &mut Session<'_>) -> anyhow::Result<Exit> {
-    let here = session.global.app.clone().or_else(|| crate::app::of_directory(std::path::Path::new(".")));
-    match here {
+    match crate::app::named(session.global)? {
         Some(app) => {
-            let status = session.client.app(&app).await.map_err(|error| not_deployed(error, &app))?;
+            let status = match session.client.app(&app).await {
+                Ok(status) => status,
+                Err(error) => return Err(elsewhere(session, error, &app).await),
+            };
             session.screen.show(&status, render::status::render)?;
         }
         // Nothing says which: all of them.
@@ -25,6 +27,17 @@ pub async fn status(session: &mut Session<'_>) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// The app may be there in other environments.
+async fn elsewhere(session: &Session<'_>, error: ClientError, app: &rung_model::AppName) -> anyhow::Error {
+    let missing = error.code() == Some(Code::NotFound);
+    let apps = if missing { session.client.apps().await.unwrap_or_default() } else { Vec::new() };
+    let others: Vec<_> = apps.iter().filter(|status| status.app.base() == app.base()).collect();
+    let Some(first) = others.first() else { return not_deployed(error, app) };
+    let names = others.iter().map(|status| status.app.as_str()).collect::<Vec<_>>().join(", ");
+    let hint = format!("it has {names}; say --env {}", first.app.environment());
+    Hinted::failed(format!("the server has no app {app}"), hint).into()
 }
 
 fn not_deployed(error: ClientError, app: &rung_model::AppName) -> anyhow::Error {

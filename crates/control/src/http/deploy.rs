@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use rung_api::wire::{DeployRequest, RestartRequest, RollbackRequest, Started};
 use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
-use rung_model::appfile;
 use rung_model::{
     App, AppFile, AppName, Deployment, DeploymentKind, DeploymentNumber, Digest, Draft, Phase, Release,
     ReleaseNumber, TimelineEntry, keys,
@@ -23,6 +22,9 @@ use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 /// What a deployment may take before its first phase sets its own budget.
 const FIRST_BUDGET: Duration = Duration::from_secs(120);
+
+/// Of an app file with its overlays: a release keeps them beside what they mean, in one transaction of a megabyte.
+const FILES_BYTES_MAX: usize = 256 * 1024;
 
 /// What a new deployment does.
 pub(crate) enum Move {
@@ -92,10 +94,17 @@ pub async fn deploy(
 }
 
 fn read_file(app: &AppName, request: &DeployRequest) -> Result<AppFile, ErrorBody> {
-    let parsed = appfile::parse_as(&request.file_name, app, &request.file);
+    let bytes = request.file.bytes();
+    if bytes > FILES_BYTES_MAX {
+        let message = format!("app file and overlays have {bytes} bytes; {FILES_BYTES_MAX} at most");
+        return Err(
+            ErrorBody::new(Code::TooLarge, message).hint("app files are short; are these the right ones?")
+        );
+    }
+    let parsed = request.file.parse(app);
     let file = parsed.map_err(|errors| ErrorBody::new(Code::InvalidAppFile, errors.to_string()))?;
     if file.app != *app {
-        let message = format!("{} is for app {}, not for {app}", request.file_name, file.app);
+        let message = format!("{} is for app {}, not for {app}", request.file.name, file.app.base());
         return Err(ErrorBody::new(Code::InvalidAppFile, message).hint("leave --app out, or change `app`"));
     }
     Ok(file)
@@ -120,20 +129,24 @@ fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
 impl Control {
     /// A host name belongs to one app.
     fn refuse_taken_domains(&self, file: &AppFile) -> Result<(), ErrorBody> {
+        let own = |host: &String| *host == file.app.host() || file.domains.contains(host);
         let taken = self.read(|world| {
-            let others =
-                world.routes.values().map(|held| &held.value).filter(|document| document.app != file.app);
-            let mut hosts =
-                others.flat_map(|document| document.hosts.iter().map(|host| (host, &document.app)));
-            let clash = hosts.find(|(host, _)| file.domains.contains(host));
-            clash.map(|(host, app)| (host.clone(), app.clone()))
+            let routed = world.routes.values().map(|held| &held.value);
+            let routed =
+                routed.flat_map(|document| document.hosts.iter().map(|host| (host.clone(), &document.app)));
+            let named = world.apps.keys().map(|app| (app.host(), app));
+            let mut others = routed.chain(named).filter(|(_, app)| **app != file.app);
+            others.find(|(host, _)| own(host)).map(|(host, app)| (host, app.clone()))
         });
         match taken {
             None => Ok(()),
             Some((host, other)) => {
-                let message = format!("domain {host} is served by app {other}");
-                Err(ErrorBody::new(Code::Refused, message)
-                    .hint("take it out of the other app's `domains` first"))
+                let message = format!("host {host} belongs to app {other}");
+                let way_out = match host == file.app.host() {
+                    true => "give the app or its environment another name",
+                    false => "take it out of the other app's `domains` first",
+                };
+                Err(ErrorBody::new(Code::Refused, message).hint(way_out))
             }
         }
     }

@@ -28,10 +28,9 @@ struct Excerpt {
     width: usize,
 }
 
-/// All that is wrong with an app file, in the order of the file.
+/// All that is wrong with an app file and its overlay, in the order of the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppFileErrors {
-    file: String,
     errors: Vec<AppFileError>,
     /// How many more there are than are kept.
     omitted: usize,
@@ -43,16 +42,18 @@ impl AppFileErrors {
         &self.errors
     }
 
-    /// With the path by which a person knows the file, in place of its bare name.
+    /// With the paths by which a person knows the files, in place of their bare names.
     #[must_use]
-    pub fn named(mut self, path: &str) -> Self {
-        path.clone_into(&mut self.file);
-        self.errors.iter_mut().for_each(|error| path.clone_into(&mut error.file));
+    pub fn named(mut self, path: impl Fn(&str) -> String) -> Self {
+        self.errors.iter_mut().for_each(|error| error.file = path(&error.file));
         self
     }
 
-    pub fn file(&self) -> &str {
-        &self.file
+    /// The files that have errors, each once.
+    pub fn files(&self) -> Vec<&str> {
+        let mut files: Vec<&str> = self.errors.iter().map(|error| error.file.as_str()).collect();
+        files.dedup();
+        files
     }
 
     /// How many more there are than [`errors`](Self::errors) holds.
@@ -71,7 +72,9 @@ impl fmt::Display for AppFileErrors {
         }
         let count = self.errors.len() + self.omitted;
         let plural = if count == 1 { "" } else { "s" };
-        write!(f, "{} has {count} error{plural}", self.file)?;
+        let files = self.files();
+        let have = if files.len() == 1 { "has" } else { "have" };
+        write!(f, "{} {have} {count} error{plural}", files.join(" and "))?;
         if self.omitted > 0 {
             write!(f, " (the first {} are shown)", self.errors.len())?;
         }
@@ -110,9 +113,16 @@ enum Firmness {
 /// Gathers errors while a file is read.
 #[derive(Debug)]
 pub(super) struct Findings<'t> {
+    sources: Vec<Source<'t>>,
+    found: Vec<Finding>,
+}
+
+/// One of the texts that are read as one: a span from `start` on is about it.
+#[derive(Debug)]
+struct Source<'t> {
     file: &'t str,
     text: &'t str,
-    found: Vec<Finding>,
+    start: usize,
 }
 
 #[derive(Debug)]
@@ -121,11 +131,23 @@ struct Finding {
     span: Range<usize>,
     message: String,
     suggestion: Option<String>,
+    /// Where the line begins that it is about; filled in when it is needed.
+    line_start: usize,
 }
 
 impl<'t> Findings<'t> {
     pub fn new(file: &'t str, text: &'t str) -> Self {
-        Self { file, text, found: Vec::new() }
+        Self { sources: vec![Source { file, text, start: 0 }], found: Vec::new() }
+    }
+
+    /// Another text behind those before it; spans of what is read from it count from `start`.
+    pub fn add_source(&mut self, file: &'t str, text: &'t str, start: usize) {
+        self.sources.push(Source { file, text, start });
+    }
+
+    fn source_at(&self, at: usize) -> &Source<'t> {
+        let begun = self.sources.iter().rev().find(|source| source.start <= at);
+        begun.expect("the first source begins at zero")
     }
 
     pub fn syntax(&mut self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
@@ -145,7 +167,7 @@ impl<'t> Findings<'t> {
     }
 
     fn push(&mut self, firmness: Firmness, span: Range<usize>, message: String, suggestion: Option<String>) {
-        self.found.push(Finding { firmness, span, message, suggestion });
+        self.found.push(Finding { firmness, span, message, suggestion, line_start: 0 });
     }
 
     pub fn has_syntax_errors(&self) -> bool {
@@ -163,22 +185,31 @@ impl<'t> Findings<'t> {
         self.found.sort_by_key(|finding| finding.span.start);
         let omitted = self.found.len().saturating_sub(ERRORS_MAX);
         self.found.truncate(ERRORS_MAX);
-        let errors = self.found.iter().map(|finding| locate(self.file, self.text, finding)).collect();
-        Err(AppFileErrors { file: self.file.to_owned(), errors, omitted })
+        let errors = self.found.iter().map(|finding| locate(self.source_at(finding.span.start), finding));
+        Err(AppFileErrors { errors: errors.collect(), omitted })
     }
 
     /// Keeps of a broken file only what is sure: the first syntax error of a line (the others follow from it), and
     /// what stands on other lines.
     fn drop_guesses(&mut self) {
-        let text = self.text;
-        let line_start = |at: usize| text[..floor(text, at)].rfind('\n').map_or(0, |newline| newline + 1);
+        let lines: Vec<usize> =
+            self.found.iter().map(|finding| self.line_start(finding.span.start)).collect();
+        for (finding, line) in self.found.iter_mut().zip(lines) {
+            finding.line_start = line;
+        }
         self.found.sort_by_key(|finding| (finding.firmness != Firmness::Syntax, finding.span.start));
         let mut broken = std::collections::BTreeSet::new();
         self.found.retain(|finding| match finding.firmness {
-            Firmness::Syntax => broken.insert(line_start(finding.span.start)),
-            Firmness::Present => !broken.contains(&line_start(finding.span.start)),
+            Firmness::Syntax => broken.insert(finding.line_start),
+            Firmness::Present => !broken.contains(&finding.line_start),
             Firmness::Absent => false,
         });
+    }
+
+    fn line_start(&self, at: usize) -> usize {
+        let Source { text, start, .. } = self.source_at(at);
+        let before = &text[..floor(text, at - start)];
+        start + before.rfind('\n').map_or(0, |newline| newline + 1)
     }
 }
 
@@ -189,8 +220,9 @@ pub(super) fn unreadable(file: &str, text: &str, at: usize, message: &str, way_o
         span: at..at + 1,
         message: message.to_owned(),
         suggestion: Some(way_out.to_owned()),
+        line_start: 0,
     };
-    AppFileErrors { file: file.to_owned(), errors: vec![locate(file, text, &finding)], omitted: 0 }
+    AppFileErrors { errors: vec![locate(&Source { file, text, start: 0 }, &finding)], omitted: 0 }
 }
 
 /// The start of the character that `at` lies in.
@@ -203,9 +235,10 @@ const EXCERPT_MAX: usize = 100;
 /// How much of a long line is shown before the error.
 const EXCERPT_BEFORE: usize = 40;
 
-fn locate(file: &str, text: &str, finding: &Finding) -> AppFileError {
-    let start = floor(text, finding.span.start);
-    let end = floor(text, finding.span.end).max(start);
+fn locate(source: &Source<'_>, finding: &Finding) -> AppFileError {
+    let Source { file, text, start: offset } = *source;
+    let start = floor(text, finding.span.start - offset);
+    let end = floor(text, finding.span.end.saturating_sub(offset)).max(start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
     let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
     let line = text[..line_start].bytes().filter(|&b| b == b'\n').count() + 1;

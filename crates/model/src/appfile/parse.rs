@@ -9,27 +9,41 @@ use super::check::{self, Places};
 use super::defaults;
 use super::error::{AppFileErrors, Findings, unreadable};
 use super::job;
+use super::overlay::Texts;
 use super::read::{Field, Table, clip};
 use super::schema;
 use super::service;
 use super::{AppFile, Build, DeployPolicy, Job, Route, Service, Volume, values};
-use crate::ids::{AppName, InvalidId, JobName, SecretName, ServiceName, VolumeName};
+use crate::ids::{AppName, EnvironmentName, InvalidId, JobName, SecretName, ServiceName, VolumeName};
 
-/// Reads a `rung.toml`. `file_name` is how it is called in errors.
+/// Reads a `rung.toml` as it is in production, without overlays in files. `file_name` is how it is called in errors.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn parse(file_name: &str, text: impl AsRef<[u8]>) -> Result<AppFile, AppFileErrors> {
-    let text = text_of(file_name, text.as_ref())?;
-    let mut findings = Findings::new(file_name, text);
+    let production = AppName::new("app").expect("it is a slug");
+    Texts { name: file_name, text: text.as_ref(), overlays: BTreeMap::new() }.parse(&production)
+}
+
+/// The tables of a text, as far as it is TOML.
+pub(super) fn document<'t>(text: &'t str, findings: &mut Findings<'_>) -> Spanned<DeTable<'t>> {
     let (document, broken) = DeTable::parse_recoverable(text);
     for error in broken {
         let span = error.span().unwrap_or(text.len()..text.len());
         findings.syntax(span, format!("not TOML: {}", error.message()), way_out_of_syntax(error.message()));
     }
-    let file = Reader { findings: &mut findings, places: Places::default() }.file(&document);
-    findings.finish()?;
-    Ok(file.expect("a file without errors has a name"))
+    document
+}
+
+/// What the tables mean; `None` without the app's name.
+pub(super) fn read(
+    document: &Spanned<DeTable<'_>>,
+    environment: &EnvironmentName,
+    findings: &mut Findings<'_>,
+) -> Option<AppFile> {
+    let mut file = Reader { findings, places: Places::default() }.file(document)?;
+    file.app = file.app.in_environment(environment);
+    Some(file)
 }
 
 /// The app's name that a `rung.toml` says, whatever else is wrong with it.
@@ -37,7 +51,7 @@ pub fn name_of(text: &str) -> Option<AppName> {
     let (document, _) = DeTable::parse_recoverable(text);
     let (_, value) = document.get_ref().iter().find(|(key, _)| key.get_ref() == "app")?;
     match value.get_ref() {
-        DeValue::String(text) => AppName::new(text.as_ref()).ok(),
+        DeValue::String(text) => AppName::new(text.as_ref()).ok().filter(AppName::is_in_production),
         _ => None,
     }
 }
@@ -109,6 +123,11 @@ impl Reader<'_, '_> {
             return None;
         };
         let text = field.text(self.findings, "\"shop\"")?;
+        if let Some((app, _)) = text.split_once('@') {
+            let way_out = format!("write app = \"{}\", and choose the environment with --env", slug(app));
+            field.report(self.findings, "the app's name has an environment in it", way_out);
+            return None;
+        }
         self.named(&field, field.span.clone(), AppName::new(text), text)
     }
 

@@ -35,19 +35,44 @@ const fn elsewhere(key: &'static str, way_out: &'static str) -> Refused {
 
 pub const TOP: Section = Section {
     title: "The whole file",
-    keys: &["app", "domains", "build", "env", "secrets", "volumes", "deploy", "services", "jobs", "routes"],
+    keys: &[
+        "app",
+        "domains",
+        "build",
+        "env",
+        "secrets",
+        "volumes",
+        "deploy",
+        "services",
+        "jobs",
+        "routes",
+        "environments",
+    ],
     refused: &[
         later(
             "databases",
             "run one beside Rung and give its address with `rung secret set DATABASE_URL=...`",
         ),
         later("cache", "set caching headers in the application"),
-        later("environments", "give each environment an app name of its own"),
+        elsewhere("environment", "environments are written `[environments.<name>]`"),
         elsewhere("command", "commands belong to a service: write it below `[services.web]`"),
         elsewhere("name", "the app's name is `app = \"...\"`"),
         elsewhere("release", "write it below `[deploy]`"),
         elsewhere("service", "services are written `[services.web]`"),
         elsewhere("health", "write it below the service: `[services.web]`"),
+    ],
+};
+
+/// `[environments.<name>]`, and the whole of a `rung.<name>.toml`.
+pub const ENVIRONMENT: Section = Section {
+    title: "[environments.<name>]",
+    keys: &["domains", "build", "env", "secrets", "volumes", "deploy", "services", "jobs", "routes"],
+    refused: &[
+        elsewhere("app", "an app has the same name in every environment; take it out"),
+        elsewhere("environments", "environments have none of their own"),
+        elsewhere("command", "commands belong to a service: write it below `services.web`"),
+        elsewhere("release", "write it below `deploy`"),
+        elsewhere("instances", "write it below the service: `services.web`"),
     ],
 };
 
@@ -157,4 +182,4 @@ pub const ROUTE: Section = Section {
 
 /// Every section, for the documentation's test.
 pub const ALL: &[&Section] =
-    &[&TOP, &BUILD, &SECRETS, &VOLUME, &DEPLOY, &SERVICE, &JOB, &HEALTH, &HOLD, &ROUTE];
+    &[&TOP, &ENVIRONMENT, &BUILD, &SECRETS, &VOLUME, &DEPLOY, &SERVICE, &JOB, &HEALTH, &HOLD, &ROUTE];
