@@ -370,7 +370,7 @@ health.path = "/ready"
         assert!(broken.ends_with("rung.toml and rung.staging.toml have 2 errors"), "{broken}");
         let text = format!("{FILE}[environments.staging]\nenv.PORT = 1\n");
         let errors = read("staging", &text, None).unwrap_err();
-        assert!(errors.contains("--> rung.toml:30:5"), "{errors}");
+        assert!(errors.contains("--> rung.toml:29:5"), "{errors}");
     }
 
     #[test]

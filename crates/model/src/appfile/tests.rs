@@ -433,7 +433,8 @@ fn a_procfile_is_an_app_file_too() {
     let ports: Vec<(&str, bool, &str)> =
         file.services.iter().map(|(name, s)| (name.as_str(), s.port, s.command.as_str())).collect();
     assert_eq!(ports, [("web", true, "bin/server -p $PORT"), ("worker", false, "bin/jobs")]);
-    assert_eq!(parse_as("Procfile", &app, text).unwrap(), file);
+    let text = AppText { name: "Procfile".into(), text: text.to_owned(), overlays: Default::default() };
+    assert_eq!(text.parse(&app).unwrap(), file);
 
     let errors =
         parse_procfile(app.clone(), "web bin/server\nMy_Worker: x\nweb:\nclock: a\nclock: b\n").unwrap_err();
