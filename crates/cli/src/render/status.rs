@@ -45,7 +45,7 @@ fn environment(other: &EnvironmentStatus) -> Vec<Cell> {
     vec![
         cell(format!("  {}", app.environment())),
         cell(current.map_or_else(|| "none".to_owned(), |release| release.to_string()) + &going),
-        colored(&format!("{healthy} of {desired}"), mood),
+        colored(format!("{healthy} of {desired}"), mood),
         cell(urls.first().map(String::as_str).unwrap_or_default()),
     ]
 }
