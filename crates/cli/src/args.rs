@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use rung_trust::Fingerprint;
 use rung_model::{
     AppName, EnvironmentName, InstanceId, JobName, ReleaseNumber, RunId, SecretName, ServiceName,
 };
+use rung_trust::Fingerprint;
 
 /// Runs a web application: supervised, balanced, and deployed without losing a request
 #[derive(Debug, Parser)]
