@@ -97,12 +97,12 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// The protocol's side of it: versions, tickets to resume sessions, HTTP/1.1.
+    /// The protocol's side of it: versions, tickets to resume sessions, HTTP/2 and HTTP/1.1.
     pub(crate) fn server_config(self: Arc<Self>) -> Result<ServerConfig, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
         let mut config =
             builder.with_protocol_versions(VERSIONS)?.with_no_client_auth().with_cert_resolver(self);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // The strongest first, whatever the client prefers: auditors ask for it.
         config.ignore_client_order = true;
         // Sessions are resumed from what the client keeps, in whichever thread; keys change every six hours.

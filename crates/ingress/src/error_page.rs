@@ -136,7 +136,7 @@ pub(crate) fn write(
     }
     match connection {
         ClientConnection::Close => out.extend_from_slice(b"\r\nConnection: close\r\n\r\n"),
-        ClientConnection::KeepAlive if request.is_http_10 => {
+        ClientConnection::KeepAlive if request.is_http_10() => {
             out.extend_from_slice(b"\r\nConnection: keep-alive\r\n\r\n");
         }
         ClientConnection::KeepAlive => out.extend_from_slice(b"\r\n\r\n"),

@@ -17,6 +17,7 @@ use crate::head::Request;
 use crate::hold::{self, Held};
 use crate::pool::Assurance;
 use crate::receive::{End, Receive, Watch};
+use crate::redirect;
 use crate::relay::{Encoding, Relay, RelayError, write_all};
 use crate::response::ClientConnection;
 use crate::stream::ClientStream;
@@ -81,6 +82,9 @@ pub(crate) struct Exchange<'c, S> {
 
 impl<S: ClientStream> Exchange<'_, S> {
     pub(crate) async fn run(mut self) -> After {
+        if let Some(port) = self.worker.https().and_then(|https| https.redirect(self.request)) {
+            return self.redirect(port).await;
+        }
         if self.request.upgrade && !self.buffer.is_empty() {
             let why = "bytes follow the request to upgrade before it was answered";
             return self.fail(Failure::BadRequest { status: 400, why }, "").await;
@@ -279,6 +283,22 @@ impl<S: ClientStream> Exchange<'_, S> {
         self.write_page(failure, explanation, connection).await
     }
 
+    /// Answers a request that is not for any instance.
+    pub(crate) async fn reject(mut self, failure: Failure) -> After {
+        self.fail(failure, "").await
+    }
+
+    /// Answers a plain request to a host that is for HTTPS.
+    async fn redirect(&mut self, port: u16) -> After {
+        let has_body = !matches!(self.request.body(), Framing::None | Framing::Length(0));
+        let may_keep = self.request.keep_alive && !has_body && !self.worker.is_draining();
+        let connection = if may_keep { ClientConnection::KeepAlive } else { ClientConnection::Close };
+        let mut out = self.worker.buffers.lend_output();
+        redirect::write(&mut out, self.request, self.head, port, connection);
+        self.record.status = 308;
+        self.write(out, connection).await
+    }
+
     async fn fail(&mut self, failure: Failure, explanation: &str) -> After {
         self.write_page(failure, explanation, ClientConnection::Close).await
     }
@@ -293,6 +313,11 @@ impl<S: ClientStream> Exchange<'_, S> {
         self.record.status = failure.status();
         self.record.error = Some(failure.name());
         self.record.bytes = error_page::write(&mut out, failure, explanation, self.request, connection);
+        self.write(out, connection).await
+    }
+
+    /// Writes an answer of Rung's own.
+    async fn write(&mut self, out: Vec<u8>, connection: ClientConnection) -> After {
         let written = write_all(self.client, self.timer, self.worker.limits().stall, &out, &[]).await;
         self.worker.buffers.take_output_back(out);
         match (written, connection) {

@@ -9,15 +9,12 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 
 use crate::access_log::Record;
-use crate::body::Framing;
 use crate::buffer::Buffer;
-use crate::error_page::{self, Failure};
+use crate::error_page::Failure;
 use crate::exchange::{After, Exchange};
 use crate::head::{self, HEAD_MAX, Request, Sender};
-use crate::redirect;
-use crate::relay::write_all;
-use crate::response::ClientConnection;
-use crate::stream::ClientStream;
+use crate::http2::{self, PREFACE};
+use crate::stream::{ClientStream, Rewound};
 use crate::timer::Timer;
 use crate::worker::Worker;
 
@@ -42,6 +39,8 @@ enum Next {
     /// Nothing more comes, or nothing more is awaited.
     Closed,
     Rejected(Failure),
+    /// The client speaks HTTP/2 without having asked.
+    Http2,
 }
 
 /// Serves a connection to its end.
@@ -60,8 +59,9 @@ pub(crate) async fn serve<S: ClientStream>(worker: Rc<Worker>, stream: S, peer: 
     loop {
         let after = match connection.next(&mut head).await {
             Next::Request => connection.exchange(&mut head).await,
-            Next::Rejected(failure) => connection.reject(failure).await,
+            Next::Rejected(failure) => connection.reject(&mut head, failure).await,
             Next::Closed => After::Close,
+            Next::Http2 => return connection.into_http2().await,
         };
         match after {
             After::KeepAlive => {}
@@ -128,7 +128,7 @@ impl<S: ClientStream> Connection<S> {
                 let sender = Sender {
                     ip: self.peer,
                     address: &self.address,
-                    scheme: S::SCHEME,
+                    scheme: self.stream.scheme(),
                     trusted: self.worker.trusted(),
                 };
                 match head::read(self.buffer.filled(), &mut self.request, out, &sender) {
@@ -138,6 +138,11 @@ impl<S: ClientStream> Connection<S> {
                         return Next::Request;
                     }
                     Ok(None) => {}
+                    Err(_) if self.begins_http2() => {
+                        if self.buffer.len() >= PREFACE.len() {
+                            return Next::Http2;
+                        }
+                    }
                     Err(rejection) => {
                         let head::Rejection { status, why } = rejection;
                         return Next::Rejected(Failure::BadRequest { status, why });
@@ -160,64 +165,51 @@ impl<S: ClientStream> Connection<S> {
         }
     }
 
-    /// Answers a plain request to a host that is for HTTPS.
-    async fn redirect(&mut self, port: u16, head: &[u8]) -> After {
-        let has_body = !matches!(self.request.body(), Framing::None | Framing::Length(0));
-        let may_keep = self.request.keep_alive && !has_body && !self.worker.is_draining();
-        let connection = if may_keep { ClientConnection::KeepAlive } else { ClientConnection::Close };
-        let mut out = self.worker.buffers.lend_output();
-        redirect::write(&mut out, &self.request, head, port, connection);
-        let record = Record { status: 308, started: Some(Instant::now()), ..Record::default() };
-        self.worker.log.add(self.peer, &self.request, &record);
-        let written = write_all(&mut self.stream, &self.timer, self.worker.limits().stall, &out, &[]).await;
-        self.worker.buffers.take_output_back(out);
-        match (written, connection) {
-            (Err(_), _) => After::Drop,
-            (Ok(()), ClientConnection::KeepAlive) => After::KeepAlive,
-            (Ok(()), ClientConnection::Close) => After::Close,
-        }
+    /// Whether this is the preface of HTTP/2, or its beginning, as the first words of the connection.
+    fn begins_http2(&self) -> bool {
+        let filled = self.buffer.filled();
+        let length = filled.len().min(PREFACE.len());
+        self.request.id.is_empty() && filled[..length] == PREFACE[..length]
+    }
+
+    async fn into_http2(self) {
+        let first = self.buffer.filled().to_vec();
+        let Self { worker, stream, peer, mut buffer, timer, .. } = self;
+        drop(timer);
+        buffer.consume(buffer.len());
+        worker.buffers.take_back(&mut buffer);
+        http2::serve(worker, Rewound::new(first, stream), peer).await;
     }
 
     async fn exchange(&mut self, head: &mut Vec<u8>) -> After {
-        if let Some(https) = self.worker.https() {
-            if let Some(port) = https.redirect(&self.request) {
-                return self.redirect(port, head).await;
-            }
-            self.request.hsts_s = https.hsts_s(&self.request);
+        self.request.hsts_s = self.worker.https().and_then(|https| https.hsts_s(&self.request));
+        let mut record = Record { started: Some(Instant::now()), ..Record::default() };
+        let after = self.begin(head, &mut record).run().await;
+        self.worker.log.add(self.peer, &self.request, &record);
+        after
+    }
+
+    async fn reject(&mut self, head: &mut Vec<u8>, failure: Failure) -> After {
+        if self.request.id.is_empty() || self.request.framing.is_none() {
+            self.request.id.clear();
+            head::make_id(&mut self.request.id);
         }
         let mut record = Record { started: Some(Instant::now()), ..Record::default() };
-        let exchange = Exchange {
+        let after = self.begin(head, &mut record).reject(failure).await;
+        self.worker.log.add(self.peer, &self.request, &record);
+        after
+    }
+
+    fn begin<'c>(&'c mut self, head: &'c mut Vec<u8>, record: &'c mut Record) -> Exchange<'c, S> {
+        Exchange {
             worker: &self.worker,
             client: &mut self.stream,
             buffer: &mut self.buffer,
             request: &self.request,
             head,
             timer: &self.timer,
-            record: &mut record,
-        };
-        let after = exchange.run().await;
-        self.worker.log.add(self.peer, &self.request, &record);
-        after
-    }
-
-    async fn reject(&mut self, failure: Failure) -> After {
-        if self.request.id.is_empty() || self.request.framing.is_none() {
-            self.request.id.clear();
-            head::make_id(&mut self.request.id);
+            record,
         }
-        let mut out = self.worker.buffers.lend_output();
-        let bytes = error_page::write(&mut out, failure, "", &self.request, ClientConnection::Close);
-        let record = Record {
-            status: failure.status(),
-            bytes,
-            started: Some(Instant::now()),
-            error: Some(failure.name()),
-            ..Record::default()
-        };
-        self.worker.log.add(self.peer, &self.request, &record);
-        let written = write_all(&mut self.stream, &self.timer, self.worker.limits().stall, &out, &[]).await;
-        self.worker.buffers.take_output_back(out);
-        if written.is_ok() { After::Close } else { After::Drop }
     }
 
     /// Closes such that the client gets the whole answer: a close with unread bytes would reset the connection.

@@ -13,7 +13,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::forward::serve;
-use crate::stream::TlsClient;
+use crate::http2;
+use crate::stream::{Rewound, TlsClient};
 use crate::worker::Worker;
 
 /// Shakes hands and serves the connection to its end.
@@ -25,7 +26,13 @@ pub(crate) async fn serve_tls(
 ) {
     // A stranger who speaks no TLS, or waits, is nobody's trouble but their own.
     if let Some(session) = shake_hands(&worker, config, stream).await {
-        serve(worker, TlsClient::new(session), peer).await;
+        let speaks_http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
+        let client = TlsClient::new(session);
+        if speaks_http2 {
+            http2::serve(worker, Rewound::new(Vec::new(), client), peer).await;
+        } else {
+            serve(worker, client, peer).await;
+        }
     }
 }
 

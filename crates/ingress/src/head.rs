@@ -28,6 +28,16 @@ const fn bad(why: &'static str) -> Rejection {
     Rejection { status: 400, why }
 }
 
+/// How the client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Version {
+    Http10,
+    #[default]
+    Http11,
+    /// The request was translated from a stream; its answer is translated back.
+    Http2,
+}
+
 /// What is kept of a request's head. Used again for each request of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
@@ -38,7 +48,7 @@ pub(crate) struct Request {
     pub(crate) host: String,
     pub(crate) id: String,
     pub(crate) framing: Option<Framing>,
-    pub(crate) is_http_10: bool,
+    pub(crate) version: Version,
     pub(crate) keep_alive: bool,
     pub(crate) expects_continue: bool,
     /// The connection shall become something else, and the request may ask for that.
@@ -57,7 +67,7 @@ impl Request {
         self.host.clear();
         self.id.clear();
         self.framing = None;
-        self.is_http_10 = false;
+        self.version = Version::Http11;
         self.keep_alive = false;
         self.expects_continue = false;
         self.upgrade = false;
@@ -68,6 +78,10 @@ impl Request {
 
     pub(crate) fn body(&self) -> Framing {
         self.framing.unwrap_or(Framing::None)
+    }
+
+    pub(crate) fn is_http_10(&self) -> bool {
+        self.version == Version::Http10
     }
 
     pub(crate) fn is_head(&self) -> bool {
@@ -176,18 +190,21 @@ fn examine<'h>(
     if method == "CONNECT" {
         return Err(Rejection { status: 405, why: "CONNECT is not served here" });
     }
-    request.is_http_10 = parsed.version == Some(0);
+    if parsed.version == Some(0) {
+        request.version = Version::Http10;
+    }
+    let is_http_10 = request.is_http_10();
     let is_trusted = sender.trusted.contains(sender.ip);
     let mut seen = Seen::default();
     for header in parsed.headers.iter() {
         seen.take(header)?;
     }
     let (target, authority) = locate(method, parsed.path.unwrap_or_default(), seen.host)?;
-    let framing = seen.framing(request.is_http_10)?;
+    let framing = seen.framing(is_http_10)?;
     let close = seen.connection.close;
-    request.keep_alive = !close && (!request.is_http_10 || seen.connection.keep_alive);
-    request.expects_continue = seen.expects_continue && !request.is_http_10 && framing != Framing::None;
-    let asks_upgrade = seen.connection.upgrade && !request.is_http_10 && framing == Framing::None;
+    request.keep_alive = !close && (!is_http_10 || seen.connection.keep_alive);
+    request.expects_continue = seen.expects_continue && !is_http_10 && framing != Framing::None;
+    let asks_upgrade = seen.connection.upgrade && !is_http_10 && framing == Framing::None;
     // Cleartext HTTP/2 would let one request carry others past the routing.
     let upgrade = seen.upgrade.filter(|protocol| asks_upgrade && !names_http2(protocol));
     request.upgrade = upgrade.is_some();

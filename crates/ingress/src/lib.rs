@@ -1,4 +1,4 @@
-//! The data plane: takes HTTP/1.1 requests, plain or over TLS, and gives each to a healthy instance.
+//! The data plane: takes requests of HTTP/1.1 and HTTP/2, plain or over TLS, and gives each to a healthy instance.
 //!
 //! How it works: [`run_process`] is the body of `rung ingress`. Its threads ([`worker`]) each have a runtime, a copy of
 //! the listening socket and pools of their own; a connection ([`forward`]) reads strict heads ([`head`]), an
@@ -7,10 +7,10 @@
 //! [`Supervisor`] lives in `rung up`: it owns the listening socket and keeps one such process running.
 //!
 //! Over TLS a connection begins with a [`handshake`] that shows one of the [`certificates`]; everything above is generic
-//! over the [`stream`].
+//! over the [`stream`]. A stream of [`http2`] is served as the HTTP/1.1 request that it stands for.
 //!
 //! What it deliberately does not do: it knows nothing of the store and decides nothing about what is routed; it does not
-//! check the health of instances beyond what requests show; it does not yet speak HTTP/2 or fetch certificates, and
+//! check the health of instances beyond what requests show; it speaks HTTP/1.1 to them, does not fetch certificates, and
 //! caches nothing.
 
 mod access_log;
@@ -30,6 +30,7 @@ mod forward;
 mod handshake;
 mod head;
 mod hold;
+mod http2;
 mod listeners;
 mod pool;
 mod receive;

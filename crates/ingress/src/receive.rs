@@ -155,12 +155,12 @@ impl Receive<'_> {
         }
         self.status.set(response.status);
         let ends_by_close =
-            self.request.is_http_10 && matches!(response.framing, Framing::Chunked | Framing::UntilClose);
+            self.request.is_http_10() && matches!(response.framing, Framing::Chunked | Framing::UntilClose);
         Ok((response, if ends_by_close { ClientConnection::Close } else { connection }))
     }
 
     async fn pass_interim<W: AsyncWrite + Unpin>(&mut self, status: u16, client: &mut W) -> Result<(), End> {
-        let is_wanted = !self.request.is_http_10 && (status != 100 || self.request.expects_continue);
+        let is_wanted = !self.request.is_http_10() && (status != 100 || self.request.expects_continue);
         if !is_wanted {
             return Ok(());
         }

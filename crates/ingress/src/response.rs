@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use httparse::{Header, Status};
 
 use crate::body::Framing;
-use crate::head::{ConnectionTokens, HEAD_MAX, Name, Request, parse_length, push, push_number};
+use crate::head::{ConnectionTokens, HEAD_MAX, Name, Request, Version, parse_length, push, push_number};
 
 const HEADERS_MAX: usize = 128;
 
@@ -116,7 +116,7 @@ fn examine<'h>(
 
 /// Whether the client learns the body's end from chunks.
 pub(crate) fn chunks_for_client(framing: Framing, request: &Request) -> bool {
-    matches!(framing, Framing::Chunked | Framing::UntilClose) && !request.is_http_10
+    matches!(framing, Framing::Chunked | Framing::UntilClose) && request.version == Version::Http11
 }
 
 fn compose(
@@ -166,9 +166,9 @@ fn compose(
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
         let until_close = response.framing == Framing::UntilClose || response.framing == Framing::Chunked;
-        if client == ClientConnection::Close || (until_close && request.is_http_10) {
+        if client == ClientConnection::Close || (until_close && request.is_http_10()) {
             out.extend_from_slice(b"Connection: close\r\n");
-        } else if request.is_http_10 {
+        } else if request.is_http_10() {
             out.extend_from_slice(b"Connection: keep-alive\r\n");
         } else if response.status == 426 {
             out.extend_from_slice(b"Connection: upgrade\r\n");

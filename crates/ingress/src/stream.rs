@@ -31,7 +31,6 @@ impl Scheme {
 
 /// A client's connection. Both halves are used by one task.
 pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
-    const SCHEME: Scheme;
     type Reader<'a>: AsyncRead + Unpin
     where
         Self: 'a;
@@ -39,18 +38,24 @@ pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     where
         Self: 'a;
 
+    fn scheme(&self) -> Scheme;
+
     fn halves(&mut self) -> (Self::Reader<'_>, Self::Writer<'_>);
 
     /// Ready when a read would not wait: there are bytes, an end or an error. Holds no buffer of ours meanwhile.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
+    /// Does something to the socket, where the client has one of its own.
     fn with_socket(&self, act: impl FnOnce(&TcpStream));
 }
 
 impl ClientStream for TcpStream {
-    const SCHEME: Scheme = Scheme::Http;
     type Reader<'a> = ReadHalf<'a>;
     type Writer<'a> = WriteHalf<'a>;
+
+    fn scheme(&self) -> Scheme {
+        Scheme::Http
+    }
 
     fn halves(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         self.split()
@@ -80,9 +85,12 @@ impl TlsClient {
 pub(crate) struct TlsHalf<'a>(&'a RefCell<TlsStream<TcpStream>>);
 
 impl ClientStream for TlsClient {
-    const SCHEME: Scheme = Scheme::Https;
     type Reader<'a> = TlsHalf<'a>;
     type Writer<'a> = TlsHalf<'a>;
+
+    fn scheme(&self) -> Scheme {
+        Scheme::Https
+    }
 
     fn halves(&mut self) -> (TlsHalf<'_>, TlsHalf<'_>) {
         (TlsHalf(&self.0), TlsHalf(&self.0))
@@ -168,5 +176,70 @@ impl AsyncWrite for TlsHalf<'_> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+/// A connection of which the first bytes were read already: they come first once more.
+#[derive(Debug)]
+pub(crate) struct Rewound<S> {
+    first: Vec<u8>,
+    taken: usize,
+    rest: S,
+}
+
+impl<S: ClientStream> Rewound<S> {
+    pub(crate) fn new(first: Vec<u8>, rest: S) -> Self {
+        Self { first, taken: 0, rest }
+    }
+
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.rest.scheme()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.taken == this.first.len() {
+            return Pin::new(&mut this.rest).poll_read(cx, buffer);
+        }
+        let count = buffer.remaining().min(this.first.len() - this.taken);
+        buffer.put_slice(&this.first[this.taken..this.taken + count]);
+        this.taken += count;
+        if this.taken == this.first.len() {
+            this.first = Vec::new();
+            this.taken = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().rest).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().rest).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.rest.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().rest).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().rest).poll_shutdown(cx)
     }
 }

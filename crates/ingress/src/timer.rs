@@ -106,6 +106,10 @@ impl Timer {
         self.slot.deadline.set(NEVER);
     }
 
+    pub(crate) fn is_armed(&self) -> bool {
+        self.slot.deadline.get() != NEVER || self.slot.expired.get()
+    }
+
     /// To be called before a task returns `Pending`; true when the deadline has passed.
     pub(crate) fn poll_expired(&self, cx: &Context<'_>) -> bool {
         if self.slot.expired.get() {

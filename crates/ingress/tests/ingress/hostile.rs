@@ -79,7 +79,8 @@ const CORPUS: &[(&str, &str, Fate)] = &[
     ("a Host with an open bracket", "GET /a HTTP/1.1\r\nHost: [::1\r\n\r\n", Refused(400)),
     ("a Host in capitals with a port", "GET /a HTTP/1.1\r\nHost: SHOP.localhost:8080\r\n\r\n", Sees(&[("GET /a", "")])),
     // Request lines.
-    ("HTTP/2 without asking", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refused(505)),
+    ("almost the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", Refused(505)),
+    ("the preface of HTTP/2 with a Host", "PRI * HTTP/2.0\r\n{H}\r\nSM\r\n\r\n", Refused(505)),
     ("HTTP/1.2", "GET /a HTTP/1.2\r\n{H}\r\n", Refused(505)),
     ("HTTP/0.9", "GET /a\r\n\r\n", Refused(400)),
     ("two spaces", "GET  /a HTTP/1.1\r\n{H}\r\n", Refused(400)),

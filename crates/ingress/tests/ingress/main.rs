@@ -7,6 +7,7 @@ mod application;
 mod client;
 mod forwarding;
 mod hostile;
+mod http2;
 mod lifetimes;
 mod responses;
 mod routing;

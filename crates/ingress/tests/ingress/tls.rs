@@ -125,6 +125,30 @@ fn who_trusts_the_development_authority_reaches_every_name_under_localhost() {
 }
 
 #[test]
+fn a_browser_gets_http2_where_it_can_and_http1_where_it_asks() {
+    let app = Application::answering("a-1", |seen| seen.body.clone());
+    let stage = Stage::with_https(vec![shop(backend(vec![app.endpoint()]))], &[]);
+    let port = stage.https().port();
+    let large = stage.directory.path().join("large");
+    std::fs::write(&large, vec![b'x'; 3 << 20]).unwrap();
+    for (asked, spoken) in [("--http2", "2"), ("--http1.1", "1.1")] {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "20", asked, "--cacert"])
+            .arg(authority(&stage))
+            .args(["--resolve", &format!("shop.localhost:{port}:127.0.0.1")])
+            .args(["--write-out", " %{http_version} %{http_code}", "--data-binary"])
+            .arg(format!("@{}", large.display()))
+            .arg(format!("https://shop.localhost:{port}/echo"))
+            .output()
+            .expect("curl is installed");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let (body, facts) = said.split_at(said.find(' ').expect("curl says how it went"));
+        assert_eq!((body.len(), facts), (3 << 20, format!(" {spoken} 200").as_str()), "{:?}", output.stderr);
+    }
+    assert_eq!(app.seen()[0].header("X-Forwarded-Proto"), Some("https"), "{}", app.seen()[0].head);
+}
+
+#[test]
 fn a_certificate_by_file_is_used_and_replaced_while_connections_go_on() {
     let app = hello();
     let stage = Stage::with_https(shop_of_the_world(&app), &[]);

@@ -1,0 +1,234 @@
+//! HTTP/2 to clients: many requests on one connection, each served as if it had come alone.
+//!
+//! A stream is translated to the HTTP/1.1 request it stands for ([`translate`]) and takes that request's way from
+//! there: the same gate for heads, the same choice, holding, retries, error pages and log. [`stream`] is the client that
+//! an exchange then talks to. Frames, flow control and compression of headers are the library's.
+
+mod stream;
+mod translate;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Connection, SendResponse};
+use http::Request as Parts;
+
+use crate::access_log::Record;
+use crate::buffer::Buffer;
+use crate::error_page::Failure;
+use crate::exchange::{After, Exchange};
+use crate::head::{self, HEAD_MAX, Rejection, Request, Sender, Version};
+use crate::stream::{ClientStream, Rewound, Scheme};
+use crate::timer::Timer;
+use crate::worker::Worker;
+use stream::{Http2Client, IncomingBody};
+use translate::BodyKind;
+
+/// What a connection that speaks HTTP/2 begins with (RFC 9113, 3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// As nginx and HAProxy allow; browsers use about as many at once.
+const STREAMS_MAX: u32 = 128;
+/// What a client may send ahead of the instance: an upload of one stream at 100 ms distance gets 20 Mbit/s.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What waits in memory for a slow reader, a stream.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// How the connection's streams and its own task meet.
+#[derive(Debug, Default)]
+struct Streams {
+    open: Cell<usize>,
+    /// The connection's task, to be woken when the last stream has ended.
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Counts a stream for as long as it is served.
+#[derive(Debug)]
+struct OpenStream(Rc<Streams>);
+
+impl OpenStream {
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        Self(streams.clone())
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        if let Some(waker) = self.0.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve<S: ClientStream>(worker: Rc<Worker>, io: Rewound<S>, peer: IpAddr) {
+    let scheme = io.scheme();
+    let timer = worker.timers.timer();
+    timer.arm(worker.limits().head);
+    let handshake = h2::server::Builder::new()
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEAD_MAX).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol()
+        .handshake(io);
+    let Ok(Ok(connection)) = timer.limit(handshake).await else { return };
+    timer.disarm();
+    Served { worker, connection, timer, peer, scheme, streams: Rc::default(), is_leaving: false }.run().await;
+}
+
+struct Served<S: ClientStream> {
+    worker: Rc<Worker>,
+    connection: Connection<Rewound<S>, Bytes>,
+    timer: Timer,
+    peer: IpAddr,
+    scheme: Scheme,
+    streams: Rc<Streams>,
+    /// The client was told to send nothing new.
+    is_leaving: bool,
+}
+
+enum Event {
+    Request(Box<Parts<RecvStream>>, SendResponse<Bytes>),
+    Ended,
+}
+
+impl<S: ClientStream> Served<S> {
+    async fn run(mut self) {
+        self.rest();
+        loop {
+            match poll_fn(|cx| self.poll(cx)).await {
+                Event::Request(request, respond) => {
+                    self.timer.disarm();
+                    let stream = Stream {
+                        worker: self.worker.clone(),
+                        peer: self.peer,
+                        scheme: self.scheme,
+                        _open: OpenStream::new(&self.streams),
+                    };
+                    drop(tokio::task::spawn_local(stream.serve(*request, respond)));
+                }
+                Event::Ended => return,
+            }
+        }
+    }
+
+    /// Begins to count the time without a request.
+    fn rest(&self) {
+        let limits = self.worker.limits();
+        self.timer.arm(if self.is_leaving { limits.idle_linger } else { limits.idle });
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.worker.is_draining() && !self.is_leaving {
+            self.leave();
+        }
+        match self.connection.poll_accept(cx) {
+            Poll::Ready(Some(Ok((request, respond)))) => {
+                return Poll::Ready(Event::Request(Box::new(request), respond));
+            }
+            Poll::Ready(None | Some(Err(_))) => return Poll::Ready(Event::Ended),
+            Poll::Pending => {}
+        }
+        *self.streams.waker.borrow_mut() = Some(cx.waker().clone());
+        let is_idle = self.streams.open.get() == 0;
+        if is_idle && !self.timer.is_armed() {
+            self.rest();
+        }
+        if !self.timer.poll_expired(cx) {
+            return Poll::Pending;
+        }
+        if self.is_leaving {
+            // It was told, and had its time.
+            return Poll::Ready(Event::Ended);
+        }
+        self.leave();
+        self.rest();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Nothing new is taken; what is in flight ends.
+    fn leave(&mut self) {
+        self.is_leaving = true;
+        self.connection.graceful_shutdown();
+        self.timer.disarm();
+    }
+}
+
+/// One request.
+struct Stream {
+    worker: Rc<Worker>,
+    peer: IpAddr,
+    scheme: Scheme,
+    _open: OpenStream,
+}
+
+impl Stream {
+    async fn serve(self, incoming: Parts<RecvStream>, respond: SendResponse<Bytes>) {
+        let (parts, body) = incoming.into_parts();
+        let mut request = Request::default();
+        let mut head = self.worker.buffers.lend_output();
+        let read = self.read(&parts, body.is_end_stream(), &mut request, &mut head);
+        let kind = *read.as_ref().unwrap_or(&BodyKind::None);
+        let body = IncomingBody::new(body, kind);
+        let mut client = Http2Client::new(body, respond, self.scheme, request.is_head());
+        let timer = self.worker.timers.timer();
+        let mut record = Record { started: Some(Instant::now()), ..Record::default() };
+        let mut buffer = Buffer::default();
+        let exchange = Exchange {
+            worker: &self.worker,
+            client: &mut client,
+            buffer: &mut buffer,
+            request: &request,
+            head: &mut head,
+            timer: &timer,
+            record: &mut record,
+        };
+        let after = match read {
+            Ok(_) => exchange.run().await,
+            Err(Rejection { status, why }) => exchange.reject(Failure::BadRequest { status, why }).await,
+        };
+        client.end(after != After::Drop);
+        self.worker.log.add(self.peer, &request, &record);
+        buffer.consume(buffer.len());
+        self.worker.buffers.take_back(&mut buffer);
+        self.worker.buffers.take_output_back(head);
+    }
+
+    /// Reads the request; its head for the instance is in `out` afterwards.
+    fn read(
+        &self,
+        parts: &http::request::Parts,
+        has_ended: bool,
+        request: &mut Request,
+        out: &mut Vec<u8>,
+    ) -> Result<BodyKind, Rejection> {
+        let address = self.peer.to_string();
+        let trusted = self.worker.trusted();
+        let sender = Sender { ip: self.peer, address: &address, scheme: self.scheme, trusted };
+        let read = translate::head(parts, has_ended).and_then(|(text, kind)| {
+            match head::read(&text, request, out, &sender)? {
+                Some(length) if length == text.len() => Ok(kind),
+                // Its end is not where the stream's head ended.
+                Some(_) | None => Err(translate::MALFORMED),
+            }
+        });
+        request.version = Version::Http2;
+        if request.id.is_empty() {
+            head::make_id(&mut request.id);
+        }
+        request.hsts_s = self.worker.https().and_then(|https| https.hsts_s(request));
+        read
+    }
+}
