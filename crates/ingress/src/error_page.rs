@@ -6,8 +6,15 @@ use crate::response::ClientConnection;
 /// What went wrong. Each has a status and a stable name, sent as `Rung-Error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
-    BadRequest { status: u16, why: &'static str },
+    BadRequest {
+        status: u16,
+        why: &'static str,
+    },
     RequestTimeout,
+    /// The service speaks HTTP/2 only, the client does not.
+    NeedsHttp2,
+    /// The service speaks HTTP/2 only, and the request is one that HTTP/1.1 has.
+    NeedsHttp1,
     NoRoute,
     NotReady,
     NoInstance,
@@ -31,6 +38,8 @@ impl Failure {
         match self {
             Self::BadRequest { status, .. } => status,
             Self::RequestTimeout => 408,
+            Self::NeedsHttp2 => 426,
+            Self::NeedsHttp1 => 501,
             Self::NoRoute => 404,
             Self::NotReady | Self::NoInstance | Self::HoldFull | Self::HeldTooLong | Self::Overloaded => 503,
             Self::ConnectFailed | Self::ConnectionLost | Self::BadResponse(_) => 502,
@@ -43,6 +52,8 @@ impl Failure {
         match self {
             Self::BadRequest { .. } => "bad_request",
             Self::RequestTimeout => "request_timeout",
+            Self::NeedsHttp2 => "needs_http2",
+            Self::NeedsHttp1 => "needs_http1",
             Self::NoRoute => "no_route",
             Self::NotReady => "not_ready",
             Self::NoInstance => "no_instance",
@@ -58,7 +69,9 @@ impl Failure {
 
     fn side(self) -> Side {
         match self {
-            Self::BadRequest { .. } | Self::RequestTimeout => Side::Client,
+            Self::BadRequest { .. } | Self::RequestTimeout | Self::NeedsHttp2 | Self::NeedsHttp1 => {
+                Side::Client
+            }
             Self::NoRoute | Self::NotReady | Self::HoldFull | Self::HeldTooLong | Self::Overloaded => {
                 Side::Rung
             }
@@ -77,6 +90,8 @@ impl Failure {
         match self {
             Self::BadRequest { why, .. } => format!("The request was refused: {why}."),
             Self::RequestTimeout => "The request did not arrive in time.".into(),
+            Self::NeedsHttp2 => "The application speaks HTTP/2 only: come by HTTP/2.".into(),
+            Self::NeedsHttp1 => "The application speaks HTTP/2 only, and takes no WebSockets.".into(),
             Self::NoRoute => "No application answers to this host and path.".into(),
             Self::NotReady => "The routes are not known yet. Try again in a moment.".into(),
             Self::NoInstance => with("No instance of the application can take the request."),
@@ -98,6 +113,7 @@ fn reason(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         417 => "Expectation Failed",
+        426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",
@@ -169,7 +185,7 @@ fn html(failure: Failure, explanation: &str, id: &str) -> String {
     let title = reason(status);
     let message = escape(&failure.message(explanation));
     let side = match failure.side() {
-        Side::Client => "The request was not understood by Rung, which serves here; no application saw it.",
+        Side::Client => "The request was not served by Rung, which answers here; no application saw it.",
         Side::Rung => "This answer comes from Rung, which serves here; no application saw the request.",
         Side::Application => "The application failed; this page comes from Rung, which serves it.",
     };

@@ -6,6 +6,9 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use h2::client::SendRequest;
+use rung_model::Protocol;
 use tokio::net::TcpStream;
 
 use crate::access_log::Record;
@@ -15,6 +18,7 @@ use crate::buffer::Buffer;
 use crate::error_page::{self, Failure};
 use crate::head::Request;
 use crate::hold::{self, Held};
+use crate::http2::{Join, JoinEnd};
 use crate::pool::Assurance;
 use crate::receive::{End, Receive, Watch};
 use crate::redirect;
@@ -132,6 +136,7 @@ impl<S: ClientStream> Exchange<'_, S> {
                         tried.add(slot);
                     } else {
                         self.worker.pool.forget(slot);
+                        self.worker.http2.forget(slot);
                     }
                 }
             }
@@ -155,6 +160,9 @@ impl<S: ClientStream> Exchange<'_, S> {
     }
 
     async fn attempt(&mut self, chosen: Chosen, body: RequestBody) -> Attempt {
+        if chosen.protocol == Protocol::H2c {
+            return self.attempt_http2(chosen, body).await;
+        }
         let load = chosen.in_flight.load().clone();
         let can_repeat = self.request.is_idempotent() && body == RequestBody::Whole;
         let assurance = if can_repeat { Assurance::Likely } else { Assurance::Certain };
@@ -238,6 +246,68 @@ impl<S: ClientStream> Exchange<'_, S> {
         self.worker.buffers.take_back(&mut from_instance);
         self.worker.buffers.take_output_back(answer);
         attempt
+    }
+
+    /// To an instance that speaks HTTP/2: streams are joined as they are, trailers included.
+    async fn attempt_http2(&mut self, chosen: Chosen, body: RequestBody) -> Attempt {
+        let failed = |failure, retry| Attempt::Failed { failure, retry };
+        if self.request.upgrade {
+            return failed(Failure::NeedsHttp1, Retry::Never);
+        }
+        let mut send = match self.http2_connection(&chosen).await {
+            Ok(send) => send,
+            Err(attempt) => return attempt,
+        };
+        let load = chosen.in_flight.load().clone();
+        let Some(client) = self.client.http2() else { return failed(Failure::NeedsHttp2, Retry::Never) };
+        self.record.instance = Some(load.clone());
+        let begun = Instant::now();
+        let join = Join {
+            head: self.head,
+            has_body: body == RequestBody::Streamed,
+            timer: self.timer,
+            response_timeout: chosen.response_timeout,
+            stall: self.worker.limits().stall,
+        };
+        let joined = join.run(client, &mut send).await;
+        self.record.upstream = begun.elapsed();
+        self.record.status = joined.status;
+        self.record.bytes = joined.bytes;
+        match joined.end {
+            JoinEnd::Complete => {
+                load.succeeded();
+                Attempt::Done(After::KeepAlive)
+            }
+            JoinEnd::Refused => failed(Failure::ConnectionLost, Retry::Fresh),
+            JoinEnd::Lost { untouched } => {
+                self.worker.http2.forget(load.slot);
+                load.broke();
+                let may = untouched && self.request.is_idempotent();
+                failed(Failure::ConnectionLost, if may { Retry::Elsewhere } else { Retry::Never })
+            }
+            JoinEnd::TimedOut => failed(Failure::ResponseTimeout, Retry::Never),
+            JoinEnd::BrokenOff => {
+                self.record.error = Some("truncated");
+                Attempt::Done(After::Drop)
+            }
+            JoinEnd::ClientGone => Attempt::Done(self.client_gone()),
+        }
+    }
+
+    async fn http2_connection(&self, chosen: &Chosen) -> Result<SendRequest<Bytes>, Attempt> {
+        let load = chosen.in_flight.load();
+        if let Some(send) = self.worker.http2.take(load.slot) {
+            return Ok(send);
+        }
+        let stream = self.connect(chosen).await?;
+        self.timer.arm(self.worker.limits().connect);
+        let opened = self.timer.limit(self.worker.http2.open(load.slot, stream)).await;
+        self.timer.disarm();
+        opened.ok().flatten().ok_or_else(|| {
+            load.broke();
+            let failure = Failure::BadResponse("it does not speak HTTP/2");
+            Attempt::Failed { failure, retry: Retry::Never }
+        })
     }
 
     async fn connect(&self, chosen: &Chosen) -> Result<TcpStream, Attempt> {

@@ -4,6 +4,8 @@
 //! there: the same gate for heads, the same choice, holding, retries, error pages and log. [`stream`] is the client that
 //! an exchange then talks to. Frames, flow control and compression of headers are the library's.
 
+mod instance;
+mod join;
 mod stream;
 mod translate;
 
@@ -27,8 +29,12 @@ use crate::head::{self, HEAD_MAX, Rejection, Request, Sender, Version};
 use crate::stream::{ClientStream, Rewound, Scheme};
 use crate::timer::Timer;
 use crate::worker::Worker;
-use stream::{Http2Client, IncomingBody};
+use stream::IncomingBody;
 use translate::BodyKind;
+
+pub(crate) use instance::Connections;
+pub(crate) use join::{Join, JoinEnd};
+pub(crate) use stream::Http2Client;
 
 /// What a connection that speaks HTTP/2 begins with (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio_rustls::server::TlsStream;
 
+use crate::http2::Http2Client;
+
 /// How a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Scheme {
@@ -47,6 +49,11 @@ pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
 
     /// Does something to the socket, where the client has one of its own.
     fn with_socket(&self, act: impl FnOnce(&TcpStream));
+
+    /// The stream of HTTP/2 that the client is, for instances that speak it too.
+    fn http2(&mut self) -> Option<&mut Http2Client> {
+        None
+    }
 }
 
 impl ClientStream for TcpStream {

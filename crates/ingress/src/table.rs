@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rung_model::{Hold, InstanceId, RouteDocument};
+use rung_model::{Hold, InstanceId, Protocol, RouteDocument};
 
 use crate::balance::{Registry, ServiceLoad, Target};
 use crate::slots::SlotSet;
@@ -15,6 +15,7 @@ pub(crate) struct Service {
     pub(crate) targets: Vec<Target>,
     pub(crate) hold: Option<Hold>,
     pub(crate) response_timeout: Duration,
+    pub(crate) protocol: Protocol,
     pub(crate) explanation: String,
     pub(crate) load: Arc<ServiceLoad>,
 }
@@ -94,6 +95,7 @@ impl Table {
                 targets,
                 hold: backend.hold,
                 response_timeout: backend.response_timeout,
+                protocol: backend.protocol,
                 explanation: backend.explanation.clone(),
                 load,
             };
@@ -219,6 +221,7 @@ mod tests {
         let backend = || Backend {
             endpoints: Vec::new(),
             draining: Vec::new(),
+            protocol: Protocol::Http1,
             hold: None,
             response_timeout: Duration::from_secs(30),
             explanation: String::new(),

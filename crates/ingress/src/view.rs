@@ -323,6 +323,7 @@ mod tests {
         let backend = Backend {
             endpoints: routed.iter().map(|id| endpoint(id)).collect(),
             draining: draining.iter().map(|id| endpoint(id)).collect(),
+            protocol: rung_model::Protocol::Http1,
             hold: None,
             response_timeout: Duration::from_secs(30),
             explanation: String::new(),

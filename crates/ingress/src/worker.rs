@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rung_model::Hold;
+use rung_model::{Hold, Protocol};
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
@@ -26,6 +26,7 @@ use crate::exchange::is_out_of_descriptors;
 use crate::forward::serve;
 use crate::handshake::serve_tls;
 use crate::head::Request;
+use crate::http2::Connections;
 use crate::pool::Pool;
 use crate::stream::Scheme;
 use crate::table::Table;
@@ -124,6 +125,7 @@ pub(crate) struct Worker {
     /// Notified after each change of the table.
     pub(crate) changed: Notify,
     pub(crate) pool: Pool,
+    pub(crate) http2: Connections,
     pub(crate) buffers: BufferPool,
     pub(crate) timers: Rc<Timers>,
     pub(crate) log: LocalLog,
@@ -142,6 +144,7 @@ pub(crate) struct Chosen {
     pub(crate) address: SocketAddr,
     pub(crate) in_flight: InFlight,
     pub(crate) response_timeout: Duration,
+    pub(crate) protocol: Protocol,
     pub(crate) service: usize,
     /// It was tried for this request before.
     pub(crate) is_again: bool,
@@ -194,6 +197,7 @@ impl Worker {
                 address: target.address,
                 in_flight: InFlight::begin(&target.load),
                 response_timeout: service.response_timeout,
+                protocol: service.protocol,
                 service: service.load.slot,
                 is_again: tried.contains(target.load.slot),
                 version: table.version,
@@ -223,6 +227,7 @@ impl Worker {
 
     fn apply(&self, table: Arc<Table>) {
         self.pool.retain(|slot| table.is_routed(slot));
+        self.http2.retain(|slot| table.is_routed(slot));
         *self.table.borrow_mut() = table;
         self.changed.notify_waiters();
     }
@@ -254,6 +259,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         table: RefCell::new(Arc::new(Table::empty())),
         changed: Notify::new(),
         pool: Pool::default(),
+        http2: Connections::default(),
         buffers: BufferPool::default(),
         timers: Timers::new(),
         log: LocalLog::new(log),

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::duration;
 use crate::ids::{AppName, JobName, SecretName, ServiceName, VolumeName};
 use crate::job::{CatchUp, Overlap};
+use crate::routes::Protocol;
 use crate::schedule::{Schedule, Zone};
 
 pub use check::is_reserved;
@@ -127,6 +128,8 @@ pub struct Service {
     #[serde(rename = "response_timeout_ms", with = "duration::ms")]
     #[schema(value_type = u64)]
     pub response_timeout: Duration,
+    #[serde(default, skip_serializing_if = "Protocol::is_default")]
+    pub protocol: Protocol,
     /// How requests are held while an exclusive service changes hands.
     pub hold: crate::routes::Hold,
     /// Where in the instance each volume is seen.

@@ -37,6 +37,6 @@ pub use member::Member;
 pub use node::{Node, NodeFacts, NodeRole};
 pub use observed::{InstanceState, Observed, ObservedInstance, ObservedRun};
 pub use release::{Draft, Release};
-pub use routes::{Backend, Endpoint, Hold, RouteDocument, RouteRule};
+pub use routes::{Backend, Endpoint, Hold, Protocol, RouteDocument, RouteRule};
 pub use run::{Run, RunKind, RunOutcome, RunState};
 pub use schedule::{Schedule, Zone};

@@ -32,6 +32,22 @@ pub struct RouteRule {
     pub service: ServiceName,
 }
 
+/// What a service's instances speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, from the first byte on: gRPC.
+    H2c,
+}
+
+impl Protocol {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A service as the ingress sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Backend {
@@ -40,6 +56,8 @@ pub struct Backend {
     /// Un-routed but not yet stopped: the proxy reports how many requests each still has in flight.
     #[serde(default)]
     pub draining: Vec<Endpoint>,
+    #[serde(default, skip_serializing_if = "Protocol::is_default")]
+    pub protocol: Protocol,
     /// While there is no endpoint: hold requests instead of failing them.
     #[serde(default)]
     pub hold: Option<Hold>,

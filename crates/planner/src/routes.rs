@@ -91,6 +91,7 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
     Some(Backend {
         endpoints,
         draining,
+        protocol: declared.protocol,
         hold: (kinds.exclusive && !hopeless && desired > 0).then_some(declared.hold),
         response_timeout: declared.response_timeout,
         explanation,

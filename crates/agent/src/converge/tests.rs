@@ -47,6 +47,7 @@ fn release(check: Check) -> Release {
         drain: Duration::from_secs(1),
         stop_grace: Duration::from_secs(10),
         response_timeout: Duration::from_secs(10),
+        protocol: rung_model::Protocol::Http1,
         hold: Hold { max_requests: 1, max_time: Duration::from_secs(1) },
         mounts: BTreeMap::new(),
     };

@@ -88,6 +88,7 @@ fn move_bytes(from: &mut Bytes, to: &mut ReadBuf<'_>) -> usize {
 }
 
 /// What goes to the client.
+#[derive(Debug)]
 enum Outgoing {
     /// Heads: interim ones, then the final one.
     Head {
@@ -164,7 +165,11 @@ fn take_head(text: &mut Vec<u8>, bytes: &[u8]) -> (usize, bool) {
 }
 
 /// Waits until the client takes at least a byte; how many it takes.
-fn poll_room(body: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+pub(super) fn poll_room(
+    body: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    wanted: usize,
+) -> Poll<io::Result<usize>> {
     body.reserve_capacity(wanted);
     while body.capacity() == 0 {
         match ready!(body.poll_capacity(cx)) {
@@ -180,6 +185,7 @@ fn broken(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
+#[derive(Debug)]
 struct Inner {
     incoming: IncomingBody,
     outgoing: Outgoing,
@@ -204,7 +210,8 @@ impl Inner {
 }
 
 /// See the module's text. In a cell, for both directions take turns within one task.
-pub(super) struct Http2Client {
+#[derive(Debug)]
+pub(crate) struct Http2Client {
     inner: RefCell<Inner>,
     scheme: Scheme,
 }
@@ -218,6 +225,32 @@ impl Http2Client {
     ) -> Self {
         let outgoing = Outgoing::Head { respond, text: Vec::new() };
         Self { inner: RefCell::new(Inner { incoming, outgoing, to_head }), scheme }
+    }
+
+    /// The frames that the client sends.
+    pub(super) fn frames(&mut self) -> &mut RecvStream {
+        &mut self.inner.get_mut().incoming.frames
+    }
+
+    /// Ready once the client gave the stream up, before its answer.
+    pub(super) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.get_mut().outgoing.poll_reset(cx)
+    }
+
+    /// Sends the answer's head, for frames to follow. `None`: the client is gone, or has an answer already.
+    pub(super) fn answer(&mut self, head: http::Response<()>, is_last: bool) -> Option<SendStream<Bytes>> {
+        let outgoing = &mut self.inner.get_mut().outgoing;
+        let Outgoing::Head { respond, .. } = outgoing else { return None };
+        let body = respond.send_response(head, is_last).ok();
+        *outgoing = Outgoing::Ended;
+        body
+    }
+
+    /// Passes an interim head on; it fails when the client is gone, which its next read says.
+    pub(super) fn interim(&mut self, head: http::Response<()>) {
+        if let Outgoing::Head { respond, .. } = &mut self.inner.get_mut().outgoing {
+            let _ = respond.send_informational(head);
+        }
     }
 
     /// Ends the stream: well, or so that the client sees that the answer is not whole.
@@ -256,10 +289,15 @@ impl ClientStream for Http2Client {
     fn with_socket(&self, _: impl FnOnce(&TcpStream)) {
         // It is all streams': what ends one must not end the others.
     }
+
+    fn http2(&mut self) -> Option<&mut Http2Client> {
+        Some(self)
+    }
 }
 
 /// One direction of a stream.
-pub(super) struct Half<'a>(&'a RefCell<Inner>);
+#[derive(Debug)]
+pub(crate) struct Half<'a>(&'a RefCell<Inner>);
 
 impl AsyncRead for Half<'_> {
     fn poll_read(

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use httparse::{Header, Status};
 
 use crate::head::{Name, Rejection, push};
@@ -119,6 +119,36 @@ fn websocket_key() -> String {
     key
 }
 
+/// Reads a head that was composed for an instance of HTTP/1.1 as the head of a stream to one of HTTP/2.
+pub(super) fn for_instance(text: &[u8]) -> Option<Request<()>> {
+    let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let Ok(Status::Complete(_)) = parsed.parse_with_uninit_headers(text, &mut headers) else { return None };
+    let host = parsed.headers.iter().find(|header| Name::of(header.name) == Name::Host)?;
+    let uri = Uri::builder()
+        .scheme("http")
+        .authority(host.value)
+        .path_and_query(parsed.path.unwrap_or("/"))
+        .build()
+        .ok()?;
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
+    *request.uri_mut() = uri;
+    for header in parsed.headers.iter() {
+        match Name::of(header.name) {
+            Name::Host | Name::Connection | Name::TransferEncoding | Name::Upgrade | Name::HopByHop => {
+                continue;
+            }
+            _ => {}
+        }
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        request.headers_mut().append(name, HeaderValue::from_bytes(header.value).ok()?);
+    }
+    // Trailers pass, which servers of gRPC ask to be told.
+    request.headers_mut().insert(http::header::TE, HeaderValue::from_static("trailers"));
+    Some(request)
+}
+
 /// An answer's head for a stream.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -177,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_request_becomes_the_text_it_stands_for() {
-        let request = http::Request::get("https://shop.example/list?page=2")
+        let request = Request::get("https://shop.example/list?page=2")
             .header("cookie", "a=1")
             .header("accept", "text/html")
             .header("cookie", "b=2");
@@ -191,18 +221,18 @@ mod tests {
 
     #[test]
     fn a_body_of_unknown_length_is_chunked() {
-        let (known, kind) = text(http::Request::post("http://a/").header("content-length", "5"), false);
+        let (known, kind) = text(Request::post("http://a/").header("content-length", "5"), false);
         assert_eq!(kind, BodyKind::Plain, "{known}");
-        let (unknown, kind) = text(http::Request::post("http://a/"), false);
+        let (unknown, kind) = text(Request::post("http://a/"), false);
         assert_eq!(kind, BodyKind::Chunked);
         assert!(unknown.ends_with("\r\nTransfer-Encoding: chunked\r\n\r\n"), "{unknown}");
     }
 
     #[test]
     fn two_words_about_the_host_are_refused() {
-        let request = http::Request::get("http://shop.example/").header("host", "other.example");
+        let request = Request::get("http://shop.example/").header("host", "other.example");
         assert_eq!(head(&parts(request), true).expect_err("it is refused").status, 400);
-        let request = http::Request::get("http://shop.example/").header("host", "SHOP.example");
+        let request = Request::get("http://shop.example/").header("host", "SHOP.example");
         assert!(head(&parts(request), true).is_ok(), "the same host twice is no contradiction");
     }
 

@@ -16,14 +16,14 @@ use crate::client::Client;
 use crate::stage::{Stage, backend, held, shop};
 
 /// Runs a story that needs a runtime, bounded in time.
-fn story<F: Future<Output = ()>>(tell: F) {
+pub fn story<F: Future<Output = ()>>(tell: F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let told = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), tell).await });
     told.expect("the story did not come to its end within a minute");
 }
 
 /// A client that knows that the other side speaks HTTP/2.
-async fn connect(to: SocketAddr) -> SendRequest<Bytes> {
+pub async fn connect(to: SocketAddr) -> SendRequest<Bytes> {
     let socket = TcpStream::connect(to).await.expect("the ingress refused a connection");
     let (send, connection) = h2::client::handshake(socket).await.expect("no HTTP/2 is spoken");
     tokio::spawn(connection);
@@ -34,12 +34,12 @@ fn get(path: &str) -> Request<()> {
     request(Method::GET, path)
 }
 
-fn request(method: Method, path: &str) -> Request<()> {
+pub fn request(method: Method, path: &str) -> Request<()> {
     let uri = format!("http://shop.localhost{path}");
     Request::builder().method(method).uri(uri).body(()).unwrap()
 }
 
-async fn text(mut body: RecvStream) -> String {
+pub async fn text(mut body: RecvStream) -> String {
     let mut all = Vec::new();
     while let Some(data) = body.data().await {
         let data = data.expect("the answer broke off");
@@ -50,7 +50,7 @@ async fn text(mut body: RecvStream) -> String {
 }
 
 /// Reads until it breaks off.
-async fn broken(mut body: RecvStream) -> h2::Error {
+pub async fn broken(mut body: RecvStream) -> h2::Error {
     loop {
         match body.data().await {
             Some(Ok(data)) => body.flow_control().release_capacity(data.len()).unwrap(),

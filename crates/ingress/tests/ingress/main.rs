@@ -6,6 +6,7 @@
 mod application;
 mod client;
 mod forwarding;
+mod grpc;
 mod hostile;
 mod http2;
 mod lifetimes;

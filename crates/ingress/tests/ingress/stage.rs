@@ -298,6 +298,7 @@ pub fn backend(endpoints: Vec<Endpoint>) -> Backend {
     Backend {
         endpoints,
         draining: Vec::new(),
+        protocol: rung_model::Protocol::Http1,
         hold: None,
         response_timeout: Duration::from_secs(10),
         explanation: String::new(),

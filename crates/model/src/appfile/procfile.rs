@@ -9,7 +9,7 @@ use super::read::clip;
 use super::service::default_health;
 use super::{AppFile, Build, DeployPolicy, Service};
 use crate::ids::{AppName, ServiceName};
-use crate::routes::Hold;
+use crate::routes::{Hold, Protocol};
 
 /// Reads a `Procfile`. `web` gets a port, `release` is the release command, everything else is a worker.
 ///
@@ -101,6 +101,7 @@ fn service_of(command: &str, port: bool) -> Service {
         drain: defaults::DRAIN,
         stop_grace: defaults::STOP_GRACE,
         response_timeout: defaults::RESPONSE_TIMEOUT,
+        protocol: Protocol::Http1,
         hold: Hold { max_requests: defaults::HOLD_REQUESTS, max_time: defaults::HOLD_TIME },
         mounts: BTreeMap::new(),
     }

@@ -9,7 +9,7 @@ use super::read::{Field, Table, clip};
 use super::schema;
 use super::{Check, Health, Service, values};
 use crate::ids::VolumeName;
-use crate::routes::Hold;
+use crate::routes::{Hold, Protocol};
 
 /// Where the keys of a service stand, for errors that need the whole file.
 #[derive(Debug, Default)]
@@ -33,10 +33,12 @@ pub(super) fn read(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> (Servi
         drain: wait(table, "drain", findings).unwrap_or(defaults::DRAIN),
         stop_grace: wait(table, "stop_grace", findings).unwrap_or(defaults::STOP_GRACE),
         response_timeout: response_timeout(table, findings),
+        protocol: protocol(table, findings),
         hold: hold(table, findings),
         mounts,
     };
     refuse_contradictions(table, port, exclusive, findings);
+    refuse_page_check(table, &service, findings);
     (service, places)
 }
 
@@ -82,9 +84,23 @@ fn response_timeout(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> std::
         .unwrap_or(defaults::RESPONSE_TIMEOUT)
 }
 
+fn protocol(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Protocol {
+    let Some(field) = table.field("protocol") else { return Protocol::Http1 };
+    match field.text(findings, "\"h2c\"") {
+        Some("h2c") => Protocol::H2c,
+        Some("http1") | None => Protocol::Http1,
+        Some(other) => {
+            let message = format!("`{}` is not a protocol", clip(other));
+            let way_out = "write \"http1\" (WebSocket included) or \"h2c\" (HTTP/2 without TLS: gRPC)";
+            field.report(findings, message, way_out);
+            Protocol::Http1
+        }
+    }
+}
+
 fn refuse_contradictions(table: &Table<'_, '_>, port: bool, exclusive: bool, findings: &mut Findings<'_>) {
     if !port {
-        for key in ["drain", "response_timeout", "hold"] {
+        for key in ["drain", "response_timeout", "protocol", "hold"] {
             if let Some(field) = table.field(key) {
                 let message = format!("`{key}` is about requests, and `{}` has no port", clip(&table.name));
                 let way_out = if key == "drain" {
@@ -99,6 +115,18 @@ fn refuse_contradictions(table: &Table<'_, '_>, port: bool, exclusive: bool, fin
         let message =
             format!("requests are held for exclusive services only, and `{}` is not one", clip(&table.name));
         findings.report(field.key_span, message, "take `hold` out, or write exclusive = true");
+    }
+}
+
+/// A page is asked for by HTTP/1.1, which an instance that speaks `h2c` need not understand.
+fn refuse_page_check(table: &Table<'_, '_>, service: &Service, findings: &mut Findings<'_>) {
+    if let (Protocol::H2c, Check::Http { .. }) = (service.protocol, &service.health.check)
+        && let Some(field) = table.field("health")
+    {
+        let message = "its page is asked for by HTTP/1.1, and the service speaks h2c";
+        let way_out =
+            "leave `health` out (it must accept connections), or write health = { command = \"...\" }";
+        findings.report(field.key_span, message, way_out);
     }
 }
 

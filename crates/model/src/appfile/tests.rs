@@ -302,8 +302,21 @@ fn capabilities_of_later_are_refused_with_a_word() {
 }
 
 #[test]
+fn a_service_may_speak_http2_to_the_ingress() {
+    let file = accepted(&web("protocol = \"h2c\""));
+    assert_eq!(file.services[&ServiceName::new("web").unwrap()].protocol, Protocol::H2c);
+    let file = accepted(&web("protocol = \"http1\"\nhealth = { path = \"/up\" }"));
+    assert_eq!(file.services[&ServiceName::new("web").unwrap()].protocol, Protocol::Http1);
+}
+
+#[test]
 fn keys_that_contradict_each_other_are_refused() {
     let cases = [
+        (
+            web("protocol = \"h2c\"\nhealth = { path = \"/up\" }"),
+            "its page is asked for by HTTP/1.1, and the service speaks h2c",
+        ),
+        (web("protocol = \"spdy\""), "`spdy` is not a protocol"),
         (web("health = { path = \"/up\", tcp = true }"), "`path` and `tcp` are two health checks"),
         (
             web("port = false\nhealth = { path = \"/up\" }"),

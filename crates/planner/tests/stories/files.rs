@@ -64,6 +64,7 @@ pub fn service(command: &str, instances: u32) -> Service {
         drain: Duration::from_secs(5),
         stop_grace: Duration::from_secs(2),
         response_timeout: Duration::from_secs(10),
+        protocol: rung_model::Protocol::Http1,
         hold: Hold { max_requests: 100, max_time: Duration::from_secs(30) },
         mounts: BTreeMap::new(),
     }
