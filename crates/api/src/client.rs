@@ -3,6 +3,8 @@
 //! Connections are kept and used again. A request whose connection was closed by the other side before a byte of
 //! the answer came is not sent again here: callers are loops, and the next tick is the retry.
 
+mod access;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -13,6 +13,8 @@ pub enum Code {
     Unauthorized,
     /// The node that asks was taken out of the cluster.
     Removed,
+    /// The token is valid, and does not allow this.
+    Forbidden,
     NotFound,
     /// A deployment of the app is going on.
     Deploying,
@@ -21,6 +23,8 @@ pub enum Code {
     /// Somebody else changed the same thing at the same moment.
     Conflict,
     TooLarge,
+    /// Too many wrong tokens came from this address.
+    Limited,
     /// The store or the node can't be reached, or its disk is full. Nothing was changed.
     Unavailable,
     /// It may or may not have been done; ask before doing it again.
@@ -35,10 +39,12 @@ impl Code {
             Self::InvalidRequest | Self::InvalidAppFile | Self::InvalidArchive => 400,
             Self::Unauthorized => 401,
             Self::Removed => 403,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::Deploying | Self::Conflict => 409,
             Self::MissingSecret | Self::Refused => 422,
             Self::TooLarge => 413,
+            Self::Limited => 429,
             Self::Internal => 500,
             Self::Unavailable => 503,
             Self::Unknown => 504,

@@ -6,6 +6,7 @@
 //! What this crate does not do: it holds no state of the platform and decides nothing.
 
 pub mod attach;
+pub mod audit;
 pub mod client;
 pub mod error;
 pub mod paths;

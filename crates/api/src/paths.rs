@@ -19,6 +19,7 @@ pub const RESTART: &str = "/v1/apps/{app}/restart";
 pub const SCALE: &str = "/v1/apps/{app}/scale";
 pub const CONFIG: &str = "/v1/apps/{app}/config";
 pub const SECRETS: &str = "/v1/apps/{app}/secrets";
+pub const SECRETS_GENERATE: &str = "/v1/apps/{app}/secrets/generate";
 pub const RUNS: &str = "/v1/apps/{app}/runs";
 pub const RUN: &str = "/v1/apps/{app}/runs/{run}";
 pub const RUN_CANCEL: &str = "/v1/apps/{app}/runs/{run}/cancel";
@@ -32,6 +33,11 @@ pub const LOGS: &str = "/v1/apps/{app}/logs";
 pub const EVENTS: &str = "/v1/events";
 pub const UPGRADE: &str = "/v1/upgrade";
 pub const DOCTOR: &str = "/v1/doctor";
+pub const ROTATE_KEY: &str = "/v1/secrets/rotate-key";
+pub const TOKENS: &str = "/v1/tokens";
+pub const TOKEN: &str = "/v1/tokens/{token}";
+pub const AUDIT: &str = "/v1/audit";
+pub const WHOAMI: &str = "/v1/whoami";
 
 // For nodes.
 pub const NODE: &str = "/v1/nodes/{node}";

@@ -7,14 +7,18 @@ use std::io;
 use std::path::Path;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// A key that seals and opens. Kept in a file of mode 0600; never printed.
-pub struct SealKey(LessSafeKey);
+pub struct SealKey {
+    key: LessSafeKey,
+    id: String,
+}
 
 impl std::fmt::Debug for SealKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SealKey(…)")
+        f.debug_struct("SealKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -32,27 +36,46 @@ pub struct OpenError {
     context: String,
 }
 
+impl OpenError {
+    pub fn of(context: &str) -> Self {
+        Self { context: context.to_owned() }
+    }
+}
+
 impl SealKey {
     pub fn from_bytes(bytes: &[u8; 32]) -> Self {
         let key = UnboundKey::new(&CHACHA20_POLY1305, bytes).expect("32 bytes are this cipher's key length");
-        Self(LessSafeKey::new(key))
+        let hash = digest(&SHA256, &[b"id of a key of rung\n".as_slice(), bytes].concat());
+        let id = hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { key: LessSafeKey::new(key), id }
+    }
+
+    /// Tells keys apart without telling anything of them.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Reads the key, or makes one when there is no file yet.
     pub fn ensure(path: &Path) -> Result<Self, KeyError> {
-        let io_error = |source| KeyError::Io { path: path.display().to_string(), source };
+        if let Some(key) = Self::read(path)? {
+            return Ok(key);
+        }
+        let mut bytes = [0; 32];
+        SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
+        write_private(path, &bytes)
+            .map_err(|source| KeyError::Io { path: path.display().to_string(), source })?;
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    /// Reads the key; `None` when there is no file.
+    pub fn read(path: &Path) -> Result<Option<Self>, KeyError> {
         match std::fs::read(path) {
             Ok(bytes) => match <&[u8; 32]>::try_from(bytes.as_slice()) {
-                Ok(bytes) => Ok(Self::from_bytes(bytes)),
+                Ok(bytes) => Ok(Some(Self::from_bytes(bytes))),
                 Err(_) => Err(KeyError::Damaged { path: path.display().to_string() }),
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut bytes = [0; 32];
-                SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
-                write_private(path, &bytes).map_err(io_error)?;
-                Ok(Self::from_bytes(&bytes))
-            }
-            Err(error) => Err(io_error(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(KeyError::Io { path: path.display().to_string(), source }),
         }
     }
 
@@ -60,7 +83,7 @@ impl SealKey {
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).expect("the kernel gives random bytes");
         let mut sealed = value.to_vec();
-        self.0
+        self.key
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(context.as_bytes()),
@@ -73,12 +96,15 @@ impl SealKey {
     }
 
     pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let fail = || OpenError { context: context.to_owned() };
+        let fail = || OpenError::of(context);
         let (nonce, rest) = sealed.split_at_checked(NONCE_LEN).ok_or_else(fail)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| fail())?;
         let mut value = rest.to_vec();
-        let length =
-            self.0.open_in_place(nonce, Aad::from(context.as_bytes()), &mut value).map_err(|_| fail())?.len();
+        let length = self
+            .key
+            .open_in_place(nonce, Aad::from(context.as_bytes()), &mut value)
+            .map_err(|_| fail())?
+            .len();
         value.truncate(length);
         Ok(value)
     }

@@ -1,15 +1,18 @@
 //! Bodies of requests and answers. Documents of the model travel as they are.
 
+mod access;
+mod secrets;
+
 use std::collections::BTreeMap;
 
+pub use access::{TokenCreated, TokenListing, TokenRequest, Whoami};
 use jiff::Timestamp;
 use rung_model::app::{Destroying, Scale};
 use rung_model::appfile::AppText;
 use rung_model::deployment::{Phase, Trouble};
 use rung_model::generation::Generation;
 use rung_model::ids::{
-    AppName, DeploymentNumber, Digest, InstanceId, JobName, NodeId, ReleaseNumber, RunId, SecretName,
-    ServiceName,
+    AppName, DeploymentNumber, Digest, InstanceId, JobName, NodeId, ReleaseNumber, RunId, ServiceName,
 };
 use rung_model::job::Paused;
 use rung_model::node::IsolationFact;
@@ -17,6 +20,9 @@ use rung_model::observed::InstanceState;
 use rung_model::routes::RouteDocument;
 use rung_model::run::{Run, Terminal};
 use rung_model::schedule::{Schedule, Zone};
+pub use secrets::{
+    Alphabet, Existing, GenerateRequest, KeyRotated, SecretListing, SecretRequest, SecretVersion,
+};
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/health`.
@@ -86,29 +92,6 @@ pub struct ScaleRequest {
 pub struct ConfigRequest {
     pub changes: BTreeMap<String, Option<String>>,
     pub by: String,
-}
-
-/// `PATCH …/secrets`; `None` unsets. Values are text or base64 of bytes; never answered back.
-#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct SecretRequest {
-    pub changes: BTreeMap<SecretName, Option<String>>,
-    pub by: String,
-}
-
-impl std::fmt::Debug for SecretRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SecretRequest").field("names", &self.changes.keys()).field("by", &self.by).finish()
-    }
-}
-
-/// `GET …/secrets`.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct SecretListing {
-    pub name: SecretName,
-    /// 0: required, and not set.
-    pub version: u64,
-    /// Named in the app file's `[secrets] required`.
-    pub required: bool,
 }
 
 /// `POST …/runs`.

@@ -1,14 +1,19 @@
 //! The whole tree of commands, as clap reads it and as `docs/cli.md` shows it.
 
+mod access;
+mod audit;
+mod secret;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use access::{TokenCommand, TokenCreateArgs};
+pub use audit::{AuditArgs, AuditCommand};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use rung_model::{
-    AppName, EnvironmentName, InstanceId, JobName, ReleaseNumber, RunId, SecretName, ServiceName,
-};
+use rung_model::{AppName, EnvironmentName, InstanceId, JobName, ReleaseNumber, RunId, ServiceName};
 use rung_trust::Fingerprint;
+pub use secret::{AlphabetChoice, SecretCommand, SecretGenerateArgs, is_refused};
 
 /// Runs a web application: supervised, balanced, and deployed without losing a request
 #[derive(Debug, Parser)]
@@ -191,6 +196,13 @@ pub enum Verb {
     Open,
     /// Stop the app and forget it
     Destroy(DestroyArgs),
+    /// Make tokens for people and for CI, list and revoke them
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Show who the server takes you for, and what you may
+    Whoami,
+    /// Show who changed what, from where, and what came of it
+    Audit(AuditArgs),
     /// Check the platform, and say what this machine does not guarantee
     Doctor,
     /// Print the completion script of a shell
@@ -278,37 +290,6 @@ pub enum ConfigCommand {
     },
 }
 
-#[derive(Clone, Subcommand)]
-pub enum SecretCommand {
-    /// Set secrets, and deploy the change; a NAME alone is asked for, or read from standard input
-    Set {
-        #[arg(required = true, value_name = "NAME[=VALUE]", value_parser = secret)]
-        values: Vec<(SecretName, Option<String>)>,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
-    /// List names and versions
-    List,
-    /// Take secrets away, and deploy the change
-    Unset {
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<SecretName>,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
-}
-
-impl std::fmt::Debug for SecretCommand {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Values of secrets appear in no output, not even by accident.
-        f.write_str(match self {
-            Self::Set { .. } => "Set",
-            Self::List => "List",
-            Self::Unset { .. } => "Unset",
-        })
-    }
-}
-
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// No terminal, even where there is one
@@ -393,15 +374,6 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-fn secret(text: &str) -> Result<(SecretName, Option<String>), String> {
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(value.to_owned())),
-        None => (text, None),
-    };
-    // The error names the name only.
-    Ok((SecretName::new(name).map_err(|error| error.to_string())?, value))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -473,8 +445,7 @@ mod tests {
         assert_eq!(values, &[("URL".to_owned(), "postgres://a?b=c".to_owned())]);
         let cli = parsed("rung secret set API_KEY=hunter2 OTHER");
         assert!(!format!("{cli:?}").contains("hunter2"), "a secret's value is in debug output");
-        let error =
-            Cli::try_parse_from(["rung", "secret", "set", "API-KEY=hunter2"]).unwrap_err().to_string();
+        let error = Cli::try_parse_from(["rung", "secret", "set", "API-KEY"]).unwrap_err().to_string();
         assert!(error.contains("API-KEY"), "{error}");
     }
 

@@ -127,7 +127,9 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
 
 fn hint_of_code(code: Code) -> Option<String> {
     let hint = match code {
-        Code::Unauthorized => "give the token with RUNG_TOKEN, or the data directory with --data",
+        Code::Unauthorized => {
+            "keep a token with `rung login`, give one with RUNG_TOKEN, or the data directory with --data"
+        }
         Code::Deploying => "wait for it with `rung status`, or stop it with `rung cancel`",
         Code::Unknown => "look with `rung status` before doing it again",
         _ => return None,

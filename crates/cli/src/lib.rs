@@ -15,6 +15,7 @@ pub mod app;
 pub mod args;
 pub mod connect;
 pub mod edge;
+mod env_file;
 pub mod follow;
 pub mod person;
 pub mod render;

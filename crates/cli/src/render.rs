@@ -1,5 +1,6 @@
 //! Every screen as a pure function: wire types in, text out.
 
+pub mod audit;
 pub mod config;
 pub mod doctor;
 pub mod instances;
@@ -14,6 +15,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod time;
+pub mod tokens;
 
 /// `1 instance`, `2 instances`.
 pub fn count(n: u64, noun: &str) -> String {

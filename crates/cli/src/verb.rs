@@ -1,6 +1,7 @@
 //! The verbs: each asks the server, follows what it started, and shows what came of it.
 
 mod attached;
+mod audit;
 mod change;
 pub mod command;
 pub mod deploy;
@@ -9,7 +10,9 @@ mod job;
 mod logs;
 mod read;
 mod scale;
+mod secret;
 mod terminal;
+mod token;
 
 use std::io::Write as _;
 
@@ -17,7 +20,7 @@ use clap::CommandFactory as _;
 use rung_api::Client;
 use rung_model::AppName;
 
-use crate::args::{Cli, ConfigCommand, Global, SecretCommand, Verb};
+use crate::args::{Cli, ConfigCommand, Global, Verb};
 use crate::connect::connect;
 use crate::edge::{Exit, explain};
 use crate::screen::{Format, Screen};
@@ -79,13 +82,15 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Cancel(args) => change::cancel(session, &args).await,
         Verb::Config(ConfigCommand::Get { name }) => read::config(session, name).await,
         Verb::Config(change) => change::config(session, change).await,
-        Verb::Secret(SecretCommand::List) => read::secrets(session).await,
-        Verb::Secret(change) => change::secrets(session, change).await,
+        Verb::Secret(command) => secret::secret(session, command).await,
         Verb::Run(args) => command::one_off(session, args).await,
         Verb::Job(command) => job::job(session, command).await,
         Verb::Events(args) => logs::events(session, &args).await,
         Verb::Open => read::open(session).await,
         Verb::Destroy(args) => destroy::destroy(session, &args).await,
+        Verb::Token(command) => token::token(session, command).await,
+        Verb::Audit(args) => audit::audit(session, args).await,
+        Verb::Whoami => token::whoami(session).await,
         Verb::Doctor => read::doctor(session).await,
         Verb::Completion { .. } => unreachable!("it was answered above, without a server"),
     }

@@ -16,6 +16,7 @@ use rung_trust::{
     renew_after,
 };
 
+use crate::keyring::Origin;
 use crate::shared::Control;
 
 const SEAL_CONTEXT: &str = "cluster/authority";
@@ -83,16 +84,34 @@ impl Control {
         let Some(entry) = self.inner.store.get(keys::AUTHORITY).await?.value else { return Ok(None) };
         let kept: KeptAuthority = serde_json::from_slice(&entry.value).map_err(|_| ClusterError::Damaged)?;
         let sealed = hex::decode(&kept.sealed_key).map_err(|_| ClusterError::Damaged)?;
-        let key = self.inner.seal_key.open(SEAL_CONTEXT, &sealed).map_err(|_| ClusterError::Sealed)?;
+        let key = self.inner.keys.open(SEAL_CONTEXT, &sealed).map_err(|_| ClusterError::Sealed)?;
         let key = String::from_utf8(key).map_err(|_| ClusterError::Damaged)?;
         Ok(Some(Authority::from_file(AuthorityFile { certificate: kept.certificate, key })?))
+    }
+
+    /// Puts the authority's key under the primary master key. `false`: it is there already, or there is none.
+    pub(crate) async fn rewrap_authority(&self) -> Result<bool, ClusterError> {
+        let Some(entry) = self.inner.store.get(keys::AUTHORITY).await?.value else { return Ok(false) };
+        let kept: KeptAuthority = serde_json::from_slice(&entry.value).map_err(|_| ClusterError::Damaged)?;
+        let sealed = hex::decode(&kept.sealed_key).map_err(|_| ClusterError::Damaged)?;
+        let wrapped = self.inner.keys.rewrap(SEAL_CONTEXT, &sealed).map_err(|_| ClusterError::Sealed)?;
+        let Some(wrapped) = wrapped else { return Ok(false) };
+        let kept = KeptAuthority { sealed_key: hex::encode(wrapped), ..kept };
+        let value = serde_json::to_vec(&kept).expect("two texts serialize");
+        let guard = Guard::Modified { key: entry.key.clone(), revision: entry.modified };
+        self.txn(vec![guard], vec![Op::Put { key: entry.key, value, lease: None }]).await?;
+        Ok(true)
     }
 
     async fn keep_authority(&self, authority: Authority) -> Result<Option<Authority>, ClusterError> {
         let file = authority.file();
         let kept = KeptAuthority {
             certificate: file.certificate.clone(),
-            sealed_key: hex::encode(self.inner.seal_key.seal(SEAL_CONTEXT, file.key.as_bytes())),
+            sealed_key: hex::encode(self.inner.keys.seal(
+                SEAL_CONTEXT,
+                file.key.as_bytes(),
+                Origin::default(),
+            )),
         };
         let value = serde_json::to_vec(&kept).expect("two texts serialize");
         let guard = Guard::Absent { key: keys::AUTHORITY.to_owned() };

@@ -1,39 +1,48 @@
 //! The HTTP API: who may call, and which endpoint is which function.
 //!
 //! The Unix socket (mode 0600) is for the roles on this machine and needs no token: whoever can open it owns the data
-//! directory. On TCP every request but `/v1/health` carries the token. Where other machines can reach the port it is TLS,
+//! directory. On TCP every request but `/v1/health` carries a token. Where other machines can reach the port it is TLS,
 //! and a certificate of the cluster's authority says which node asks. What only nodes and proxies may ask (opened secrets
-//! among it) is answered on the socket, and to nodes for themselves.
+//! among it) is answered on the socket, and to nodes for themselves. Each endpoint for people states the right it needs
+//! ([`right`]), and [`guard`] asks for it before the endpoint is reached.
 
 mod apps;
+mod audit;
 mod callers;
 mod deploy;
 mod extract;
+mod guard;
 mod jobs;
 mod nodes;
 mod openapi;
+mod right;
 mod runs;
 mod settings;
 mod streams;
 mod strict;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
+use rung_api::audit::AuditRecord;
 use rung_api::{Code, ErrorBody, paths, wire};
 use rung_model::{Assignment, Deployment, NodeFacts, Observed, Run};
 use tokio::net::{TcpListener, UnixListener};
 
+pub(crate) use apps::no_such_app;
 pub use callers::Via;
 pub use openapi::document as openapi_document;
 
 use crate::shared::Control;
 use openapi::{Described, says};
+use right::{DEPLOY, Right, VIEW};
 
 /// An error body as an HTTP answer.
 pub(crate) struct Refused(pub ErrorBody);
@@ -48,7 +57,11 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status =
             axum::http::StatusCode::from_u16(self.0.code.status()).expect("codes have real statuses");
-        (status, Json(self.0)).into_response()
+        let code = self.0.code;
+        let mut response = (status, Json(self.0)).into_response();
+        // For the audit trail.
+        response.extensions_mut().insert(code);
+        response
     }
 }
 
@@ -81,7 +94,8 @@ impl Control {
                 Door::Plain(tcp) => {
                     let router = router(self).layer(Extension(Via::Tcp));
                     let router = router.layer(middleware::from_fn(close_after));
-                    axum::serve(strict::StrictListener(tcp), router).await
+                    let service = router.into_make_service_with_connect_info::<callers::CameFrom>();
+                    axum::serve(strict::StrictListener(tcp), service).await
                 }
                 Door::Tls(listener) => {
                     let router = router(self).layer(middleware::from_fn(callers::note_caller));
@@ -111,7 +125,9 @@ fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
 const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
 
 fn router(control: Control) -> Router {
-    let people = people().router.layer(middleware::from_fn_with_state(control.clone(), require_token));
+    let people = people();
+    let guard = guard::Guard { control: control.clone(), duties: Arc::new(people.duties) };
+    let people = people.router.layer(middleware::from_fn_with_state(guard, guard::guard));
     let roles =
         roles().router.layer(middleware::from_fn_with_state(control.clone(), callers::only_for_roles));
     open()
@@ -134,131 +150,234 @@ fn open() -> Described {
     Described::new().get(
         paths::HEALTH,
         apps::health,
-        says("The server's version, and where it serves").answers::<wire::HealthReport>(),
+        says(Right::Anybody, "The server's version, and where it serves").answers::<wire::HealthReport>(),
     )
 }
 
 /// For people and their tools.
 fn people() -> Described {
     Described::new()
-        .get(paths::OPENAPI, openapi::serve, says("This description"))
-        .get(paths::APPS, apps::list, says("All apps with their status").answers::<Vec<wire::AppStatus>>())
-        .delete(paths::APP, apps::destroy, says("Stop an app and forget it").takes::<wire::DestroyRequest>())
-        .get(paths::APP_STATUS, apps::show, says("An app's status").answers::<wire::AppStatus>())
-        .get(paths::SOURCE, deploy::has_source, says("Whether a source is here already").answers::<bool>())
-        .put(paths::SOURCE, deploy::put_source, says("Upload a source under its digest").takes_archive())
-        .get(paths::DEPLOYMENTS, deploy::list, says("Deployments, newest first").answers::<Vec<Deployment>>())
+        .get(paths::OPENAPI, openapi::serve, says(Right::Anyone, "This description"))
+        .get(
+            paths::APPS,
+            apps::list,
+            says(Right::Anyone, "All apps with their status").answers::<Vec<wire::AppStatus>>(),
+        )
+        .delete(
+            paths::APP,
+            apps::destroy,
+            says(DEPLOY, "Stop an app and forget it").takes::<wire::DestroyRequest>(),
+        )
+        .get(paths::APP_STATUS, apps::show, says(VIEW, "An app's status").answers::<wire::AppStatus>())
+        .get(
+            paths::SOURCE,
+            deploy::has_source,
+            says(Right::Anyone, "Whether a source is here already").answers::<bool>(),
+        )
+        .put(
+            paths::SOURCE,
+            deploy::put_source,
+            says(Right::Anyone, "Upload a source under its digest").takes_archive(),
+        )
+        .get(
+            paths::DEPLOYMENTS,
+            deploy::list,
+            says(VIEW, "Deployments, newest first").answers::<Vec<Deployment>>(),
+        )
         .post(
             paths::DEPLOYMENTS,
             deploy::deploy,
-            says("Deploy an uploaded source").takes::<wire::DeployRequest>().answers::<wire::Started>(),
+            says(DEPLOY, "Deploy an uploaded source")
+                .takes::<wire::DeployRequest>()
+                .answers::<wire::Started>(),
         )
         .get(
             paths::DEPLOYMENT,
             deploy::show,
-            says("A deployment, once its timeline is longer than `seen` or it has ended")
+            says(VIEW, "A deployment, once its timeline is longer than `seen` or it has ended")
                 .query(&["seen", "wait_ms"])
                 .answers::<Deployment>(),
         )
-        .post(paths::DEPLOYMENT_CANCEL, deploy::cancel, says("Stop a deployment; who asks").takes::<String>())
+        .post(
+            paths::DEPLOYMENT_CANCEL,
+            deploy::cancel,
+            says(DEPLOY, "Stop a deployment; who asks").takes::<String>(),
+        )
         .get(
             paths::RELEASES,
             apps::releases,
-            says("Releases, newest first").answers::<Vec<wire::ReleaseListing>>(),
+            says(VIEW, "Releases, newest first").answers::<Vec<wire::ReleaseListing>>(),
         )
         .post(
             paths::ROLLBACK,
             deploy::rollback,
-            says("Go back to an earlier release").takes::<wire::RollbackRequest>().answers::<wire::Started>(),
+            says(DEPLOY, "Go back to an earlier release")
+                .takes::<wire::RollbackRequest>()
+                .answers::<wire::Started>(),
         )
         .post(
             paths::RESTART,
             deploy::restart,
-            says("Replace every instance by a fresh one")
+            says(DEPLOY, "Replace every instance by a fresh one")
                 .takes::<wire::RestartRequest>()
                 .answers::<wire::Started>(),
         )
         .post(
             paths::SCALE,
             apps::scale,
-            says("Change counts of instances").takes::<wire::ScaleRequest>().answers::<wire::AppStatus>(),
+            says(DEPLOY, "Change counts of instances")
+                .takes::<wire::ScaleRequest>()
+                .answers::<wire::AppStatus>(),
         )
-        .get(paths::CONFIG, settings::config, says("Config").answers::<BTreeMap<String, String>>())
+        .get(paths::CONFIG, settings::config, says(VIEW, "Config").answers::<BTreeMap<String, String>>())
         .patch(
             paths::CONFIG,
             settings::set_config,
-            says("Change config").takes::<wire::ConfigRequest>().answers::<wire::Started>(),
+            says(DEPLOY, "Change config").takes::<wire::ConfigRequest>().answers::<wire::Started>(),
         )
         .get(
             paths::SECRETS,
-            settings::secrets,
-            says("Names of secrets").answers::<Vec<wire::SecretListing>>(),
+            settings::list_secrets,
+            says(VIEW, "Names and versions of secrets").answers::<Vec<wire::SecretListing>>(),
         )
         .patch(
             paths::SECRETS,
             settings::set_secrets,
-            says("Change secrets").takes::<wire::SecretRequest>().answers::<wire::Started>(),
+            says(DEPLOY, "Change secrets").takes::<wire::SecretRequest>().answers::<wire::Started>(),
         )
-        .get(paths::RUNS, runs::list, says("Runs that go on, oldest first").answers::<Vec<Run>>())
-        .post(paths::RUNS, runs::start, says("Run a command").takes::<wire::RunRequest>().answers::<Run>())
-        .get(paths::RUN, runs::show, says("A run, once it has ended").query(&["wait_ms"]).answers::<Run>())
-        .post(paths::RUN_CANCEL, runs::cancel, says("Stop a run"))
+        .post(
+            paths::SECRETS_GENERATE,
+            settings::generate_secret,
+            says(DEPLOY, "Generate a secret that nobody sees")
+                .takes::<wire::GenerateRequest>()
+                .answers::<wire::Started>(),
+        )
+        .get(paths::RUNS, runs::list, says(VIEW, "Runs that go on, oldest first").answers::<Vec<Run>>())
+        .post(
+            paths::RUNS,
+            runs::start,
+            says(DEPLOY, "Run a command").takes::<wire::RunRequest>().answers::<Run>(),
+        )
+        .get(
+            paths::RUN,
+            runs::show,
+            says(VIEW, "A run, once it has ended").query(&["wait_ms"]).answers::<Run>(),
+        )
+        .post(paths::RUN_CANCEL, runs::cancel, says(DEPLOY, "Stop a run"))
         .get(
             paths::RUN_ATTACH,
             streams::attach,
-            says("A run's input and output, by an upgrade to `rung-attach`"),
+            says(DEPLOY, "A run's input and output, by an upgrade to `rung-attach`"),
         )
-        .get(paths::JOBS, jobs::list, says("Jobs, with their next times").answers::<Vec<wire::JobListing>>())
-        .get(paths::JOB_RUNS, jobs::runs, says("A job's runs, newest first").answers::<Vec<Run>>())
-        .post(paths::JOB_RUNS, jobs::run, says("Run a job now").takes::<wire::JobRequest>().answers::<Run>())
-        .post(paths::JOB_PAUSE, jobs::pause, says("Dispatch nothing by schedule; who asks").takes::<String>())
-        .post(paths::JOB_RESUME, jobs::resume, says("Dispatch by schedule again; who asks").takes::<String>())
-        .post(paths::JOB_PIN, jobs::pin, says("Run a certain release").takes::<wire::PinRequest>())
+        .get(
+            paths::JOBS,
+            jobs::list,
+            says(VIEW, "Jobs, with their next times").answers::<Vec<wire::JobListing>>(),
+        )
+        .get(paths::JOB_RUNS, jobs::runs, says(VIEW, "A job's runs, newest first").answers::<Vec<Run>>())
+        .post(
+            paths::JOB_RUNS,
+            jobs::run,
+            says(DEPLOY, "Run a job now").takes::<wire::JobRequest>().answers::<Run>(),
+        )
+        .post(
+            paths::JOB_PAUSE,
+            jobs::pause,
+            says(DEPLOY, "Dispatch nothing by schedule; who asks").takes::<String>(),
+        )
+        .post(
+            paths::JOB_RESUME,
+            jobs::resume,
+            says(DEPLOY, "Dispatch by schedule again; who asks").takes::<String>(),
+        )
+        .post(paths::JOB_PIN, jobs::pin, says(DEPLOY, "Run a certain release").takes::<wire::PinRequest>())
         .get(
             paths::LOGS,
             streams::logs,
-            says("Log lines")
+            says(VIEW, "Log lines")
                 .query(&["service", "instance", "run", "since", "tail", "follow"])
                 .streams::<wire::LogLine>(),
         )
         .get(
             paths::EVENTS,
             streams::events,
-            says("Events").query(&["app", "follow"]).streams::<wire::EventRecord>(),
+            says(Right::Anyone, "Events").query(&["app", "follow"]).streams::<wire::EventRecord>(),
         )
-        .get(paths::DOCTOR, apps::doctor, says("What is not as it should be").answers::<wire::DoctorReport>())
+        .get(
+            paths::DOCTOR,
+            apps::doctor,
+            says(Right::Admin, "What is not as it should be").answers::<wire::DoctorReport>(),
+        )
         .post(
             paths::UPGRADE,
             apps::upgrade,
-            says("Let another binary take over").takes::<wire::UpgradeRequest>(),
+            says(Right::Admin, "Let another binary take over").takes::<wire::UpgradeRequest>(),
         )
+        .post(
+            paths::ROTATE_KEY,
+            settings::rotate_key,
+            says(Right::Admin, "Put every secret under another master key").answers::<wire::KeyRotated>(),
+        )
+        .get(
+            paths::AUDIT,
+            audit::list,
+            says(Right::Admin, "The audit trail, a page of it")
+                .query(&["after", "tail"])
+                .answers::<Vec<AuditRecord>>(),
+        )
+        .get(paths::WHOAMI, tokens::whoami, says(Right::Anyone, "Who calls").answers::<wire::Whoami>())
+        .get(
+            paths::TOKENS,
+            tokens::list,
+            says(Right::Admin, "Tokens, without themselves").answers::<Vec<wire::TokenListing>>(),
+        )
+        .post(
+            paths::TOKENS,
+            tokens::create,
+            says(Right::Admin, "Make a token; it is shown this once")
+                .takes::<wire::TokenRequest>()
+                .answers::<wire::TokenCreated>(),
+        )
+        .delete(paths::TOKEN, tokens::revoke, says(Right::Admin, "Revoke a token, at once"))
 }
 
 /// For nodes and proxies.
 fn roles() -> Described {
     Described::new()
-        .put(paths::NODE, nodes::register, says("Join as a node").takes::<NodeFacts>())
-        .post(paths::NODE_BEAT, nodes::beat, says("Say that the agent is alive"))
+        .put(paths::NODE, nodes::register, says(Right::Node, "Join as a node").takes::<NodeFacts>())
+        .post(paths::NODE_BEAT, nodes::beat, says(Right::Node, "Say that the agent is alive"))
         .get(
             paths::ASSIGNMENT,
             nodes::assignment,
-            says("The node's assignment, once it is newer than `after`")
+            says(Right::Node, "The node's assignment, once it is newer than `after`")
                 .query(&["after", "wait_ms"])
                 .answers::<Option<Assignment>>(),
         )
-        .post(paths::OBSERVED, nodes::report, says("Report what runs").takes::<Observed>())
-        .get(paths::LAUNCH, nodes::launch, says("What starting a release needs").answers::<wire::Launch>())
+        .post(paths::OBSERVED, nodes::report, says(Right::Node, "Report what runs").takes::<Observed>())
+        .get(
+            paths::LAUNCH,
+            nodes::launch,
+            says(Right::Node, "What starting a release needs").answers::<wire::Launch>(),
+        )
         .get(
             paths::ARTIFACT,
             nodes::artifact,
-            says("An artifact's archive").answers_bytes("application/x-tar"),
+            says(Right::Node, "An artifact's archive").answers_bytes("application/x-tar"),
         )
-        .put(paths::ARTIFACT, nodes::put_artifact, says("Store what a build made").takes_archive())
-        .delete(paths::PROXY, nodes::leave, says("End as a proxy: it is not waited for any more"))
+        .put(
+            paths::ARTIFACT,
+            nodes::put_artifact,
+            says(Right::Node, "Store what a build made").takes_archive(),
+        )
+        .delete(
+            paths::PROXY,
+            nodes::leave,
+            says(Right::Node, "End as a proxy: it is not waited for any more"),
+        )
         .post(
             paths::PROXY_POLL,
             nodes::poll_routes,
-            says("Acknowledge routes up to `after`, and wait for newer ones")
+            says(Right::Node, "Acknowledge routes up to `after`, and wait for newer ones")
                 .query(&["wait_ms"])
                 .takes::<wire::ProxyPoll>()
                 .answers::<wire::ProxyDocuments>(),
@@ -277,31 +396,6 @@ fn close(mut response: Response) -> Response {
     response
 }
 
-async fn require_token(
-    State(control): State<Control>,
-    Extension(via): Extension<Via>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if via != Via::Socket && !carries_token(&request, &control.inner.token) {
-        let body = ErrorBody::new(Code::Unauthorized, "request carries no valid token")
-            .hint("set RUNG_TOKEN, or run the command as the user who started rung");
-        return Refused(body).into_response();
-    }
-    next.run(request).await
-}
-
-fn carries_token(request: &Request, token: &str) -> bool {
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = header.and_then(|value| value.strip_prefix("Bearer "));
-    given.is_some_and(|given| is_equal(given.as_bytes(), token.as_bytes()))
-}
-
-/// In a time that depends on the lengths only, so that a token can't be guessed byte by byte.
-fn is_equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
-}
-
 async fn unknown_endpoint(request: Request) -> Refused {
     let message = format!("the API has no endpoint {}", request.uri().path());
     Refused(ErrorBody::new(Code::NotFound, message).hint("/v1/openapi.json lists them all"))
@@ -310,16 +404,4 @@ async fn unknown_endpoint(request: Request) -> Refused {
 async fn wrong_method(request: Request) -> Refused {
     let message = format!("{} can't be called with {}", request.uri().path(), request.method());
     Refused(ErrorBody::new(Code::InvalidRequest, message).hint("/v1/openapi.json lists the methods"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_are_equal_only_when_every_byte_is() {
-        assert!(is_equal(b"abc", b"abc"));
-        assert!(!is_equal(b"abc", b"abd"));
-        assert!(!is_equal(b"abc", b"ab"));
-    }
 }

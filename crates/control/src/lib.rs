@@ -8,14 +8,18 @@
 //! What it deliberately does not do: it never runs users' code (a build is a run on an agent), never talks to
 //! instances, and keeps nothing that matters outside the store and the artifacts' directory.
 
+mod access;
+mod audit;
 mod cluster;
 pub mod doctor;
 pub mod events;
 pub mod http;
+pub mod keyring;
 mod launch;
 pub mod leader;
 pub mod prune;
 pub mod reconcile;
+mod secrets;
 pub mod shared;
 pub mod status;
 pub mod trees;
@@ -23,12 +27,12 @@ pub mod trees;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rung_api::seal::SealKey;
 use rung_model::NodeId;
 use rung_store::Store;
 
 pub use cluster::{ClusterError, Issued};
 pub use http::{Door, Listeners, Via};
+pub use keyring::Keyring;
 pub use shared::{Control, StartError};
 
 /// What the server role is made of; composed by the `rung` crate.
@@ -36,8 +40,9 @@ pub struct ControlConfig {
     pub store: Arc<dyn Store>,
     /// Where artifacts, events and spools are kept.
     pub data: PathBuf,
-    pub seal_key: SealKey,
-    /// What `Authorization: Bearer` must carry on TCP.
+    /// The master keys under which secrets are sealed.
+    pub keys: Keyring,
+    /// The owner's token, made at the first start: an admin's.
     pub token: String,
     pub node: NodeId,
     /// Where apps are served, for URLs that are shown to people.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rung_api::seal::SealKey;
 use rung_api::{Code, ErrorBody};
 use rung_model::{AppName, NodeId};
 use rung_planner::{Clock, World};
@@ -14,7 +13,10 @@ use rung_trust::{Authority, Members};
 use tokio::sync::{mpsc, watch};
 
 use crate::ControlConfig;
+use crate::access::Access;
+use crate::audit::Audit;
 use crate::events::EventLog;
+use crate::keyring::Keyring;
 use crate::reconcile::{Event, Reconcile};
 use crate::trees::{Trees, TreesError};
 
@@ -26,6 +28,8 @@ pub enum StartError {
     LeadTaken,
     #[error("opening the artifacts' directory")]
     Trees(#[from] TreesError),
+    #[error("opening the audit trail at {path}")]
+    Audit { path: String, source: std::io::Error },
     #[error("opening the event log at {path}")]
     Events { path: String, source: std::io::Error },
 }
@@ -38,8 +42,9 @@ pub struct Control {
 
 pub(crate) struct Inner {
     pub store: Arc<dyn Store>,
-    pub seal_key: SealKey,
-    pub token: String,
+    pub keys: Keyring,
+    pub access: Access,
+    pub audit: Audit,
     pub node: NodeId,
     pub http: String,
     pub version: String,
@@ -86,12 +91,16 @@ impl Control {
         let events_path = config.data.join("events.jsonl");
         let events = EventLog::open(&events_path)
             .map_err(|source| StartError::Events { path: events_path.display().to_string(), source })?;
+        let audit_path = config.data.join("audit");
+        let audit = Audit::open(&audit_path)
+            .map_err(|source| StartError::Audit { path: audit_path.display().to_string(), source })?;
         let (mailbox, inbox) = mpsc::unbounded_channel();
         let reconcile = Reconcile::new(config.store.epoch(), fence);
         let inner = Inner {
             store: config.store,
-            seal_key: config.seal_key,
-            token: config.token,
+            keys: config.keys,
+            access: Access::new(&config.token),
+            audit,
             node: config.node,
             http: config.http,
             version: config.version,
@@ -114,6 +123,8 @@ impl Control {
         let task = tokio::spawn(crate::leader::lead(control.clone(), inbox));
         tokio::spawn(control.clone().follow_members());
         tokio::spawn(crate::prune::prune_now_and_then(control.clone()));
+        tokio::spawn(crate::access::watch_tokens(control.clone()));
+        tokio::spawn(crate::secrets::end_rotation_of_before(control.clone()));
         Ok((control, task))
     }
 

@@ -176,6 +176,9 @@ text_id!(
     /// The name of a secret, which is also the environment variable that carries it.
     SecretName, "a secret's name", check_env_name);
 text_id!(
+    /// The name of a token, by which it is listed and revoked and by which the audit trail tells who it was.
+    TokenName, "a token's name", check_slug);
+text_id!(
     /// One running copy of a service: `<app>-<service>-<node's letter><count>`, never used twice on a node.
     InstanceId, "an instance's id", check_minted);
 text_id!(

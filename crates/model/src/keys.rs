@@ -1,6 +1,6 @@
 //! The keys of the store, once. Numbers are padded so that keys sort as numbers do.
 
-use crate::ids::{AppName, DeploymentNumber, JobName, NodeId, ReleaseNumber, RunId, SecretName};
+use crate::ids::{AppName, DeploymentNumber, JobName, NodeId, ReleaseNumber, RunId, SecretName, TokenName};
 
 pub const APPS: &str = "apps/";
 pub const RELEASES: &str = "releases/";
@@ -12,6 +12,7 @@ pub const ASSIGN: &str = "assign/";
 pub const OBSERVED: &str = "observed/";
 pub const ROUTES: &str = "routes/";
 pub const SECRETS: &str = "secrets/";
+pub const TOKENS: &str = "tokens/";
 pub const BUILDS: &str = "builds/";
 /// Which machines belong to the cluster, and by which key each is known.
 pub const MEMBERS: &str = "members/";
@@ -68,4 +69,8 @@ pub fn secret(app: &AppName, name: &SecretName, version: u64) -> String {
 /// The artifact that a build made; the key covers source and build section.
 pub fn build(app: &AppName, key: &str) -> String {
     format!("{BUILDS}{app}/{key}")
+}
+
+pub fn token(token: &TokenName) -> String {
+    format!("{TOKENS}{token}")
 }

@@ -6,6 +6,7 @@
 //!
 //! What this crate does not do: no I/O, no clock, no randomness, no async. `clippy.toml` holds it to that.
 
+pub mod access;
 pub mod app;
 pub mod appfile;
 pub mod assignment;
@@ -23,6 +24,7 @@ pub mod routes;
 pub mod run;
 pub mod schedule;
 
+pub use access::{AppPattern, Grant, Role, Token};
 pub use app::{App, Scale};
 pub use appfile::AppFile;
 pub use assignment::{AssignedInstance, Assignment, Intent};
@@ -30,7 +32,7 @@ pub use deployment::{Deployment, DeploymentKind, Outcome, Phase, TimelineEntry};
 pub use generation::Generation;
 pub use ids::{
     AppName, DeploymentNumber, Digest, EnvironmentName, InstanceId, InvalidId, JobName, NodeId,
-    ReleaseNumber, RunId, SecretName, ServiceName, VolumeName,
+    ReleaseNumber, RunId, SecretName, ServiceName, TokenName, VolumeName,
 };
 pub use job::{CatchUp, JobRun, JobState, Overlap};
 pub use member::Member;

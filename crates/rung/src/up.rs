@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rung_agent::{AgentConfig, Shutdown};
-use rung_api::seal::SealKey;
 use rung_api::{Address, Client};
 use rung_cli::edge::Hinted;
 use rung_cli::screen::Format;
@@ -16,7 +15,7 @@ use rung_cli::{
     DeployOptions, Exit, Global, OnInterrupt, Screen, ServerFile, UpArgs, check_directory, data_directory,
     deploy_directory,
 };
-use rung_control::{Control, ControlConfig, Door, Listeners, StartError};
+use rung_control::{Control, ControlConfig, Door, Keyring, Listeners, StartError};
 use rung_ingress::{Listen, Supervisor, SupervisorConfig};
 use rung_store::{SqliteStore, StoreError};
 use rung_trust::{Clients, Fingerprint, Listener, TrustDirectory};
@@ -148,7 +147,7 @@ impl Platform {
         let config = ControlConfig {
             store: Arc::clone(&store) as Arc<dyn rung_store::Store>,
             data: data.root().to_owned(),
-            seal_key: SealKey::ensure(&data.seal_key())?,
+            keys: master_keys(data)?,
             token: token.clone(),
             node: node.clone(),
             http: http.to_string(),
@@ -235,6 +234,20 @@ async fn told_when_slow<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
     eprintln!("waiting for {what}; Ctrl-C again stops at once");
     work.await
+}
+
+/// The master keys of secrets: systemd's credential when the unit gives one, else the file.
+fn master_keys(data: &Data) -> anyhow::Result<Keyring> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let keys = Keyring::load(&data.seal_key(), credentials.as_deref())?;
+    if let Some(left) = keys.left_behind() {
+        eprintln!(
+            "note: {} lies beside the credential that stands for it; `rung secret rotate-key` puts every secret under \
+             the credential and removes it",
+            left.display()
+        );
+    }
+    Ok(keys)
 }
 
 /// A full disk is the one thing that people meet here and can mend.

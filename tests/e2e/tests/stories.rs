@@ -1,5 +1,7 @@
 //! User stories: the real binary, real processes, real components. One module a chapter.
 
+#[path = "stories/access.rs"]
+mod access;
 #[path = "stories/app_files.rs"]
 mod app_files;
 #[path = "stories/bad_weather.rs"]

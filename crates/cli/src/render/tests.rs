@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 use rung_api::wire::{
     AppStatus, DeploymentSummary, DoctorCheck, DoctorReport, DoctorState, EventRecord, InstanceStatus,
-    LogLine, ReleaseListing, SecretListing, ServiceStatus, Stream,
+    LogLine, ReleaseListing, SecretListing, SecretVersion, ServiceStatus, Stream,
 };
 use rung_model::deployment::Trouble;
 use rung_model::node::IsolationFact;
@@ -350,15 +350,21 @@ fn secrets_are_listed_without_values_and_config_as_a_shell_reads_it() {
         name: SecretName::new(name).unwrap(),
         version,
         required,
+        versions: Vec::new(),
     };
-    expect![[r#"
-        SECRET           VERSION
-        API_KEY          3
-        SECRET_KEY_BASE  not set  required"#]]
-    .assert_eq(&config::render_secrets(
-        &[secret("API_KEY", 3, false), secret("SECRET_KEY_BASE", 0, true)],
-        Paint::Plain,
-    ));
+    let mut set = secret("API_KEY", 3, false);
+    set.versions = [(3, [7, 8].as_slice()), (2, &[6])]
+        .into_iter()
+        .map(|(version, releases)| SecretVersion {
+            version,
+            at: (version == 3).then(|| clock().now - jiff::SignedDuration::from_mins(3)),
+            by: (version == 3).then(|| "ada@laptop".to_owned()),
+            releases: releases.iter().map(|number| ReleaseNumber(*number)).collect(),
+        })
+        .collect();
+    let all = [set, secret("SECRET_KEY_BASE", 0, true)];
+    expect![[r#""#]].assert_eq(&config::render_secrets(&all, Paint::Plain, &clock()));
+    expect![[r#""#]].assert_eq(&config::render_versions(&all[0], Paint::Plain, &clock()));
     let set = BTreeMap::from([
         ("LOG_LEVEL".to_owned(), "info".to_owned()),
         ("TITLE".to_owned(), "My Shop".to_owned()),

@@ -1,15 +1,13 @@
-//! Verbs that start a deployment: `restart`, `rollback`, `cancel`, `config set`, `secret set`.
+//! Verbs that start a deployment: `restart`, `rollback`, `cancel`, `config set`.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Read as _};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use rung_api::wire::{ConfigRequest, RestartRequest, RollbackRequest, SecretRequest};
-use rung_model::SecretName;
+use rung_api::wire::{ConfigRequest, RestartRequest, RollbackRequest};
 
 use super::Session;
-use crate::args::{ConfigCommand, RollbackArgs, SecretCommand, WaitArgs};
+use crate::args::{ConfigCommand, RollbackArgs, WaitArgs};
 use crate::edge::{Exit, Hinted};
 use crate::follow::{Follow, OnInterrupt};
 use crate::person;
@@ -33,7 +31,7 @@ pub async fn rollback(session: &mut Session<'_>, args: &RollbackArgs) -> anyhow:
     settle(session, &app, started, since, &args.wait).await
 }
 
-async fn settle(
+pub(super) async fn settle(
     session: &mut Session<'_>,
     app: &rung_model::AppName,
     started: rung_api::wire::Started,
@@ -82,78 +80,4 @@ pub async fn config(session: &mut Session<'_>, change: ConfigCommand) -> anyhow:
     let context = || format!("changing the config of {app}");
     let started = session.client.set_config(&app, &request).await.with_context(context)?;
     settle(session, &app, started, since, &wait).await
-}
-
-pub async fn secrets(session: &mut Session<'_>, change: SecretCommand) -> anyhow::Result<Exit> {
-    let (changes, wait) = match change {
-        SecretCommand::Set { values, wait } => (values_of(values)?, wait),
-        SecretCommand::Unset { names, wait } => (names.into_iter().map(|name| (name, None)).collect(), wait),
-        SecretCommand::List => unreachable!("reading is dispatched elsewhere"),
-    };
-    let since = Instant::now();
-    let app = session.app().await?;
-    let request = SecretRequest { changes, by: person::name() };
-    let context = || format!("changing the secrets of {app}");
-    let started = session.client.set_secrets(&app, &request).await.with_context(context)?;
-    settle(session, &app, started, since, &wait).await
-}
-
-/// Asks for the values that were not given: without echo on a terminal, else from standard input.
-fn values_of(
-    values: Vec<(SecretName, Option<String>)>,
-) -> anyhow::Result<BTreeMap<SecretName, Option<String>>> {
-    let asked = values.iter().filter(|(_, value)| value.is_none()).count();
-    let terminal = std::io::stdin().is_terminal();
-    if asked > 1 && !terminal {
-        let message = "standard input holds one value, and several secrets have none";
-        return Err(Hinted::usage(message, "set them one after the other").into());
-    }
-    let mut changes = BTreeMap::new();
-    for (name, value) in values {
-        let value = match value {
-            Some(value) => value,
-            None if terminal => prompt(&name)?,
-            None => from_stdin(&name)?,
-        };
-        changes.insert(name, Some(value));
-    }
-    Ok(changes)
-}
-
-fn prompt(name: &SecretName) -> anyhow::Result<String> {
-    let terminal = console::Term::stderr();
-    terminal.write_str(&format!("value of {name} (not shown): ")).context("asking for the value")?;
-    terminal.read_secure_line().with_context(|| format!("reading the value of {name}"))
-}
-
-/// More than this does not fit into an environment.
-const SECRET_MAX: u64 = 128 * 1024;
-
-fn from_stdin(name: &SecretName) -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    let reading = std::io::stdin().lock().take(SECRET_MAX + 1).read_to_end(&mut bytes);
-    reading.with_context(|| format!("reading the value of {name} from standard input"))?;
-    if bytes.len() as u64 > SECRET_MAX {
-        return Err(Hinted::failed(
-            format!("the value of {name} is longer than 128 KiB"),
-            "an environment does not hold it",
-        )
-        .into());
-    }
-    let mut value = String::from_utf8(bytes).map_err(|_| {
-        Hinted::failed(
-            format!("the value of {name} is not UTF-8 text"),
-            "encode it, for instance with `base64`",
-        )
-    })?;
-    if value.is_empty() {
-        let message = format!("standard input holds no value for {name}");
-        let hint = format!("write {name}= when it shall be empty");
-        return Err(Hinted::usage(message, hint).into());
-    }
-    // `echo` and editors add one.
-    if value.ends_with('\n') {
-        value.pop();
-    }
-    Ok(value)
 }

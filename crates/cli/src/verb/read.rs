@@ -87,14 +87,6 @@ pub async fn config(session: &mut Session<'_>, name: Option<String>) -> anyhow::
     Ok(Exit::Done)
 }
 
-pub async fn secrets(session: &mut Session<'_>) -> anyhow::Result<Exit> {
-    let app = session.app().await?;
-    let secrets =
-        session.client.secrets(&app).await.with_context(|| format!("listing the secrets of {app}"))?;
-    session.screen.show(&secrets, |secrets, paint, _| render::config::render_secrets(secrets, paint))?;
-    Ok(Exit::Done)
-}
-
 pub async fn open(session: &mut Session<'_>) -> anyhow::Result<Exit> {
     let app = session.app().await?;
     let status = session.client.app(&app).await.map_err(|error| not_deployed(error, &app))?;

@@ -6,11 +6,13 @@ use rung_api::wire::{
     AppStatus, DestroyRequest, DoctorReport, HealthReport, ReleaseListing, ScaleRequest, UpgradeRequest,
 };
 use rung_api::{Code, ErrorBody};
-use rung_model::{App, AppFile, AppName, Scale, keys};
+use rung_model::app::Destroying;
+use rung_model::{App, AppFile, AppName, Role, Scale, keys};
 use rung_store::{Guard, Op};
 
 use super::extract::{Body, Named};
 use super::{Answer, Refused};
+use crate::access::Caller;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 use crate::status;
 
@@ -64,8 +66,9 @@ pub async fn health(State(control): State<Control>) -> Json<HealthReport> {
     })
 }
 
-pub async fn list(State(control): State<Control>) -> Json<Vec<AppStatus>> {
-    let apps: Vec<AppName> = control.read(|world| world.apps.keys().cloned().collect());
+pub async fn list(State(control): State<Control>, caller: Caller) -> Json<Vec<AppStatus>> {
+    let apps: Vec<AppName> = control
+        .read(|world| world.apps.keys().filter(|app| caller.may(Role::Viewer, app)).cloned().collect());
     // One that is forgotten in between is left out.
     Json(apps.iter().filter_map(|app| control.status_of(app).ok()).collect())
 }
@@ -134,10 +137,15 @@ fn check_counts(file: &AppFile, request: &ScaleRequest) -> Result<(), ErrorBody>
 
 pub async fn destroy(
     State(control): State<Control>,
+    caller: Caller,
     named: Named,
     Body(request): Body<DestroyRequest>,
 ) -> Answer<()> {
     let app: AppName = named.get("app")?;
+    if request.volumes == Destroying::WithVolumes {
+        // Everything else can be deployed again.
+        caller.require(Role::Admin, &app)?;
+    }
     for _ in 0..ATTEMPTS {
         let held = control.read(|world| world.apps.get(&app).cloned()).ok_or_else(|| no_such_app(&app))?;
         let mut record = held.value;

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::Refused;
-use super::strict::StrictStream;
+use super::strict::{StrictListener, StrictStream};
 use crate::shared::Control;
 
 /// How a request came in.
@@ -32,7 +32,20 @@ pub(super) struct TlsListener(pub Listener);
 
 /// What a connection's certificate came to.
 #[derive(Debug, Clone)]
-pub(super) struct CallerInfo(Caller);
+pub(super) struct CallerInfo {
+    caller: Caller,
+    address: SocketAddr,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CameFrom(pub SocketAddr);
+
+impl Connected<IncomingStream<'_, StrictListener>> for CameFrom {
+    fn connect_info(stream: IncomingStream<'_, StrictListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
 
 impl serve::Listener for TlsListener {
     type Io = StrictStream<Guarded<TlsStream<TcpStream>>>;
@@ -44,12 +57,11 @@ impl serve::Listener for TlsListener {
             Caller::Member(_) => StrictStream::trusting(accepted.stream),
             Caller::Anybody | Caller::Removed(_) => StrictStream::judging(accepted.stream),
         };
-        (stream, CallerInfo(accepted.caller))
+        (stream, CallerInfo { caller: accepted.caller, address: accepted.address })
     }
 
     fn local_addr(&self) -> std::io::Result<CallerInfo> {
-        let _: SocketAddr = self.0.local_addr();
-        Ok(CallerInfo(Caller::Anybody))
+        Ok(CallerInfo { caller: Caller::Anybody, address: self.0.local_addr() })
     }
 }
 
@@ -61,7 +73,7 @@ impl Connected<IncomingStream<'_, TlsListener>> for CallerInfo {
 
 /// On the TLS port: notes who asks, and answers those who do not belong here any more.
 pub(super) async fn note_caller(
-    ConnectInfo(CallerInfo(caller)): ConnectInfo<CallerInfo>,
+    ConnectInfo(CallerInfo { caller, address }): ConnectInfo<CallerInfo>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -77,6 +89,7 @@ pub(super) async fn note_caller(
     };
     let is_person = via == Via::Tcp;
     request.extensions_mut().insert(via);
+    request.extensions_mut().insert(ConnectInfo(CameFrom(address)));
     let response = next.run(request).await;
     if is_person { super::close(response) } else { response }
 }

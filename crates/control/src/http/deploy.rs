@@ -11,13 +11,14 @@ use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
 use rung_model::{
     App, AppFile, AppName, Deployment, DeploymentKind, DeploymentNumber, Digest, Draft, Phase, Release,
-    ReleaseNumber, TimelineEntry, keys,
+    ReleaseNumber, Role, TimelineEntry, keys,
 };
 use rung_store::{Guard, Op};
 
 use super::Answer;
 use super::apps::replace_app;
 use super::extract::{Body, Named, Query};
+use crate::access::Caller;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 /// What a deployment may take before its first phase sets its own budget.
@@ -34,32 +35,41 @@ pub(crate) enum Move {
     Again(ReleaseNumber),
 }
 
-pub async fn has_source(State(control): State<Control>, named: Named) -> Answer<bool> {
+pub async fn has_source(State(control): State<Control>, caller: Caller, named: Named) -> Answer<bool> {
     let digest: Digest = named.get("digest")?;
-    Ok(Json(control.inner.trees.has(&digest).await?))
+    caller.require_role(Role::Deployer)?;
+    Ok(Json(caller.may_use(&digest) && control.inner.trees.has(&digest).await?))
 }
 
-pub async fn put_source(State(control): State<Control>, named: Named, body: HttpBody) -> Answer<()> {
+pub async fn put_source(
+    State(control): State<Control>,
+    caller: Caller,
+    named: Named,
+    body: HttpBody,
+) -> Answer<()> {
     let digest: Digest = named.get("digest")?;
+    caller.require_role(Role::Deployer)?;
     control.inner.trees.put(&digest, Limits::source(), body.into_data_stream()).await?;
+    caller.has_uploaded(&digest);
     Ok(Json(()))
 }
 
 pub async fn deploy(
     State(control): State<Control>,
+    caller: Caller,
     named: Named,
     Body(request): Body<DeployRequest>,
 ) -> Answer<Started> {
     let app: AppName = named.get("app")?;
     let file = read_file(&app, &request)?;
-    if !control.inner.trees.has(&request.source).await? {
+    if !caller.may_use(&request.source) || !control.inner.trees.has(&request.source).await? {
         let message = format!("source {} was not uploaded", request.source);
         return Err(ErrorBody::new(Code::NotFound, message).hint("upload it first, then deploy").into());
     }
     for _ in 0..ATTEMPTS {
         let (record, revision) = control.record_or_new(&app)?;
         require_secrets(&record, &file)?;
-        control.refuse_taken_domains(&file)?;
+        control.refuse_taken_domains(&caller, &file)?;
         let mut draft = Draft {
             file: file.clone(),
             config: record.config.clone(),
@@ -128,7 +138,7 @@ fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
 
 impl Control {
     /// A host name belongs to one app.
-    fn refuse_taken_domains(&self, file: &AppFile) -> Result<(), ErrorBody> {
+    fn refuse_taken_domains(&self, caller: &Caller, file: &AppFile) -> Result<(), ErrorBody> {
         let own = |host: &String| *host == file.app.host() || file.domains.contains(host);
         let taken = self.read(|world| {
             let routed = world.routes.values().map(|held| &held.value);
@@ -141,7 +151,11 @@ impl Control {
         match taken {
             None => Ok(()),
             Some((host, other)) => {
-                let message = format!("host {host} belongs to app {other}");
+                let other = match caller.may(Role::Viewer, &other) {
+                    true => format!("app {other}"),
+                    false => "another app".to_owned(),
+                };
+                let message = format!("host {host} belongs to {other}");
                 let way_out = match host == file.app.host() {
                     true => "give the app or its environment another name",
                     false => "take it out of the other app's `domains` first",

@@ -10,8 +10,10 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use rung_api::{Code, ErrorBody};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::Refused;
+use crate::access::{Caller, Who};
 
 /// A long poll never waits longer, whatever it asks for: what is between must be able to rely on an answer.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -48,13 +50,53 @@ pub(crate) struct Body<T>(pub T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refused;
     async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(JsonRejection::BytesRejection(error)) => {
-                Err(Refused(ErrorBody::new(Code::TooLarge, error.body_text())))
+        let caller = request.extensions().get::<Caller>().cloned();
+        let read = |rejected| match rejected {
+            JsonRejection::BytesRejection(error) => {
+                Refused(ErrorBody::new(Code::TooLarge, error.body_text()))
             }
-            Err(error) => Err(invalid(error.body_text())),
+            error => invalid(error.body_text()),
+        };
+        match caller {
+            Some(caller) if *caller.who() != Who::Local => {
+                let Json(mut body) = Json::<Value>::from_request(request, state).await.map_err(read)?;
+                sign(&mut body, &caller);
+                serde_json::from_value(body).map(Self).map_err(|error| invalid(error.to_string()))
+            }
+            _ => Json::<T>::from_request(request, state).await.map(|Json(value)| Self(value)).map_err(read),
         }
+    }
+}
+
+/// A body that holds secrets: what is wrong with it is told without a word of what is in it.
+pub(crate) struct Private<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Private<T> {
+    type Rejection = Refused;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let path = request.uri().path().to_owned();
+        match Body::<T>::from_request(request, state).await {
+            Ok(Body(value)) => Ok(Self(value)),
+            Err(Refused(error)) if error.code == Code::InvalidRequest => {
+                let error =
+                    ErrorBody::new(Code::InvalidRequest, format!("the body is not what {path} takes"));
+                Err(Refused(error.hint("/v1/openapi.json describes it")))
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+}
+
+/// Requests say in `by` who asks (a body that is only a text says nothing else). A token is not taken at its word: what
+/// is recorded begins with the token's name. The socket's callers are the platform itself.
+fn sign(body: &mut Value, caller: &Caller) {
+    let by = match body {
+        Value::Object(fields) => fields.get_mut("by"),
+        Value::String(_) => Some(body),
+        _ => None,
+    };
+    if let Some(Value::String(by)) = by {
+        *by = caller.signed(by);
     }
 }
 

@@ -16,10 +16,13 @@ use utoipa::openapi::{
 };
 use utoipa::{PartialSchema, ToSchema};
 
+use super::guard::{Duties, Duty};
+use super::right::Right;
 use crate::shared::Control;
 
-/// What an endpoint takes and answers.
+/// What an endpoint needs, takes and answers.
 pub(crate) struct Says {
+    right: Right,
     summary: &'static str,
     query: &'static [&'static str],
     takes: Option<Body>,
@@ -62,8 +65,8 @@ fn is_named<T: ToSchema>() -> bool {
         && !["String", "Vec", "BTreeMap", "Option"].contains(&T::name().as_ref())
 }
 
-pub(crate) fn says(summary: &'static str) -> Says {
-    Says { summary, query: &[], takes: None, answers: None }
+pub(crate) fn says(right: Right, summary: &'static str) -> Says {
+    Says { right, summary, query: &[], takes: None, answers: None }
 }
 
 impl Says {
@@ -102,6 +105,7 @@ impl Says {
 /// Routes with their description.
 pub(crate) struct Described {
     pub router: Router<Control>,
+    pub duties: Duties,
     paths: Paths,
     types: Vec<(String, RefOr<Schema>)>,
 }
@@ -111,7 +115,7 @@ impl Described {
         let mut types = Vec::new();
         ErrorBody::schemas(&mut types);
         types.push((ErrorBody::name().into_owned(), ErrorBody::schema()));
-        Self { router: Router::new(), paths: Paths::new(), types }
+        Self { router: Router::new(), duties: Duties::new(), paths: Paths::new(), types }
     }
 
     pub fn get<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
@@ -136,12 +140,15 @@ impl Described {
 
     fn add(mut self, method: HttpMethod, path: &str, served: MethodRouter<Control>, says: Says) -> Self {
         self.router = self.router.route(path, served);
+        let duty = Duty { right: says.right, summary: says.summary };
+        self.duties.insert((name_of(&method).to_owned(), path.to_owned()), duty);
         self.describe(method, path, says);
         self
     }
 
     fn describe(&mut self, method: HttpMethod, path: &str, says: Says) {
-        let mut operation = OperationBuilder::new().summary(Some(says.summary));
+        let mut operation =
+            OperationBuilder::new().summary(Some(says.summary)).description(Some(says.right.in_words()));
         for name in path_parameters(path) {
             operation = operation.parameter(parameter(name, ParameterIn::Path));
         }
@@ -170,6 +177,7 @@ impl Described {
     /// Joins two sets of routes.
     pub fn merge(mut self, other: Self) -> Self {
         self.router = self.router.merge(other.router);
+        self.duties.extend(other.duties);
         for (path, item) in other.paths.paths {
             let known = self.paths.paths.entry(path).or_default();
             known.merge_operations(item);
@@ -192,6 +200,19 @@ impl Described {
             .components(Some(components))
             .security(Some([SecurityRequirement::new("token", [""; 0])]))
             .build()
+    }
+}
+
+fn name_of(method: &HttpMethod) -> &'static str {
+    match method {
+        HttpMethod::Get => "GET",
+        HttpMethod::Post => "POST",
+        HttpMethod::Put => "PUT",
+        HttpMethod::Delete => "DELETE",
+        HttpMethod::Patch => "PATCH",
+        HttpMethod::Head | HttpMethod::Options | HttpMethod::Trace => {
+            unreachable!("nothing is routed by it")
+        }
     }
 }
 
@@ -220,6 +241,7 @@ pub async fn serve() -> Json<OpenApi> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::right::VIEW;
     use super::*;
 
     /// `UPDATE_DOCS=1 cargo test -p rung-control` writes it anew.
@@ -232,6 +254,21 @@ mod tests {
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         assert!(committed == served, "docs/openapi.json is not what is served; UPDATE_DOCS=1 writes it anew");
+    }
+
+    #[test]
+    fn what_concerns_an_app_needs_a_right_over_that_app() {
+        for ((method, path), Duty { right, .. }) in super::super::endpoints().duties {
+            let of_app = path_parameters(&path).any(|name| name == "app");
+            let is_right = match right {
+                Right::OfApp(_) => of_app,
+                Right::Anybody | Right::Anyone => !of_app,
+                Right::Admin | Right::Node => true,
+            };
+            assert!(is_right, "{method} {path} needs {right:?}");
+            let changes = method != "GET" && right == VIEW;
+            assert!(!changes, "{method} {path} can be called by whoever only views");
+        }
     }
 
     #[test]

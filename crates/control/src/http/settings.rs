@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use rung_api::wire::{ConfigRequest, SecretListing, SecretRequest, Started};
+use jiff::Timestamp;
+use rung_api::wire::{
+    ConfigRequest, Existing, GenerateRequest, KeyRotated, SecretListing, SecretRequest, Started,
+};
 use rung_api::{Code, ErrorBody};
 use rung_model::{App, AppName, DeploymentKind, Draft, SecretName, appfile, keys};
 use rung_store::{Guard, Op};
@@ -12,12 +15,16 @@ use rung_store::{Guard, Op};
 use super::Answer;
 use super::apps::{no_such_app, replace_app};
 use super::deploy::Move;
-use super::extract::{Body, Named};
-use crate::launch::seal_context;
+use super::extract::{Body, Named, Private};
+use crate::access::Caller;
+use crate::keyring::Origin;
+use crate::secrets;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
-/// A transaction of the store holds 1 MiB; a sealed value needs some room beside the rest.
-const SECRET_MAX_BYTES: usize = 512 * 1024;
+/// A generated value is no file.
+const GENERATED_MAX: usize = 4096;
+/// Fewer characters can be guessed.
+const GENERATED_MIN: usize = 16;
 /// Config lives in the app's record and in every release.
 const CONFIG_MAX_BYTES: usize = 64 * 1024;
 
@@ -89,11 +96,12 @@ fn check_name(name: &str) -> Result<(), ErrorBody> {
     Ok(())
 }
 
-pub async fn secrets(State(control): State<Control>, named: Named) -> Answer<Vec<SecretListing>> {
+pub async fn list_secrets(State(control): State<Control>, named: Named) -> Answer<Vec<SecretListing>> {
     let app: AppName = named.get("app")?;
     let record = control.read(|world| Some(world.apps.get(&app)?.value.clone()));
     let record = record.ok_or_else(|| no_such_app(&app))?;
     let required = control.current_file(&record).map(|file| file.required_secrets).unwrap_or_default();
+    let mut kept = control.secret_versions(&app).await?;
     let mut versions: BTreeMap<SecretName, u64> = record.secrets;
     // What is required and not set is listed, too, with no version.
     for name in &required {
@@ -101,33 +109,91 @@ pub async fn secrets(State(control): State<Control>, named: Named) -> Answer<Vec
     }
     let listed = versions.into_iter().map(|(name, version)| {
         let required = required.contains(&name);
-        SecretListing { name, version, required }
+        let versions = kept.remove(&name).unwrap_or_default();
+        SecretListing { name, version, required, versions }
     });
     Ok(Json(listed.collect()))
 }
 
 pub async fn set_secrets(
     State(control): State<Control>,
+    caller: Caller,
     named: Named,
-    Body(request): Body<SecretRequest>,
+    Private(request): Private<SecretRequest>,
 ) -> Answer<Started> {
     let app: AppName = named.get("app")?;
-    let names: Vec<&str> = request.changes.keys().map(|name| name.as_str()).collect();
-    names.iter().try_for_each(|name| check_name(name))?;
-    for _ in 0..ATTEMPTS {
-        let (mut record, revision) = control.record_or_new(&app)?;
-        let set = request.changes.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| name.as_str());
-        let clashing: Vec<&str> = set.filter(|name| record.config.contains_key(*name)).collect();
-        refuse_other_kind("config", &app, clashing.iter())?;
-        let sealed = control.seal_changes(&mut record, &request)?;
-        let reason = format!("secrets: {}", names.join(", "));
-        if let Some(started) =
-            control.begin_with(record, revision, sealed, DeploymentKind::Secret, reason, &request.by).await?
-        {
-            return Ok(Json(started));
-        }
+    Ok(Json(control.change_secrets(&caller, &app, &request, Existing::Replace).await?))
+}
+
+pub async fn generate_secret(
+    State(control): State<Control>,
+    caller: Caller,
+    named: Named,
+    Body(request): Body<GenerateRequest>,
+) -> Answer<Started> {
+    let app: AppName = named.get("app")?;
+    let GenerateRequest { name, length, .. } = &request;
+    if !(GENERATED_MIN..=GENERATED_MAX).contains(length) {
+        let message = format!("secret {name} can't be generated with {length} characters");
+        return Err(ErrorBody::new(Code::InvalidRequest, message)
+            .hint(format!("say {GENERATED_MIN} to {GENERATED_MAX}"))
+            .into());
     }
-    Err(contended(&format!("secrets of app {app}")).into())
+    let value = secrets::generate(*length, request.alphabet);
+    let changes = BTreeMap::from([(name.clone(), Some(value))]);
+    let changed = SecretRequest { changes, by: request.by.clone() };
+    Ok(Json(control.change_secrets(&caller, &app, &changed, request.existing).await?))
+}
+
+pub async fn rotate_key(State(control): State<Control>, caller: Caller) -> Answer<KeyRotated> {
+    let rotated = control.rotate_key().await?;
+    caller.note(format!("{} values wrapped anew", rotated.wrapped));
+    let message =
+        format!("the master key was replaced by {}: {} values", caller.who().name(), rotated.wrapped);
+    control.record(None, "secrets", message);
+    Ok(Json(rotated))
+}
+
+impl Control {
+    async fn change_secrets(
+        &self,
+        caller: &Caller,
+        app: &AppName,
+        request: &SecretRequest,
+        existing: Existing,
+    ) -> Result<Started, ErrorBody> {
+        let names: Vec<&str> = request.changes.keys().map(|name| name.as_str()).collect();
+        names.iter().try_for_each(|name| check_name(name))?;
+        caller.note(names.join(", "));
+        for _ in 0..ATTEMPTS {
+            let (mut record, revision) = self.record_or_new(app)?;
+            if existing == Existing::Keep {
+                refuse_set_already(&record, request)?;
+            }
+            let set = request.changes.iter().filter(|(_, value)| value.is_some());
+            let clashing: Vec<&str> =
+                set.map(|(name, _)| name.as_str()).filter(|name| record.config.contains_key(*name)).collect();
+            refuse_other_kind("config", app, clashing.iter())?;
+            let sealed = self.seal_changes(&mut record, request)?;
+            let reason = format!("secrets: {}", names.join(", "));
+            let begun = self
+                .begin_with(record, revision, sealed, DeploymentKind::Secret, reason, &request.by)
+                .await?;
+            if let Some(started) = begun {
+                return Ok(started);
+            }
+        }
+        Err(contended(&format!("secrets of app {app}")))
+    }
+}
+
+fn refuse_set_already(record: &App, request: &SecretRequest) -> Result<(), ErrorBody> {
+    let set = request.changes.keys().find_map(|name| Some((name, record.secrets.get(name)?)));
+    let Some((name, version)) = set else { return Ok(()) };
+    let message = format!("secret {name} of app {} is set already (version {version})", record.name);
+    Err(ErrorBody::new(Code::Refused, message).hint(
+        "nothing was changed; --replace generates another value, and instances are replaced one by one",
+    ))
 }
 
 impl Control {
@@ -150,19 +216,11 @@ impl Control {
                 }
                 continue;
             };
-            if value.len() > SECRET_MAX_BYTES {
-                let message = format!("secret {name} has {} bytes; {SECRET_MAX_BYTES} at most", value.len());
-                return Err(ErrorBody::new(Code::TooLarge, message));
-            }
-            if value.contains('\0') {
-                let message = format!("secret {name} holds a zero byte, which no environment variable can");
-                return Err(
-                    ErrorBody::new(Code::InvalidRequest, message).hint("encode it, in base64 for instance")
-                );
-            }
+            secrets::check_value(name, value)?;
             let version = self.highest_version(record, name) + 1;
-            let context = seal_context(&record.name, name, version);
-            let bytes = self.inner.seal_key.seal(&context, value.as_bytes());
+            let context = secrets::seal_context(&record.name, name, version);
+            let origin = Origin { at: Some(Timestamp::now()), by: Some(request.by.clone()) };
+            let bytes = self.inner.keys.seal(&context, value.as_bytes(), origin);
             sealed.push((keys::secret(&record.name, name, version), bytes));
             record.secrets.insert(name.clone(), version);
         }

@@ -10,14 +10,15 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use rung_api::client::{fill, log_query};
-use rung_api::wire::{LogLine, LogQuery};
+use rung_api::wire::{EventRecord, LogLine, LogQuery};
 use rung_api::{Address, Client, ClientError, Code, ErrorBody, attach, paths, sse};
-use rung_model::{AppName, NodeId, RunId};
+use rung_model::{AppName, NodeId, Role, RunId};
 use rung_planner::World;
 use tokio::sync::mpsc;
 
 use super::Refused;
 use super::extract::{Named, Query};
+use crate::access::Caller;
 use crate::shared::Control;
 
 /// A stream that says nothing for this long gets a comment, so that a dead connection is noticed.
@@ -100,7 +101,8 @@ impl Control {
 
 /// What the query names and the server does not know, with what there is.
 fn unknown_source(world: &World, app: &AppName, query: &LogQuery) -> Option<ErrorBody> {
-    if let Some(run) = query.run.as_ref().filter(|run| !world.runs.contains_key(run)) {
+    let is_of = |run: &RunId| world.runs.get(run).is_some_and(|held| held.value.app == *app);
+    if let Some(run) = query.run.as_ref().filter(|run| !is_of(run)) {
         let mut runs: Vec<_> = world.runs.values().filter(|held| held.value.app == *app).collect();
         runs.sort_by_key(|held| std::cmp::Reverse(held.value.at));
         let newest = listed(runs.into_iter().take(NAMED_MAX).map(|held| held.value.id.to_string()));
@@ -180,7 +182,19 @@ pub struct EventQuery {
     app: Option<AppName>,
 }
 
-pub async fn events(State(control): State<Control>, Query(query): Query<EventQuery>) -> Response {
+pub async fn events(
+    State(control): State<Control>,
+    caller: Caller,
+    Query(query): Query<EventQuery>,
+) -> Result<Response, Refused> {
+    if let Some(app) = &query.app {
+        caller.require(Role::Viewer, app)?;
+    }
+    // What belongs to no app is the platform's.
+    let is_shown = move |record: &EventRecord| match &record.app {
+        Some(app) => caller.may(Role::Viewer, app),
+        None => caller.is_at_least(Role::Admin),
+    };
     let (lines, received) = mpsc::channel(256);
     tokio::spawn(async move {
         let mut newest = control.inner.events.subscribe();
@@ -188,6 +202,9 @@ pub async fn events(State(control): State<Control>, Query(query): Query<EventQue
         loop {
             for record in control.inner.events.after(seen, query.app.as_ref()) {
                 seen = record.sequence;
+                if !is_shown(&record) {
+                    continue;
+                }
                 let json = serde_json::to_string(&record).expect("wire types serialize");
                 if lines.send(json).await.is_err() {
                     return;
@@ -202,12 +219,13 @@ pub async fn events(State(control): State<Control>, Query(query): Query<EventQue
             }
         }
     });
-    event_stream(received)
+    Ok(event_stream(received))
 }
 
 /// Joins the caller's connection with the agent's: the frames pass unread.
 pub async fn attach(
     State(control): State<Control>,
+    caller: Caller,
     named: Named,
     request: Request,
 ) -> Result<Response, Refused> {
@@ -235,9 +253,12 @@ pub async fn attach(
     })?;
     tokio::spawn(async move {
         if let Ok(from_caller) = hyper::upgrade::on(request).await {
-            let (mut caller, mut agent) = (TokioIo::new(from_caller), to_agent);
-            // Either side may end it at any time; there is nobody left to tell.
-            let _ = tokio::io::copy_bidirectional(&mut caller, &mut agent).await;
+            let (mut from_caller, mut agent) = (TokioIo::new(from_caller), to_agent);
+            tokio::select! {
+                // Either side may end it at any time; there is nobody left to tell.
+                _ = tokio::io::copy_bidirectional(&mut from_caller, &mut agent) => {}
+                () = caller.ends() => {}
+            }
         }
         // As a closed terminal ends what ran in it, whoever was killed or cut off leaves nothing behind.
         let is_over = |reconcile: &crate::reconcile::Reconcile| {

@@ -49,10 +49,7 @@ pub const TOP: Section = Section {
         "environments",
     ],
     refused: &[
-        later(
-            "databases",
-            "run one beside Rung and give its address with `rung secret set DATABASE_URL=...`",
-        ),
+        later("databases", "run one beside Rung and give its address with `rung secret set DATABASE_URL`"),
         later("cache", "set caching headers in the application"),
         elsewhere("environment", "environments are written `[environments.<name>]`"),
         elsewhere("command", "commands belong to a service: write it below `[services.web]`"),

@@ -295,7 +295,7 @@ fn capabilities_of_later_are_refused_with_a_word() {
                |
             10 | [databases.main]
                |  ^^^^^^^^^
-               = run one beside Rung and give its address with `rung secret set DATABASE_URL=...`
+               = run one beside Rung and give its address with `rung secret set DATABASE_URL`
 
             rung.toml has 5 errors"#]],
     );

@@ -1,0 +1,238 @@
+//! Who may: two teams on one platform, tokens that end, and guessing that has no speed.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use rung_e2e::http::{Answer, Connection};
+use rung_e2e::{Rung, Said, TestApp, eventually};
+use serde_json::Value;
+
+/// One request with a token, on a connection of its own.
+#[track_caller]
+fn ask(rung: &Rung, token: &str, method: &str, path: &str, body: &str) -> Answer {
+    let bearer = format!("Bearer {token}");
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    let mut connection = Connection::open(rung.api_address()).expect("the API can be reached");
+    let answer = connection.ask(method, "rung", path, &headers, body.as_bytes());
+    answer.unwrap_or_else(|failure| panic!("{method} {path}: {failure:?}"))
+}
+
+/// `rung token create …`, answering with the token.
+#[track_caller]
+fn token(rung: &Rung, arguments: &[&str]) -> String {
+    let said = rung.cli(&[&["token", "create"], arguments].concat()).succeeds();
+    said.out.trim().to_owned()
+}
+
+/// A command of the CLI with another token than the owner's.
+fn cli_as(rung: &Rung, token: &str, arguments: &[&str]) -> Said {
+    let started = std::time::Instant::now();
+    let output = rung.cli_command(arguments).env("RUNG_TOKEN", token).output().expect("the CLI starts");
+    Said {
+        words: format!("rung {}", arguments.join(" ")),
+        code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        took: started.elapsed(),
+    }
+}
+
+/// What a path's parameters are of an app that is there.
+fn parameters(rung: &Rung, app: &str) -> BTreeMap<&'static str, String> {
+    let text = rung.api_get(&format!("/v1/apps/{app}/releases")).expect("the owner sees its releases");
+    let releases: Value = serde_json::from_slice(&text).expect("JSON");
+    let artifact = releases[0]["artifact"].as_str().expect("a release has an artifact").to_owned();
+    let node = rung.instances(app)[0].node.to_string();
+    BTreeMap::from([
+        ("app", app.to_owned()),
+        ("deployment", "1".to_owned()),
+        ("release", "1".to_owned()),
+        ("digest", artifact),
+        ("run", format!("{app}.run-n1")),
+        ("job", "nightly".to_owned()),
+        ("node", node),
+        ("proxy", "ingress".to_owned()),
+        ("token", "team-shop".to_owned()),
+    ])
+}
+
+fn filled(path: &str, parameters: &BTreeMap<&str, String>) -> String {
+    let mut out = path.to_owned();
+    while let Some((before, rest)) = out.split_once('{') {
+        let (name, after) = rest.split_once('}').expect("braces are closed");
+        let value = parameters.get(name).map_or("1", String::as_str);
+        out = format!("{before}{value}{after}");
+    }
+    out
+}
+
+/// Every method of every path that the platform says it has.
+fn endpoints(rung: &Rung) -> Vec<(String, String)> {
+    let document: Value =
+        serde_json::from_slice(&rung.api_get("/v1/openapi.json").expect("the description")).expect("JSON");
+    let paths = document["paths"].as_object().expect("it has paths");
+    let mut found = Vec::new();
+    for (path, item) in paths {
+        for method in ["get", "post", "put", "patch", "delete"] {
+            if item.get(method).is_some() {
+                found.push((method.to_uppercase(), path.clone()));
+            }
+        }
+    }
+    assert!(found.len() > 30, "the description is not whole: {found:?}");
+    found
+}
+
+#[test]
+fn two_teams_neither_see_nor_touch_each_others_app_by_any_endpoint() {
+    let rung = Rung::start();
+    let mut shop = TestApp::new("shop", 1);
+    shop.sections.push("[jobs.nightly]\ncommand = \"true\"".into());
+    rung.deploy(shop.directory()).succeeds();
+    rung.wait_until_settled("shop", "web", 1);
+    rung.cli(&["run", "--no-tty", "--app", "shop", "true"]).succeeds();
+    let teams = [
+        token(&rung, &["team-blog", "--role", "deployer", "--apps", "blog@*"]),
+        token(&rung, &["watch-blog", "--role", "viewer", "--app", "blog"]),
+    ];
+    // The other team's token works, and for its own app only.
+    let mut blog = TestApp::new("blog", 1);
+    let directory = blog.directory().to_str().expect("UTF-8").to_owned();
+    cli_as(&rung, &teams[0], &["deploy", &directory]).succeeds();
+    cli_as(&rung, &teams[1], &["status", "--app", "blog"]).succeeds().mentions("blog");
+    cli_as(&rung, &teams[1], &["restart", "--app", "blog"]).ends_with(1).mentions("takes a deployer");
+    blog.name = "shop".into();
+    cli_as(&rung, &teams[0], &["deploy", blog.directory().to_str().expect("UTF-8")])
+        .ends_with(1)
+        .mentions("there is no app shop");
+
+    let before = (rung.app("shop"), rung.deployments("shop").len(), rung.lives("shop"));
+    let there = parameters(&rung, "shop");
+    let mut elsewhere = there.clone();
+    elsewhere.insert("app", "nowhere".to_owned());
+    elsewhere.insert("run", "nowhere.run-n1".to_owned());
+    for (method, path) in endpoints(&rung) {
+        for token in &teams {
+            let answer = ask(&rung, token, &method, &filled(&path, &there), "{}");
+            let what = format!("{method} {path}: {}: {}", answer.status, answer.text());
+            if path.contains("{app}") && answer.status != 401 {
+                let nowhere = ask(&rung, token, &method, &filled(&path, &elsewhere), "{}");
+                assert_eq!(answer.status, 404, "{what}");
+                assert_eq!(
+                    answer.text(),
+                    nowhere.text().replace("nowhere", "shop"),
+                    "{method} {path} tells an app that is there from one that is not"
+                );
+                continue;
+            }
+            assert!(!answer.text().contains("shop"), "the other team's app is told of by {what}");
+            match (method.as_str(), path.as_str()) {
+                ("GET", "/v1/apps" | "/v1/openapi.json" | "/v1/whoami" | "/v1/events" | "/v1/health") => {
+                    assert_eq!(answer.status, 200, "{what}");
+                }
+                // As if it were not there; and without the content it can't be claimed.
+                ("GET", "/v1/sources/{digest}") => {
+                    assert!(answer.text() == "false" || answer.status == 403, "{what}");
+                }
+                ("PUT", "/v1/sources/{digest}") => {
+                    assert!([400, 403].contains(&answer.status), "{what}");
+                }
+                _ => assert!([401, 403].contains(&answer.status), "{what}"),
+            }
+        }
+    }
+    // A source that another team has uploaded is not there, although its digest is known.
+    let source = source_of(&rung, "shop");
+    let file = "app = \"blog\"\n[services.web]\ncommand = \"true\"\n";
+    let request =
+        serde_json::json!({ "file_name": "rung.toml", "file": file, "source": source, "by": "eve" });
+    let stolen = ask(&rung, &teams[0], "POST", "/v1/apps/blog/deployments", &request.to_string());
+    assert_eq!(stolen.status, 404, "another team's source was deployed: {}", stolen.text());
+    // A run of another app is not there either, through one's own app.
+    for path in ["/v1/apps/blog/runs/shop.run-n1", "/v1/apps/blog/logs?run=shop.run-n1"] {
+        let answer = ask(&rung, &teams[0], "GET", path, "");
+        let missing = ask(&rung, &teams[0], "GET", &path.replace("shop.run-n1", "shop.run-n9"), "");
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text());
+        assert_eq!(answer.text(), missing.text().replace("shop.run-n9", "shop.run-n1"));
+    }
+    let after = (rung.app("shop"), rung.deployments("shop").len(), rung.lives("shop"));
+    assert_eq!(format!("{before:?}"), format!("{after:?}"), "something of the other team's app was changed");
+    rung.cli(&["logs", "--app", "shop"]).succeeds();
+}
+
+fn source_of(rung: &Rung, app: &str) -> String {
+    let text = rung.api_get(&format!("/v1/apps/{app}/releases")).expect("releases");
+    let releases: Value = serde_json::from_slice(&text).expect("JSON");
+    // Nothing is built: the source is the artifact.
+    releases[0]["artifact"].as_str().expect("an artifact").to_owned()
+}
+
+#[test]
+fn a_revoked_token_ends_at_once_with_everything_it_has_open() {
+    let rung = Rung::start();
+    let app = TestApp::new("shop", 1);
+    rung.deploy(app.directory()).succeeds();
+    rung.wait_until_settled("shop", "web", 1);
+    let ci = token(&rung, &["ci", "--role", "deployer", "--app", "shop"]);
+    cli_as(&rung, &ci, &["whoami"]).succeeds().mentions("token ci: deployer of shop");
+    rung.cli(&["token", "create", "ci", "--role", "viewer", "--app", "shop"])
+        .ends_with(1)
+        .mentions("there is a token ci already");
+    let listed = rung.cli(&["token", "list"]).succeeds().mentions("shop").mentions("never");
+    assert!(!listed.out.contains(&ci), "the list shows the token itself");
+
+    // A command in an instance, a log and the events: all go on until they are cut.
+    let open = |words: &[&str]| {
+        let mut command = rung.cli_command(words);
+        command.env("RUNG_TOKEN", &ci).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("the CLI starts")
+    };
+    let runs = open(&["run", "--no-tty", "--app", "shop", "sleep", "300"]);
+    let follows = open(&["logs", "-f", "--app", "shop"]);
+    let watches = open(&["events", "-f", "--app", "shop"]);
+    eventually("the command runs", || {
+        let listed = rung.cli(&["run", "--list", "--app", "shop"]).succeeds().out;
+        if listed.contains("sleep 300") { Ok(()) } else { Err(listed) }
+    });
+    rung.cli(&["token", "revoke", "ci"]).succeeds();
+    for (what, child) in [("run", runs), ("logs -f", follows), ("events -f", watches)] {
+        let output = child.wait_with_output().expect("it ends");
+        assert!(!output.status.success(), "`rung {what}` goes on as if nothing were");
+    }
+    cli_as(&rung, &ci, &["status", "--app", "shop"]).ends_with(1).mentions("not valid");
+    eventually("the command in the instance is ended", || {
+        let listed = rung.cli(&["run", "--list", "--app", "shop"]).succeeds().out;
+        if listed.contains("sleep 300") { Err(listed) } else { Ok(()) }
+    });
+    // One that is made anew under the old name is another one.
+    let again = token(&rung, &["ci", "--role", "viewer", "--app", "shop"]);
+    assert_eq!(ask(&rung, &ci, "GET", "/v1/whoami", "").status, 401);
+    assert_eq!(ask(&rung, &again, "GET", "/v1/whoami", "").status, 200);
+}
+
+#[test]
+fn a_token_expires_and_says_so() {
+    let rung = Rung::start();
+    let brief = token(&rung, &["brief", "--role", "viewer", "--apps", "*@*", "--expires", "2s"]);
+    assert_eq!(ask(&rung, &brief, "GET", "/v1/apps", "").status, 200);
+    // What waits is cut when the time is over, not when it is asked again.
+    let stream = ask(&rung, &brief, "GET", "/v1/events?follow=true", "");
+    assert_eq!(stream.status, 200, "{}", stream.text());
+    let answer = ask(&rung, &brief, "GET", "/v1/apps", "");
+    assert_eq!(answer.status, 401);
+    assert!(answer.text().contains("token brief has expired"), "{}", answer.text());
+}
+
+#[test]
+fn guessing_tokens_is_slowed_down_and_whoever_knows_one_goes_on() {
+    let rung = Rung::start();
+    let known = token(&rung, &["known", "--role", "admin"]);
+    assert_eq!(ask(&rung, &known, "GET", "/v1/apps", "").status, 200);
+    let statuses: Vec<u16> =
+        (0..12).map(|n| ask(&rung, &format!("rung_known_{n:064}"), "GET", "/v1/apps", "").status).collect();
+    assert_eq!((statuses[0], statuses[11]), (401, 429), "{statuses:?}");
+    let fresh = rung.cli(&["token", "list"]).succeeds();
+    assert!(fresh.out.contains("known"), "the owner is locked out");
+    assert_eq!(ask(&rung, &known, "GET", "/v1/apps", "").status, 200, "whoever knows a token is locked out");
+    rung.cli(&["events"]).succeeds().mentions("too many wrong tokens");
+}
