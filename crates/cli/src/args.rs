@@ -7,7 +7,7 @@ mod secret;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-pub use access::{TokenCommand, TokenCreateArgs};
+pub use access::{LoginArgs, TokenCommand, TokenCreateArgs};
 pub use audit::{AuditArgs, AuditCommand};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
@@ -199,6 +199,10 @@ pub enum Verb {
     /// Make tokens for people and for CI, list and revoke them
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Keep a token for a server, so that commands go there
+    Login(LoginArgs),
+    /// Forget the token that `rung login` has kept
+    Logout,
     /// Show who the server takes you for, and what you may
     Whoami,
     /// Show who changed what, from where, and what came of it

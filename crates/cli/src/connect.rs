@@ -1,4 +1,7 @@
-//! Finding the server: what the person said, else what `rung up` left in its data directory.
+//! Finding the server: what the person said, else where `rung login` has logged in, else what `rung up` left in its data
+//! directory. Where two could be meant, neither is guessed.
+
+use std::path::Path;
 
 use anyhow::Context as _;
 use rung_api::{Address, Client, ClientError, Tls};
@@ -6,6 +9,7 @@ use rung_trust::{Belief, Fingerprint, client_config};
 
 use crate::args::Global;
 use crate::edge::Hinted;
+use crate::login::Login;
 use crate::server_file::{ServerFile, data_directory};
 
 /// A client of the server that is meant. Nothing is sent yet.
@@ -21,12 +25,21 @@ pub fn connect(global: &Global) -> anyhow::Result<Client> {
         }
         Err(_) => Ok(None),
     };
+    let login = crate::login::path().ok().map(|path| Login::read(&path)).transpose()?.flatten();
     let Some(said) = said else {
+        // Who names a data directory means the server that runs on it.
+        if let (None, Some(login)) = (&global.data, login) {
+            refuse_two_servers(&login, file.as_ref().ok().and_then(Option::as_ref))?;
+            let token = global.token.clone().unwrap_or_else(|| login.token.clone());
+            let ca = global.ca.map_or_else(|| login.authority(), |ca| Ok(Some(ca)))?;
+            return client(login.api.parse()?, Some(token), ca);
+        }
         let data = data?;
         let Some(file) = file? else {
             let message =
                 format!("no rung server runs here: there is no {}", ServerFile::path(&data).display());
-            let hint = "start one with `rung up`, or say where it is with --data, or with --api and --token";
+            let hint = "start one with `rung up`, log in at another with `rung login`, or say where it is with --data, \
+                        or with --api and --token";
             return Err(Hinted::failed(message, hint).into());
         };
         let token = global.token.clone().unwrap_or(file.token);
@@ -37,12 +50,34 @@ pub fn connect(global: &Global) -> anyhow::Result<Client> {
     })?;
     // The token of this machine's server is for nobody else.
     let own = file.ok().flatten().filter(|file| file.api.parse::<Address>().is_ok_and(|own| own == address));
+    // And that of a login for the server it was given for.
+    let login = login.filter(|login| login.api.parse::<Address>().is_ok_and(|own| own == address));
+    let known = own.map(|file| (file.token, file.ca)).or_else(|| login.map(|login| (login.token, login.ca)));
+    let (token, ca) = known.map_or((None, None), |(token, ca)| (Some(token), ca));
     let ca = match global.ca {
         Some(ca) => Some(ca),
-        None => authority(own.as_ref().and_then(|file| file.ca.as_deref()))?,
+        None => authority(ca.as_deref())?,
     };
-    let token = global.token.clone().or_else(|| own.map(|file| file.token));
-    client(address, token, ca)
+    client(address, global.token.clone().or(token), ca)
+}
+
+/// What was meant for the laptop must not go to production, nor the other way round.
+fn refuse_two_servers(login: &Login, here: Option<&ServerFile>) -> anyhow::Result<()> {
+    let runs = |file: &&ServerFile| Path::new(&format!("/proc/{}", file.pid)).exists();
+    match here.filter(runs) {
+        Some(here) if here.api != login.api => {
+            let message = format!(
+                "two servers could be meant: {} (rung login) and {}, which runs here",
+                login.api, here.api
+            );
+            Err(Hinted::usage(
+                message,
+                "say which with --api or --data, or forget the first one: rung logout",
+            )
+            .into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn authority(text: Option<&str>) -> anyhow::Result<Option<Fingerprint>> {
@@ -50,7 +85,11 @@ fn authority(text: Option<&str>) -> anyhow::Result<Option<Fingerprint>> {
 }
 
 /// Nothing is sent before the other side has shown that it is of the cluster with this authority.
-fn client(address: Address, token: Option<String>, ca: Option<Fingerprint>) -> anyhow::Result<Client> {
+pub(crate) fn client(
+    address: Address,
+    token: Option<String>,
+    ca: Option<Fingerprint>,
+) -> anyhow::Result<Client> {
     Ok(match (&address, ca) {
         (Address::Tls(_), Some(ca)) => {
             Client::over_tls(address, token, Tls::to_servers(client_config(Belief::Hash(ca), None)))
@@ -62,8 +101,6 @@ fn client(address: Address, token: Option<String>, ca: Option<Fingerprint>) -> a
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::edge::{Exit, explain};
 

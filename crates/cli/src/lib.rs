@@ -17,6 +17,7 @@ pub mod connect;
 pub mod edge;
 mod env_file;
 pub mod follow;
+mod login;
 pub mod person;
 pub mod render;
 pub mod screen;

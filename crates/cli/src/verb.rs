@@ -7,6 +7,7 @@ pub mod command;
 pub mod deploy;
 mod destroy;
 mod job;
+mod login;
 mod logs;
 mod read;
 mod scale;
@@ -68,7 +69,13 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let format = if global.json { Format::Json } else { Format::People };
-    let mut session = Session { global, client: connect(global)?, screen: Screen::stdout(format) };
+    let mut screen = Screen::stdout(format);
+    match &verb {
+        Verb::Login(args) => return login::login(global, args, &mut screen).await,
+        Verb::Logout => return login::logout(&mut screen),
+        _ => {}
+    }
+    let mut session = Session { global, client: connect(global)?, screen };
     let session = &mut session;
     match verb {
         Verb::Deploy(args) => deploy::deploy(session, args).await,
@@ -92,6 +99,8 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Audit(args) => audit::audit(session, args).await,
         Verb::Whoami => token::whoami(session).await,
         Verb::Doctor => read::doctor(session).await,
-        Verb::Completion { .. } => unreachable!("it was answered above, without a server"),
+        Verb::Completion { .. } | Verb::Login(_) | Verb::Logout => {
+            unreachable!("it was answered above, without a server")
+        }
     }
 }

@@ -40,3 +40,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         None => error.message,
     })
 }
+
+#[derive(Debug, Clone, Args)]
+pub struct LoginArgs {
+    /// Where the server is, like https://rung.example.com:7864; the token is asked for, or read from standard input
+    #[arg(value_name = "ADDR")]
+    pub server: String,
+}

@@ -24,6 +24,7 @@ pub async fn audit(session: &mut Session<'_>, args: AuditArgs) -> anyhow::Result
     })?;
     let mut changes = changes(entries);
     if let Some(app) = &session.global.app {
+        let app = crate::app::in_environment(app, session.global.environment.as_ref())?;
         changes.retain(|change| change.app.as_deref() == Some(app.as_str()));
     }
     let newest = changes.split_off(changes.len().saturating_sub(args.tail));

@@ -35,6 +35,7 @@ pub async fn token(session: &mut Session<'_>, command: TokenCommand) -> anyhow::
 async fn create(session: &mut Session<'_>, args: TokenCreateArgs) -> anyhow::Result<Exit> {
     let mut apps = args.apps;
     if let Some(app) = &session.global.app {
+        let app = crate::app::in_environment(app, session.global.environment.as_ref())?;
         apps.push(app.as_str().parse()?);
     }
     let name = match args.name {

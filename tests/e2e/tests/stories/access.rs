@@ -1,11 +1,15 @@
 //! Who may: two teams on one platform, tokens that end, and guessing that has no speed.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use rung_e2e::http::{Answer, Connection};
-use rung_e2e::{Rung, Said, TestApp, eventually};
+use rung_e2e::{Rung, Said, Start, TestApp, eventually, process, rung_binary};
 use serde_json::Value;
+
+use crate::bad_weather::SmallDisk;
 
 /// One request with a token, on a connection of its own.
 #[track_caller]
@@ -235,4 +239,163 @@ fn guessing_tokens_is_slowed_down_and_whoever_knows_one_goes_on() {
     assert!(fresh.out.contains("known"), "the owner is locked out");
     assert_eq!(ask(&rung, &known, "GET", "/v1/apps", "").status, 200, "whoever knows a token is locked out");
     rung.cli(&["events"]).succeeds().mentions("too many wrong tokens");
+}
+
+/// The first file of the audit trail.
+fn trail(rung: &Rung) -> std::path::PathBuf {
+    rung.data().join("audit/audit-000000000001.log")
+}
+
+#[test]
+fn the_audit_trail_tells_who_did_what_and_shows_when_it_was_changed() {
+    let mut rung = Rung::start();
+    let app = TestApp::new("shop", 1);
+    rung.deploy(app.directory()).succeeds();
+    let ci = token(&rung, &["ci", "--role", "viewer", "--app", "shop"]);
+    cli_as(&rung, &ci, &["scale", "web=2", "--app", "shop"]).ends_with(1);
+    rung.cli(&["config", "set", "COLOUR=green", "--app", "shop"]).succeeds();
+    let told = rung.cli(&["audit"]).succeeds();
+    for words in ["Deploy an uploaded source", "Make a token", "ci: viewer of shop", "forbidden", "owner ("] {
+        assert!(told.out.contains(words), "{words:?} is not told: {}", told.out);
+    }
+    assert!(!told.out.contains("green") && !told.out.contains(&ci), "a value is told: {}", told.out);
+    cli_as(&rung, &ci, &["audit"]).ends_with(1).mentions("role admin");
+
+    // What was answered is told, also after a kill -9.
+    rung.kill_9();
+    rung.up(None, &[]);
+    rung.cli(&["audit"]).succeeds().mentions("Change config");
+    let verified = rung.cli(&["audit", "verify"]).succeeds().mentions("is whole");
+    let head = verified.out.trim().lines().next_back().expect("a line").to_owned();
+    rung.cli(&["audit", "verify", "--seen", &head]).succeeds();
+
+    let whole = std::fs::read_to_string(trail(&rung)).expect("the trail");
+    let lines: Vec<&str> = whole.lines().collect();
+    let last = lines.len() - 1;
+    let spoilt = [
+        ("changed", whole.replacen("\"who\":\"owner\"", "\"who\":\"nobody\"", 1)),
+        ("removed", [&lines[..2], &lines[3..]].concat().join("\n") + "\n"),
+        ("turned around", [&lines[..1], &[lines[2], lines[1]], &lines[3..]].concat().join("\n") + "\n"),
+        ("cut off", lines[..last].join("\n") + "\n"),
+        ("begun later", lines[1..].join("\n") + "\n"),
+    ];
+    for (what, text) in spoilt {
+        std::fs::write(trail(&rung), text).expect("the trail can be spoilt");
+        let said = rung.cli(&["audit", "verify", "--seen", &head]);
+        assert_eq!(said.code, Some(1), "nobody sees that a record was {what}: {}", said.everything());
+    }
+}
+
+#[test]
+fn a_change_that_cannot_be_told_is_not_made() {
+    let disk = SmallDisk::new("24m");
+    let data = disk.place.path().join("data");
+    let rung = Rung::start_with(Start { data: Some(data), ..Start::default() });
+    let owner = rung.access().token;
+    disk.fill();
+    // Some room was reserved; it is used up by changes of nothing.
+    let path = format!("/v1/apps/{}/restart", "x".repeat(40));
+    let mut told = 0;
+    let refused = loop {
+        let answer = ask(&rung, &owner, "POST", &path, "{\"by\":\"ada\"}");
+        if answer.status == 503 {
+            break answer;
+        }
+        told += 1;
+        assert!(told < 3000, "the disk is full, and still everything is written down");
+    };
+    assert!(
+        refused.text().contains("audit trail") && refused.text().contains("was not made"),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(ask(&rung, &owner, "GET", "/v1/apps", "").status, 200, "looking is refused, too");
+    disk.free();
+    rung.cli(&["token", "create", "ci", "--role", "admin"]).succeeds();
+    rung.cli(&["audit", "verify"]).succeeds().mentions("is whole");
+}
+
+/// A platform that other machines could reach; it ends with this.
+struct Reachable(Child);
+
+impl Drop for Reachable {
+    fn drop(&mut self) {
+        process::signal(self.0.id(), libc::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// `rung …` of a person with a home and nothing else.
+fn at_home(home: &Path, arguments: &[&str], input: &str) -> Said {
+    let started = std::time::Instant::now();
+    let mut command = Command::new(rung_binary());
+    command.args(arguments).current_dir(home).env("HOME", home);
+    for name in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "RUNG_DATA", "RUNG_API", "RUNG_TOKEN", "RUNG_CA"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the CLI starts");
+    let _ = child.stdin.take().expect("it is piped").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("it ends");
+    Said {
+        words: format!("rung {}", arguments.join(" ")),
+        code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        took: started.elapsed(),
+    }
+}
+
+#[test]
+fn a_person_logs_in_from_elsewhere_and_ci_says_everything_in_its_environment() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (server, home) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a home"));
+    let data = server.path().join("data");
+    let mut command = Command::new(rung_binary());
+    command.args(["up", "--http", "127.0.0.1:0", "--api", "0.0.0.0:0", "--data"]).arg(&data);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let platform = Reachable(command.spawn().expect("rung starts"));
+    let file: Value = eventually("the platform says where it is", || {
+        let text = std::fs::read(data.join("rung.json")).map_err(|error| error.to_string())?;
+        serde_json::from_slice(&text).map_err(|error| error.to_string())
+    });
+    let text = |name: &str| file[name].as_str().expect("a text").to_owned();
+    let port = text("api").rsplit_once(':').expect("a port").1.to_owned();
+    let (api, ca) = (format!("https://127.0.0.1:{port}"), text("ca"));
+    let data = data.to_str().expect("UTF-8");
+    let made = at_home(
+        home.path(),
+        &["token", "create", "ada", "--role", "viewer", "--apps", "*@*", "--data", data],
+        "",
+    );
+    let token = made.succeeds().out.trim().to_owned();
+
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    at_home(home.path(), &["login", &api, "--ca", &wrong], &token).ends_with(1).mentions("authority");
+    at_home(home.path(), &["login", &api, "--ca", &ca], "rung_ada_0000")
+        .ends_with(1)
+        .mentions("does not take this token");
+    at_home(home.path(), &["login", "http://192.0.2.1:7864"], &token).ends_with(2).mentions("in the clear");
+    at_home(home.path(), &["whoami"], "").ends_with(1).mentions("rung login");
+    let said = at_home(home.path(), &["login", &api, "--ca", &ca], &token).succeeds();
+    assert!(!said.out.contains(&token), "the token is shown: {}", said.out);
+    said.mentions("logged in as token ada: viewer of *@*");
+    let kept = home.path().join(".config/rung/login.json");
+    let mode = std::fs::metadata(&kept).expect("it is kept").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "others can read the token");
+    at_home(home.path(), &["whoami"], "").succeeds().mentions("token ada");
+    at_home(home.path(), &["status"], "").succeeds();
+    at_home(home.path(), &["logout"], "").succeeds().mentions("logged out");
+    assert!(!kept.exists(), "the token is still there");
+    at_home(home.path(), &["whoami"], "").ends_with(1);
+
+    let mut ci = Command::new(rung_binary());
+    ci.arg("whoami")
+        .env("RUNG_API", &api)
+        .env("RUNG_TOKEN", &token)
+        .env("RUNG_CA", &ca)
+        .env("HOME", home.path());
+    let output = ci.output().expect("the CLI starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    drop(platform);
 }

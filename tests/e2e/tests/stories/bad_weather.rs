@@ -6,12 +6,12 @@ use rung_e2e::http::{Connection, get};
 use rung_e2e::{Load, Rung, Start, TestApp, eventually};
 
 /// A small file system of its own, unmounted at its end.
-struct SmallDisk {
-    place: tempfile::TempDir,
+pub(crate) struct SmallDisk {
+    pub(crate) place: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    fn new(size: &str) -> Self {
+    pub(crate) fn new(size: &str) -> Self {
         let place =
             tempfile::Builder::new().prefix("rung-e2e-disk-").tempdir().expect("a temporary directory");
         let mut mount = Command::new("mount");
@@ -25,14 +25,14 @@ impl SmallDisk {
         Self { place }
     }
 
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let filler =
             std::fs::File::create(self.place.path().join("filler")).expect("a file on the small disk");
         let piece = vec![1u8; 4096];
         while std::io::Write::write_all(&mut &filler, &piece).is_ok() {}
     }
 
-    fn free(&self) {
+    pub(crate) fn free(&self) {
         std::fs::remove_file(self.place.path().join("filler")).expect("the filler is there");
     }
 }

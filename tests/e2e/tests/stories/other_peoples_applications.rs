@@ -59,7 +59,7 @@ fn wagtail_migrates_its_database_and_is_deployed_ten_times_under_load() {
     let wagtail = example("wagtail");
     leave_the_app_file_out_of_the_tree(wagtail.path());
     let rung = Rung::start();
-    rung.cli(&["secret", "set", "SECRET_KEY=of-the-tests-alone", "--app", "wagtail"]).succeeds();
+    rung.cli(&["secret", "generate", "SECRET_KEY", "--app", "wagtail"]).succeeds();
     rung.deploy(wagtail.path()).succeeds();
     rung.wait_until_settled("wagtail", "web", 2);
     assert!(rung.page("wagtail", "/").contains("Welcome to your new Wagtail site"));
