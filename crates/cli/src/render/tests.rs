@@ -366,11 +366,13 @@ fn secrets_are_listed_without_values_and_config_as_a_shell_reads_it() {
     expect![[r#"
         SECRET           VERSION  SET                BY
         API_KEY          3        3 min ago (09:57)  ada@laptop
-        SECRET_KEY_BASE  not set                                 required"#]].assert_eq(&config::render_secrets(&all, Paint::Plain, &clock()));
+        SECRET_KEY_BASE  not set                                 required"#]]
+    .assert_eq(&config::render_secrets(&all, Paint::Plain, &clock()));
     expect![[r#"
         VERSION  STATE    SET                BY          RELEASES
         3        current  3 min ago (09:57)  ada@laptop  v7 v8
-        2                                                v6"#]].assert_eq(&config::render_versions(&all[0], Paint::Plain, &clock()));
+        2                                                v6"#]]
+    .assert_eq(&config::render_versions(&all[0], Paint::Plain, &clock()));
     let set = BTreeMap::from([
         ("LOG_LEVEL".to_owned(), "info".to_owned()),
         ("TITLE".to_owned(), "My Shop".to_owned()),

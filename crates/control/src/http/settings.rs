@@ -36,12 +36,14 @@ pub async fn config(State(control): State<Control>, named: Named) -> Answer<BTre
 
 pub async fn set_config(
     State(control): State<Control>,
+    caller: Caller,
     named: Named,
     Body(request): Body<ConfigRequest>,
 ) -> Answer<Started> {
     let app: AppName = named.get("app")?;
     let names: Vec<&str> = request.changes.keys().map(String::as_str).collect();
     names.iter().try_for_each(|name| check_name(name))?;
+    caller.note(names.join(", "));
     for _ in 0..ATTEMPTS {
         let (mut record, revision) = control.record_or_new(&app)?;
         refuse_other_kind("secret", &app, names.iter().filter(|name| is_secret(&record, name)))?;

@@ -80,7 +80,7 @@ pub async fn create(
 fn in_words(token: &Token) -> String {
     let apps: Vec<String> = token.grant.apps.iter().map(ToString::to_string).collect();
     let of = if apps.is_empty() { String::new() } else { format!(" of {}", apps.join(", ")) };
-    let until = token.expires.map(|expires| format!(" until {expires}")).unwrap_or_default();
+    let until = token.expires.map(|expires| format!(" until {expires:.0}")).unwrap_or_default();
     format!("{}{of}{until}", token.grant.role)
 }
 

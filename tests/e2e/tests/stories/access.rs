@@ -217,7 +217,7 @@ fn a_revoked_token_ends_at_once_with_everything_it_has_open() {
 #[test]
 fn a_token_expires_and_says_so() {
     let rung = Rung::start();
-    let brief = token(&rung, &["brief", "--role", "viewer", "--apps", "*@*", "--expires", "2s"]);
+    let brief = token(&rung, &["brief", "--role", "viewer", "--apps", "*@*", "--expires", "8s"]);
     assert_eq!(ask(&rung, &brief, "GET", "/v1/apps", "").status, 200);
     // What waits is cut when the time is over, not when it is asked again.
     let stream = ask(&rung, &brief, "GET", "/v1/events?follow=true", "");
