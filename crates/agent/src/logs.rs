@@ -25,6 +25,8 @@ const KEPT_ENDED: usize = 10;
 /// And of so many runs of a kind: builds, release commands, each job. As many as the store remembers of a job, and their
 /// retries.
 const KEPT_RUNS: usize = 40;
+/// Of each step of deployments: as many as the server keeps releases.
+const KEPT_OF_RELEASES: usize = 100;
 /// What explains a failure is near the end.
 pub const TAIL_LINES: usize = 20;
 
@@ -291,14 +293,24 @@ pub fn prune_runs(layout: &Layout) {
         for name in names(&directory).filter(|name| !live.contains(name)) {
             kinds.entry(kind_of(&name).to_owned()).or_default().push(directory.join(name));
         }
-        kinds.into_values().for_each(|ended| remove_oldest(ended, KEPT_RUNS));
+        for (kind, ended) in kinds {
+            // A release's logs are kept as long as the release; only those of deployments have a kind without a dot.
+            remove_oldest(ended, if kind.contains('.') { KEPT_RUNS } else { KEPT_OF_RELEASES });
+        }
     }
 }
 
-/// `shop.report` of `shop.report-1790000000` and of `shop.report-1790000000-try2`.
+/// `shop.report` of `shop.report-1790000000` and of `shop.report-1790000000-try2`; `build` of `shop.d7-build`.
 fn kind_of(run: &str) -> &str {
     let (first, last) = run.rsplit_once('-').unwrap_or((run, ""));
-    if last.starts_with("try") { kind_of(first) } else { first }
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let of_deployment = first.rsplit_once(".d").is_some_and(|(_, number)| is_number(number));
+    // A job may be called `d7`: what counts its runs are numbers.
+    match last {
+        "build" | "before" | "release" if of_deployment => last,
+        _ if last.starts_with("try") => kind_of(first),
+        _ => first,
+    }
 }
 
 fn remove_oldest(ended: Vec<PathBuf>, keep: usize) {
@@ -366,11 +378,13 @@ mod tests {
         age("shop.tick-2-try2", 3);
         (10..50).for_each(|n| age(&format!("shop.tick-{n}"), n));
         fs::create_dir_all(layout.runs().join("shop.tick-1")).unwrap();
+        (1..=110).for_each(|n| age(&format!("shop.d{n}-build"), 1000 + n));
         prune_runs(&layout);
         let kept: BTreeSet<String> = names(&runs).collect();
         assert!(kept.contains("shop.nightly-5"), "another job's runs pushed it out");
         assert!(kept.contains("shop.tick-1"), "it goes on, and its log is gone");
         assert!(!kept.contains("shop.tick-2") && !kept.contains("shop.tick-2-try2"), "{kept:?}");
-        assert_eq!(kept.len(), 42);
+        assert!(kept.contains("shop.d11-build") && !kept.contains("shop.d10-build"), "{kept:?}");
+        assert_eq!(kept.len(), 42 + 100);
     }
 }

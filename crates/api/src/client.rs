@@ -32,9 +32,10 @@ use rung_model::{
 use crate::error::{Code, ErrorBody};
 use crate::paths;
 use crate::wire::{
-    AppStatus, ConfigRequest, DeployRequest, DestroyRequest, DoctorReport, EventRecord, HealthReport,
-    JobListing, JobRequest, Launch, LogLine, LogQuery, PinRequest, ProxyDocuments, ProxyPoll, ReleaseListing,
-    RestartRequest, RollbackRequest, RunRequest, ScaleRequest, SecretListing, SecretRequest, Started,
+    AppStatus, CommitStatus, ConfigRequest, DeployRequest, DestroyRequest, DoctorReport, EventRecord,
+    HealthReport, JobListing, JobRequest, Launch, LogLine, LogQuery, PinRequest, PromoteRequest,
+    ProxyDocuments, ProxyPoll, ReleaseDetail, ReleaseDiff, ReleaseListing, ReleaseRequest, RestartRequest,
+    RollbackRequest, RunRequest, ScaleRequest, SecretListing, SecretRequest, Started,
 };
 
 /// Where an API is served: `unix:/path/api.sock`, `http://127.0.0.1:7864` or `https://10.0.0.1:7864`.
@@ -508,6 +509,44 @@ impl Client {
 
     pub async fn releases(&self, app: &AppName) -> Result<Vec<ReleaseListing>, ClientError> {
         self.get(&fill(paths::RELEASES, &[app])).await
+    }
+
+    pub async fn release(&self, app: &AppName, number: ReleaseNumber) -> Result<ReleaseDetail, ClientError> {
+        self.get(&fill(paths::RELEASE, &[app, &number.0])).await
+    }
+
+    /// What `to` has otherwise than `from`.
+    pub async fn diff(
+        &self,
+        app: &AppName,
+        from: ReleaseNumber,
+        to: ReleaseNumber,
+    ) -> Result<ReleaseDiff, ClientError> {
+        self.get(&fill(paths::RELEASE_DIFF, &[app, &from.0, &to.0])).await
+    }
+
+    /// Rolls out a release that was made before.
+    pub async fn deploy_release(
+        &self,
+        app: &AppName,
+        number: ReleaseNumber,
+        request: &ReleaseRequest,
+    ) -> Result<Started, ClientError> {
+        self.call(Method::POST, &fill(paths::RELEASE_DEPLOY, &[app, &number.0]), request).await
+    }
+
+    pub async fn promote(&self, app: &AppName, request: &PromoteRequest) -> Result<Started, ClientError> {
+        self.call(Method::POST, &fill(paths::PROMOTE, &[app]), request).await
+    }
+
+    /// What became of a commit, named by ten digits of it or more, once that is known, at the latest after `wait`.
+    pub async fn commit(
+        &self,
+        app: &AppName,
+        commit: &str,
+        wait: Duration,
+    ) -> Result<CommitStatus, ClientError> {
+        self.get(&with_wait(fill(paths::COMMIT, &[app, &encode_query(commit)]), wait)).await
     }
 
     pub async fn rollback(&self, app: &AppName, request: &RollbackRequest) -> Result<Started, ClientError> {

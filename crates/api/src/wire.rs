@@ -1,6 +1,7 @@
 //! Bodies of requests and answers. Documents of the model travel as they are.
 
 mod access;
+mod releases;
 mod secrets;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ pub use access::{TokenCreated, TokenListing, TokenRequest, Whoami};
 use jiff::Timestamp;
 use rung_model::app::{Destroying, Scale};
 use rung_model::appfile::AppText;
-use rung_model::deployment::{Phase, Trouble};
+use rung_model::deployment::{Asked, Goal, Phase, Trouble};
 use rung_model::generation::Generation;
 use rung_model::ids::{
     AppName, DeploymentNumber, Digest, InstanceId, JobName, NodeId, ReleaseNumber, RunId, ServiceName,
@@ -17,6 +18,7 @@ use rung_model::ids::{
 use rung_model::job::Paused;
 use rung_model::node::IsolationFact;
 use rung_model::observed::InstanceState;
+use rung_model::release::Origin;
 use rung_model::routes::RouteDocument;
 use rung_model::run::{Run, Terminal};
 use rung_model::schedule::{Schedule, Zone};
@@ -24,6 +26,11 @@ pub use secrets::{
     Alphabet, Existing, GenerateRequest, KeyRotated, SecretListing, SecretRequest, SecretVersion,
 };
 use serde::{Deserialize, Serialize};
+
+pub use releases::{
+    ArtifactDiff, Change, CommitState, CommitStatus, FileChange, PromoteRequest, ReleaseDetail, ReleaseDiff,
+    ReleaseRequest, SecretChange, ValueChange,
+};
 
 /// `GET /v1/health`.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
@@ -43,7 +50,14 @@ pub struct HealthReport {
 pub struct DeployRequest {
     /// With every overlay: which one counts is said by the app's name.
     pub file: AppText,
-    pub source: Digest,
+    /// `None`: only the app file is new; the artifact of the release that serves is used again.
+    #[serde(default)]
+    pub source: Option<Digest>,
+    /// What git says of the source.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+    #[serde(default)]
+    pub asked: Asked,
     #[serde(default)]
     pub note: Option<String>,
     pub by: String,
@@ -212,6 +226,8 @@ pub struct DeploymentSummary {
     pub by: String,
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
+    #[serde(default)]
+    pub goal: Goal,
     pub trouble: Option<Trouble>,
 }
 
@@ -225,9 +241,14 @@ pub struct ReleaseListing {
     pub by: String,
     pub reason: String,
     pub note: Option<String>,
+    #[serde(default)]
+    pub origin: Option<Origin>,
     pub artifact: Digest,
-    /// Whether its artifact is still kept, so that it can be rolled back to.
+    /// Whether its artifact is still kept, so that it can be rolled back to, or out.
     pub available: bool,
+    /// It was made to be rolled out later, and was not yet.
+    #[serde(default)]
+    pub waits: bool,
     /// Every deployment of it failed or was rolled back.
     #[serde(default)]
     pub failed: bool,

@@ -24,6 +24,7 @@
 mod archive;
 mod error;
 mod link;
+mod listing;
 pub mod manifest;
 mod pack;
 mod tree;
@@ -33,6 +34,7 @@ mod walk;
 use rung_model::Digest;
 
 pub use error::{PackError, UnpackError};
+pub use listing::{Listed, list};
 pub use pack::{digest_source, digest_tree, pack_source, pack_tree};
 pub use tree::{remove_tree, remove_unfinished};
 pub use unpack::{Limits, check, unpack, unpack_verified};

@@ -11,7 +11,10 @@ pub use access::{LoginArgs, TokenCommand, TokenCreateArgs};
 pub use audit::{AuditArgs, AuditCommand};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use rung_model::{AppName, EnvironmentName, InstanceId, JobName, ReleaseNumber, RunId, ServiceName};
+use rung_model::{
+    AppName, DeploymentNumber, EnvironmentName, InstanceId, JobName, ReleaseCommand, ReleaseNumber, RunId,
+    ServiceName,
+};
 use rung_trust::Fingerprint;
 pub use secret::{AlphabetChoice, SecretCommand, SecretGenerateArgs, is_refused};
 
@@ -163,8 +166,8 @@ pub struct RoleArgs {
 pub enum Verb {
     /// Build, release and roll out what is in a directory
     Deploy(DeployArgs),
-    /// Show the app: release, address, services, and what is wrong
-    Status,
+    /// Show the app: release, address, services, and what is wrong; or what became of a commit
+    Status(StatusArgs),
     /// List instances, and runs that go on
     Ps,
     /// Show the output of instances
@@ -173,8 +176,14 @@ pub enum Verb {
     Scale(ScaleArgs),
     /// Replace every instance with a fresh one, without losing a request
     Restart(WaitArgs),
-    /// List releases
-    Releases,
+    /// List releases, or show one: where it comes from, what brought it, and its build's and release command's logs
+    Releases(ReleasesArgs),
+    /// Show what one release has otherwise than another: files, app file, config, secrets by version
+    Diff(DiffArgs),
+    /// Deploy the very same artifact that another environment runs, with this environment's settings
+    Promote(PromoteArgs),
+    /// Tell afterwards how a deployment went: phases, instances, traffic, decisions
+    Explain(ExplainArgs),
     /// Go back to an earlier release
     Rollback(RollbackArgs),
     /// Stop the deployment that is going on, and revert it
@@ -222,14 +231,82 @@ pub struct WaitArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct DeployArgs {
-    /// The app's directory
-    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
+    /// The app's directory; or a release that was made with --build-only, like v8
+    #[arg(default_value = ".", value_name = "DIRECTORY|RELEASE", value_hint = ValueHint::DirPath)]
     pub directory: PathBuf,
     /// Say in a few words what is new; `rung releases` shows it
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,
+    /// Deploy the app file alone: what runs now goes on with it, and nothing is built
+    #[arg(long, conflicts_with = "build_only")]
+    pub config_only: bool,
+    /// Leave the release command out
+    #[arg(long)]
+    pub skip_release: bool,
+    /// Build and test, make a release, and leave what runs alone; `rung deploy v8` rolls it out
+    #[arg(long, conflicts_with = "skip_release")]
+    pub build_only: bool,
     #[command(flatten)]
     pub wait: WaitArgs,
+}
+
+impl DeployArgs {
+    /// The release that is meant instead of a directory.
+    pub fn release(&self) -> Option<ReleaseNumber> {
+        let text = self.directory.to_str().filter(|text| text.starts_with('v'))?;
+        text.parse().ok().filter(|_| !self.directory.is_dir())
+    }
+
+    pub fn release_command(&self) -> ReleaseCommand {
+        if self.skip_release { ReleaseCommand::Skip } else { ReleaseCommand::Once }
+    }
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct StatusArgs {
+    /// What became of this commit: waits for its deployment's end and exits as `rung deploy` would
+    #[arg(long, value_name = "SHA")]
+    pub commit: Option<String>,
+    /// With --commit: do not wait; exits with 4 while the deployment goes on
+    #[arg(long, requires = "commit")]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ReleasesArgs {
+    /// Only this one, in detail, like v7
+    pub release: Option<ReleaseNumber>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DiffArgs {
+    /// The release to compare with, like v6 [default: the one before the other]
+    pub from: Option<ReleaseNumber>,
+    /// The release that is looked at, like v7 [default: the current]
+    pub to: Option<ReleaseNumber>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct PromoteArgs {
+    /// The environment whose artifact is taken
+    #[arg(long, value_name = "ENVIRONMENT")]
+    pub from: EnvironmentName,
+    /// The release there, like v12 [default: the one that serves]
+    pub release: Option<ReleaseNumber>,
+    /// Say in a few words what is new [default: the promoted release's note]
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Leave the release command out
+    #[arg(long)]
+    pub skip_release: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// The deployment, like d7 [default: the newest]
+    pub deployment: Option<DeploymentNumber>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -246,10 +323,13 @@ pub struct LogsArgs {
     /// Of this build, release command, job's run or one-off command
     #[arg(long, value_name = "ID", conflicts_with_all = ["service", "instance"])]
     pub run: Option<RunId>,
+    /// Of the build and the test of this release
+    #[arg(long, value_name = "RELEASE", conflicts_with_all = ["service", "instance", "run"])]
+    pub build: Option<ReleaseNumber>,
     /// Only from then on: 10m, 14:00, "2026-03-01 14:00"
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
-    /// Only the newest so many lines [default: 100, or all with --since or --run]
+    /// Only the newest so many lines [default: 100, or all with --since, --run or --build]
     #[arg(short = 'n', long, value_name = "LINES")]
     pub tail: Option<usize>,
 }
@@ -428,6 +508,21 @@ mod tests {
         assert_eq!(arguments, ["--since", "2d", "--no-wait"]);
         assert!(Cli::try_parse_from(["rung", "job", "pin", "report"]).is_err(), "it says neither");
         assert!(Cli::try_parse_from(["rung", "job", "pin", "report", "v7", "--none"]).is_err());
+    }
+
+    #[test]
+    fn a_release_is_deployed_by_its_number_and_a_directory_by_its_path() {
+        let deploy = |line: &str| match parsed(line).command {
+            Command::Verb(Verb::Deploy(args)) => args,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(deploy("rung deploy v8").release(), Some(ReleaseNumber(8)));
+        assert_eq!(deploy("rung deploy 8").release(), None, "that is a directory's name");
+        assert_eq!(deploy("rung deploy ./v8").release(), None);
+        assert_eq!(deploy("rung deploy").release(), None);
+        for wrong in ["rung deploy --build-only --config-only", "rung status --no-wait", "rung promote"] {
+            assert!(Cli::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -2,11 +2,14 @@
 
 pub mod audit;
 pub mod config;
+pub mod diff;
 pub mod doctor;
+pub mod explain;
 pub mod instances;
 pub mod jobs;
 pub mod paint;
 pub mod progress;
+pub mod release;
 pub mod releases;
 pub mod runs;
 pub mod status;

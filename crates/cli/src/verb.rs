@@ -10,6 +10,7 @@ mod job;
 mod login;
 mod logs;
 mod read;
+mod releases;
 mod scale;
 mod secret;
 mod terminal;
@@ -79,12 +80,15 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     let session = &mut session;
     match verb {
         Verb::Deploy(args) => deploy::deploy(session, args).await,
-        Verb::Status => read::status(session).await,
+        Verb::Status(args) => read::status(session, &args).await,
         Verb::Ps => read::ps(session).await,
         Verb::Logs(args) => logs::logs(session, args).await,
         Verb::Scale(args) => scale::scale(session, args).await,
         Verb::Restart(args) => change::restart(session, &args).await,
-        Verb::Releases => read::releases(session).await,
+        Verb::Releases(args) => releases::releases(session, &args).await,
+        Verb::Diff(args) => releases::diff(session, &args).await,
+        Verb::Promote(args) => deploy::promote(session, args).await,
+        Verb::Explain(args) => releases::explain(session, &args).await,
         Verb::Rollback(args) => change::rollback(session, &args).await,
         Verb::Cancel(args) => change::cancel(session, &args).await,
         Verb::Config(ConfigCommand::Get { name }) => read::config(session, name).await,

@@ -126,8 +126,11 @@ fn deployment(phase: Phase, entries: &[(Phase, &str)]) -> Deployment {
         trouble: None,
         timeline: entries
             .iter()
-            .map(|(phase, message)| TimelineEntry { at, phase: *phase, message: (*message).into() })
+            .map(|(phase, message)| TimelineEntry::milestone(at, *phase, *message))
             .collect(),
+        asked: Default::default(),
+        runs: vec![],
+        notification: None,
     }
 }
 
@@ -160,7 +163,7 @@ async fn a_first_deploy_sends_the_directory_and_shows_every_phase() {
     assert_eq!(uploads.len(), 1, "the tree was sent once");
     let checked = rung_artifact::check(uploads[0].as_slice(), rung_artifact::Limits::source()).unwrap();
     let requests = script.requests.lock().unwrap();
-    assert_eq!(requests[0].source, checked.digest, "what was asked for is what was sent");
+    assert_eq!(requests[0].source, Some(checked.digest.clone()), "what was asked for is what was sent");
     assert_eq!((requests[0].file.name.as_str(), requests[0].file.text.as_str()), ("rung.toml", FILE));
     assert_eq!(requests[0].note.as_deref(), Some("first"));
     let order = [

@@ -15,6 +15,7 @@ mod guard;
 mod jobs;
 mod nodes;
 mod openapi;
+mod releases;
 mod right;
 mod runs;
 mod settings;
@@ -207,6 +208,37 @@ fn people() -> Described {
             paths::RELEASES,
             apps::releases,
             says(VIEW, "Releases, newest first").answers::<Vec<wire::ReleaseListing>>(),
+        )
+        .get(
+            paths::RELEASE,
+            releases::show,
+            says(VIEW, "A release in detail").answers::<wire::ReleaseDetail>(),
+        )
+        .post(
+            paths::RELEASE_DEPLOY,
+            releases::deploy,
+            says(DEPLOY, "Roll out a release that was made before")
+                .takes::<wire::ReleaseRequest>()
+                .answers::<wire::Started>(),
+        )
+        .get(
+            paths::RELEASE_DIFF,
+            releases::diff,
+            says(VIEW, "What another release has otherwise").answers::<wire::ReleaseDiff>(),
+        )
+        .post(
+            paths::PROMOTE,
+            releases::promote,
+            says(DEPLOY, "Deploy the artifact of another environment")
+                .takes::<wire::PromoteRequest>()
+                .answers::<wire::Started>(),
+        )
+        .get(
+            paths::COMMIT,
+            releases::commit,
+            says(VIEW, "What became of a commit, once its deployment has ended")
+                .query(&["wait_ms"])
+                .answers::<wire::CommitStatus>(),
         )
         .post(
             paths::ROLLBACK,

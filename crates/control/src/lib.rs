@@ -11,6 +11,7 @@
 mod access;
 mod audit;
 mod cluster;
+mod diff;
 pub mod doctor;
 pub mod events;
 pub mod http;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rung_model::{AppName, Digest, ReleaseNumber, Run, RunKind, SecretName, keys};
+use rung_model::{AppName, Digest, Goal, Release, ReleaseNumber, Run, RunKind, SecretName, keys};
 use rung_planner::World;
 use rung_store::{Guard, Op};
 
@@ -80,6 +80,7 @@ pub fn artifacts_in_use(world: &World) -> BTreeSet<Digest> {
             }
         }
         keep.append(&mut distinct);
+        keep.extend(waiting(world, app).take(ARTIFACTS_KEPT).map(|release| release.artifact.clone()));
         let current = held.value.current.and_then(|number| world.release(app, number));
         keep.extend(current.map(|release| release.artifact.clone()));
         if let Some(deployment) = world.active_deployment(app) {
@@ -130,16 +131,34 @@ fn secrets_in_use(world: &World) -> BTreeSet<String> {
     named
 }
 
-/// Whether a release can still be rolled back to.
+/// Releases that were made to be rolled out later, and were not yet; newest first.
+fn waiting<'w>(world: &'w World, app: &AppName) -> impl Iterator<Item = &'w Release> + use<'w> {
+    let app = app.clone();
+    let releases = world.releases.get(&app).into_iter().flat_map(|of_app| of_app.values().rev());
+    releases.map(|held| &held.value).filter(move |release| waits(world, &app, release.number))
+}
+
+/// Whether the only deployment of a release was the one that made it, and was to do no more.
+pub fn waits(world: &World, app: &AppName, number: ReleaseNumber) -> bool {
+    let deployments = world.deployments.get(app).into_iter().flat_map(|of_app| of_app.values());
+    let mut of_release = deployments
+        .map(|held| &held.value)
+        .filter(|deployment| deployment.release == Some(number))
+        .peekable();
+    of_release.peek().is_some() && of_release.all(|deployment| deployment.asked.goal == Goal::Release)
+}
+
+/// Whether a release can still be rolled back to, or out.
 pub fn is_available(in_use: &BTreeSet<Digest>, world: &World, app: &AppName, number: ReleaseNumber) -> bool {
     let succeeded = world.apps.get(app).is_some_and(|held| held.value.succeeded.contains(&number));
-    succeeded && world.release(app, number).is_some_and(|release| in_use.contains(&release.artifact))
+    (succeeded || waits(world, app, number))
+        && world.release(app, number).is_some_and(|release| in_use.contains(&release.artifact))
 }
 
 #[cfg(test)]
 mod tests {
     use rung_model::appfile;
-    use rung_model::{App, Release, keys};
+    use rung_model::{App, keys};
 
     use super::*;
 
@@ -168,6 +187,7 @@ mod tests {
                 by: "ada".into(),
                 reason: "deploy".into(),
                 note: None,
+                provenance: Default::default(),
             };
             record.succeeded.push(number);
             record.current = Some(number);

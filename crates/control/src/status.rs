@@ -1,15 +1,17 @@
 //! What people are shown of an app: pure functions of the index.
 
+use std::collections::BTreeSet;
+
 use rung_api::wire::{
     AppStatus, DeploymentSummary, EnvironmentStatus, InstanceStatus, ReleaseListing, ServiceStatus,
 };
 use rung_model::{
-    App, AppName, AssignedInstance, InstanceId, InstanceState, Intent, NodeId, Outcome, ReleaseNumber,
-    RouteDocument, ServiceName,
+    App, AppName, AssignedInstance, Deployment, Digest, InstanceId, InstanceState, Intent, NodeId, Outcome,
+    Release, ReleaseNumber, RouteDocument, ServiceName,
 };
 use rung_planner::{Held, World};
 
-use crate::prune::{artifacts_in_use, is_available};
+use crate::prune::{artifacts_in_use, is_available, waits};
 use crate::reconcile::Reconcile;
 
 /// `None` when there is no such app. `http` is where the ingress serves, `127.0.0.1:8080`.
@@ -30,18 +32,23 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
         current: record.current,
         urls: urls(world.routes.get(app).map(|held| &held.value), http),
         services,
-        deployment: world.last_deployment(app).map(|deployment| DeploymentSummary {
-            number: deployment.number,
-            release: deployment.release,
-            phase: deployment.phase,
-            by: deployment.by.clone(),
-            at: deployment.at,
-            trouble: deployment.trouble.clone(),
-        }),
+        deployment: world.last_deployment(app).map(summary),
         destroying: record.destroying.is_some(),
         environments: environments(world, app, http),
         problems,
     })
+}
+
+pub fn summary(deployment: &Deployment) -> DeploymentSummary {
+    DeploymentSummary {
+        number: deployment.number,
+        release: deployment.release,
+        phase: deployment.phase,
+        by: deployment.by.clone(),
+        at: deployment.at,
+        goal: deployment.asked.goal,
+        trouble: deployment.trouble.clone(),
+    }
 }
 
 /// The same app elsewhere.
@@ -189,19 +196,24 @@ fn has_failed(world: &World, app: &AppName, release: ReleaseNumber) -> bool {
 /// Newest first.
 pub fn releases(world: &World, app: &AppName) -> Vec<ReleaseListing> {
     let in_use = artifacts_in_use(world);
-    let current = world.apps.get(app).and_then(|held| held.value.current);
     let releases = world.releases.get(app).into_iter().flatten().rev();
-    releases
-        .map(|(number, held)| ReleaseListing {
-            number: *number,
-            current: current == Some(*number),
-            at: held.value.at,
-            by: held.value.by.clone(),
-            reason: held.value.reason.clone(),
-            note: held.value.note.clone(),
-            artifact: held.value.artifact.clone(),
-            available: is_available(&in_use, world, app, *number),
-            failed: has_failed(world, app, *number),
-        })
-        .collect()
+    releases.map(|(_, held)| listing(world, &in_use, &held.value)).collect()
+}
+
+/// `in_use`: the artifacts that are kept.
+pub fn listing(world: &World, in_use: &BTreeSet<Digest>, release: &Release) -> ReleaseListing {
+    let (app, number) = (&release.app, release.number);
+    ReleaseListing {
+        number,
+        current: world.apps.get(app).and_then(|held| held.value.current) == Some(number),
+        at: release.at,
+        by: release.by.clone(),
+        reason: release.reason.clone(),
+        note: release.note.clone(),
+        origin: release.provenance.origin.clone(),
+        artifact: release.artifact.clone(),
+        available: is_available(in_use, world, app, number),
+        waits: waits(world, app, number),
+        failed: has_failed(world, app, number),
+    }
 }

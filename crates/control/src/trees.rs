@@ -116,6 +116,27 @@ impl Trees {
         }
     }
 
+    /// The files of an artifact by their paths.
+    pub async fn listing(&self, digest: &Digest) -> Result<crate::diff::Tree, ErrorBody> {
+        let mut archive = self.get(digest).await?;
+        let (to_list, chunks) = mpsc::channel::<Bytes>(8);
+        let listing = tokio::task::spawn_blocking(move || {
+            rung_artifact::list(ChunkReader { chunks, rest: Bytes::new() })
+        });
+        while let Some(chunk) = archive.next().await {
+            let chunk = chunk.map_err(|error| object_error("reading", digest, &error))?;
+            if to_list.send(chunk).await.is_err() {
+                break;
+            }
+        }
+        drop(to_list);
+        let listed =
+            listing.await.map_err(|_| ErrorBody::new(Code::Internal, "listing the archive panicked"))?;
+        listed.map_err(|error| {
+            ErrorBody::new(Code::Internal, format!("artifact {digest} can't be listed: {}", chain(&error)))
+        })
+    }
+
     /// Removes every tree that is not to be kept and is older than `spare`, which spares what was just uploaded.
     pub async fn prune(
         &self,

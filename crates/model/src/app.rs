@@ -30,9 +30,9 @@ pub struct App {
     /// Releases whose deployment succeeded, oldest first, bounded: what can be rolled back to.
     #[serde(default)]
     pub succeeded: Vec<ReleaseNumber>,
-    /// The release command that last ran to success, with its artifact: it is not run twice for the same.
-    #[serde(default)]
-    pub migrated: Option<Migrated>,
+    /// Release commands that ran to success, each with its artifact, oldest first, bounded: none is run twice for the same.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub migrated: Vec<Migrated>,
     /// Set by `rung destroy`: everything of the app is stopped, then the app is forgotten.
     #[serde(default)]
     pub destroying: Option<Destroying>,
@@ -44,9 +44,27 @@ pub struct Migrated {
     pub command: String,
 }
 
+/// Older versions remembered the last one only.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Migrated>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        None,
+        One(Migrated),
+        Many(Vec<Migrated>),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::None => Vec::new(),
+        Written::One(migrated) => vec![migrated],
+        Written::Many(all) => all,
+    })
+}
+
 impl App {
     /// How many successful releases are remembered; `rollback` reaches as far as their artifacts are kept.
     pub const SUCCEEDED_MAX: usize = 100;
+    /// How many release commands are remembered; more artifacts than these are not kept anyway.
+    pub const MIGRATED_MAX: usize = 100;
 
     pub fn new(name: AppName) -> Self {
         Self {
@@ -59,7 +77,7 @@ impl App {
             config: BTreeMap::new(),
             secrets: BTreeMap::new(),
             succeeded: Vec::new(),
-            migrated: None,
+            migrated: Vec::new(),
             destroying: None,
         }
     }
@@ -89,5 +107,23 @@ impl App {
             Some(scale) if scale.from_file == from_file => scale.count,
             _ => from_file,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_version_remembered_of_release_commands_is_understood() {
+        let mut record = serde_json::to_value(App::new(AppName::new("shop").unwrap())).unwrap();
+        let read = |record: &serde_json::Value| -> App { serde_json::from_value(record.clone()).unwrap() };
+        record["migrated"] = serde_json::Value::Null;
+        assert_eq!(read(&record).migrated, []);
+        let artifact = format!("sha256:{}", "a".repeat(64));
+        record["migrated"] = serde_json::json!({ "artifact": artifact, "command": "bin/migrate" });
+        assert_eq!(read(&record).migrated.len(), 1);
+        record["migrated"] = serde_json::json!([record["migrated"], record["migrated"]]);
+        assert_eq!(read(&record).migrated.len(), 2);
     }
 }

@@ -8,6 +8,7 @@ mod check;
 pub mod defaults;
 mod error;
 mod job;
+mod notify;
 mod overlay;
 mod parse;
 mod procfile;
@@ -66,6 +67,17 @@ pub struct AppFile {
     /// Empty: everything goes to the only service with a port, or to `web`.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Who is told when a deployment ends.
+    #[serde(default)]
+    pub notify: Option<Notify>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Notify {
+    /// `https://…` or `http://…`; gets a POST with JSON.
+    pub webhook: String,
+    /// The secret of the app that signs it.
+    pub secret: Option<SecretName>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -93,6 +105,10 @@ pub struct Volume {
 pub struct DeployPolicy {
     /// Runs once with the new artifact before any new instance starts.
     pub release: Option<String>,
+    /// Runs before the release command, to make a restore point; when it fails, nothing else happens.
+    #[serde(default)]
+    pub before_release: Option<String>,
+    /// Of each of the two.
     #[serde(rename = "release_timeout_ms", with = "duration::ms")]
     #[schema(value_type = u64)]
     pub release_timeout: Duration,

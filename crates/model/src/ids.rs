@@ -97,6 +97,14 @@ fn check_digest(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// What git calls an object: SHA-1 or SHA-256.
+fn check_commit(text: &str) -> Result<(), &'static str> {
+    if !matches!(text.len(), 40 | 64) || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err("40 lower-case hexadecimal digits, or 64 where git uses SHA-256");
+    }
+    Ok(())
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:ident) => {
         $(#[$doc])*
@@ -187,6 +195,17 @@ text_id!(
 text_id!(
     /// `sha256:` and 64 hexadecimal digits; addresses an artifact or an uploaded source.
     Digest, "a digest", check_digest);
+
+text_id!(
+    /// A commit of a git repository, whole.
+    CommitId, "a commit", check_commit);
+
+impl CommitId {
+    /// As people write it.
+    pub fn short(&self) -> &str {
+        &self.0[..10]
+    }
+}
 
 impl EnvironmentName {
     /// The environment of an app whose name says none.

@@ -28,17 +28,20 @@ pub use access::{AppPattern, Grant, Role, Token};
 pub use app::{App, Scale};
 pub use appfile::AppFile;
 pub use assignment::{AssignedInstance, Assignment, Intent};
-pub use deployment::{Deployment, DeploymentKind, Outcome, Phase, TimelineEntry};
+pub use deployment::{
+    Asked, Deployment, DeploymentKind, Goal, Notification, NotificationState, Outcome, Phase, ReleaseCommand,
+    TimelineEntry,
+};
 pub use generation::Generation;
 pub use ids::{
-    AppName, DeploymentNumber, Digest, EnvironmentName, InstanceId, InvalidId, JobName, NodeId,
+    AppName, CommitId, DeploymentNumber, Digest, EnvironmentName, InstanceId, InvalidId, JobName, NodeId,
     ReleaseNumber, RunId, SecretName, ServiceName, TokenName, VolumeName,
 };
 pub use job::{CatchUp, JobRun, JobState, Overlap};
 pub use member::Member;
 pub use node::{Node, NodeFacts, NodeRole};
 pub use observed::{InstanceState, Observed, ObservedInstance, ObservedRun};
-pub use release::{Draft, Release};
+pub use release::{Draft, Origin, Promoted, Provenance, Release};
 pub use routes::{Backend, Endpoint, Hold, Protocol, RouteDocument, RouteRule};
 pub use run::{Run, RunKind, RunOutcome, RunState};
 pub use schedule::{Schedule, Zone};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::appfile::AppFile;
-use crate::ids::{AppName, Digest, ReleaseNumber, SecretName};
+use crate::appfile::{AppFile, AppText};
+use crate::ids::{AppName, CommitId, Digest, ReleaseNumber, RunId, SecretName};
 
 /// A release `v7` of an app, at `releases/<app>/<number>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -28,6 +28,43 @@ pub struct Release {
     /// What `-m` said.
     #[serde(default)]
     pub note: Option<String>,
+    #[serde(default)]
+    pub provenance: Provenance,
+}
+
+/// Where a release comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Provenance {
+    /// The app file as it was written, with every overlay: it says what the same artifact is in another environment.
+    /// `None` in releases of older versions.
+    #[serde(default)]
+    pub text: Option<AppText>,
+    /// `None`: it did not come from a git repository.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+    /// The build that made the artifact, of this app or of the one that it was promoted from. `None`: nothing was built.
+    #[serde(default)]
+    pub build: Option<RunId>,
+    #[serde(default)]
+    pub promoted_from: Option<Promoted>,
+}
+
+/// What git says of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Origin {
+    pub commit: CommitId,
+    #[serde(default)]
+    pub branch: Option<String>,
+    /// The tree had changes that the commit has not.
+    #[serde(default)]
+    pub dirty: bool,
+}
+
+/// The release whose artifact was taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Promoted {
+    pub app: AppName,
+    pub release: ReleaseNumber,
 }
 
 /// What will become a release once its artifact is known: carried by the deployment that builds it.
@@ -42,4 +79,6 @@ pub struct Draft {
     pub artifact: Option<Digest>,
     pub reason: String,
     pub note: Option<String>,
+    #[serde(default)]
+    pub provenance: Provenance,
 }

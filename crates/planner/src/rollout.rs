@@ -3,14 +3,17 @@
 //! Each phase has a budget of time. It is counted down by what passes in this leadership and written every few
 //! seconds, so a server that restarts again and again still ends each deployment.
 
+mod detail;
+mod release;
+
 use std::time::Duration;
 
-use rung_model::app::{Migrated, Scale};
+use rung_model::app::Scale;
 use rung_model::deployment::Trouble;
 use rung_model::duration::in_words;
 use rung_model::{
-    App, AppName, Deployment, DeploymentKind, InstanceState, Intent, Phase, Release, ReleaseNumber, Run,
-    RunId, RunKind, RunOutcome, RunState, ServiceName, TimelineEntry,
+    App, AppName, Deployment, InstanceState, Intent, Phase, Release, ReleaseNumber, Run, RunId, RunKind,
+    RunOutcome, RunState, ServiceName, TimelineEntry,
 };
 
 use crate::draft::Draft;
@@ -47,7 +50,7 @@ pub fn advance_deployment(draft: &mut Draft<'_>, app: &AppName) {
         }
         match before {
             Phase::Building => advance_build(draft, app, remaining),
-            Phase::Releasing => advance_release_command(draft, app, remaining),
+            Phase::Releasing => release::advance_release_command(draft, app, remaining),
             Phase::Rolling => advance_rolling(draft, app, remaining),
             Phase::Reverting => advance_reverting(draft, app, remaining),
             Phase::Succeeded | Phase::RolledBack | Phase::Failed => return,
@@ -90,7 +93,7 @@ fn note(draft: &mut Draft<'_>, app: &AppName, message: impl Into<String>) {
     let at = draft.input.clock.wall;
     let deployment = draft.change_deployment(app);
     let phase = deployment.phase;
-    deployment.timeline.push(TimelineEntry { at, phase, message: message.into() });
+    deployment.timeline.push(TimelineEntry::milestone(at, phase, message));
     let excess = deployment.timeline.len().saturating_sub(Deployment::TIMELINE_MAX);
     deployment.timeline.drain(..excess);
 }
@@ -116,6 +119,8 @@ fn end(draft: &mut Draft<'_>, app: &AppName, phase: Phase, message: impl Into<St
     deployment.run = None;
     let number = deployment.number;
     note(draft, app, message);
+    release::settle_settings(draft, app);
+    release::address_notification(draft, app);
     draft.progress.accounted.remove(&(app.clone(), number));
 }
 
@@ -129,11 +134,15 @@ fn fail(draft: &mut Draft<'_>, app: &AppName, reason: String, log_tail: Vec<Stri
 fn advance_build(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
     let deployment = draft.deployment(app).expect("the caller found one");
     let Some(pending) = deployment.draft.clone() else {
-        fail(draft, app, "deployment carries nothing to deploy".to_owned(), Vec::new());
+        if deployment.release.is_some() {
+            release::begin_made_release(draft, app);
+        } else {
+            fail(draft, app, "deployment carries nothing to deploy".to_owned(), Vec::new());
+        }
         return;
     };
     if let Some(artifact) = pending.artifact.clone() {
-        make_release(draft, app, artifact);
+        release::make_release(draft, app, artifact);
         return;
     }
     let Some(source) = pending.source.clone() else {
@@ -149,76 +158,13 @@ fn advance_build(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
     };
     match follow_run(draft, app, "build", kind, build.timeout, remaining) {
         Followed::Going => {}
-        Followed::Succeeded(Some(artifact)) => make_release(draft, app, artifact),
+        Followed::Succeeded(Some(artifact)) => release::make_release(draft, app, artifact),
         Followed::Succeeded(None) => fail(draft, app, "build made no artifact".to_owned(), Vec::new()),
         Followed::Failed(reason, log_tail) => fail(draft, app, format!("build failed: {reason}"), log_tail),
     }
 }
 
-fn make_release(draft: &mut Draft<'_>, app: &AppName, artifact: rung_model::Digest) {
-    let at = draft.input.clock.wall;
-    let number = draft.app(app).last_release.next();
-    let deployment = draft.change_deployment(app);
-    let pending = deployment.draft.take().expect("a release is made from its draft once");
-    deployment.release = Some(number);
-    deployment.run = None;
-    let by = deployment.by.clone();
-    draft.change_app(app).last_release = number;
-    let command = pending.file.deploy.release.clone();
-    let policy = pending.file.deploy.clone();
-    let release = Release {
-        app: app.clone(),
-        number,
-        artifact: artifact.clone(),
-        source: pending.source,
-        file: pending.file,
-        config: pending.config,
-        secrets: pending.secrets,
-        at,
-        by,
-        reason: pending.reason,
-        note: pending.note,
-    };
-    draft.add_release(release);
-    let is_deploy = draft.deployment(app).is_some_and(|deployment| deployment.kind == DeploymentKind::Deploy);
-    match command.filter(|_| is_deploy) {
-        Some(command) if draft.app(app).migrated == Some(Migrated { artifact, command: command.clone() }) => {
-            enter(
-                draft,
-                app,
-                Phase::Rolling,
-                policy.deadline,
-                format!("{number} is made; `{command}` ran for it already"),
-            );
-        }
-        Some(command) => {
-            let budget = policy.release_timeout + RUN_MARGIN;
-            enter(draft, app, Phase::Releasing, budget, format!("{number} is made; running `{command}`"));
-        }
-        None => enter(draft, app, Phase::Rolling, policy.deadline, format!("{number} is made")),
-    }
-}
-
-// The release command.
-
-fn advance_release_command(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
-    let Some(release) = deployed_release(draft, app) else { return };
-    let Some(command) = release.file.deploy.release.clone() else { return };
-    let (number, artifact) = (release.number, release.artifact.clone());
-    let (timeout, deadline) = (release.file.deploy.release_timeout, release.file.deploy.deadline);
-    let kind = RunKind::Release { release: number, command: command.clone() };
-    match follow_run(draft, app, "release", kind, timeout, remaining) {
-        Followed::Going => {}
-        Followed::Succeeded(_) => {
-            draft.change_app(app).migrated = Some(Migrated { artifact, command });
-            draft.change_deployment(app).run = None;
-            enter(draft, app, Phase::Rolling, deadline, "the release command succeeded");
-        }
-        Followed::Failed(reason, log_tail) => {
-            fail(draft, app, format!("release command failed: {reason}"), log_tail);
-        }
-    }
-}
+// The release command is in [`release`].
 
 fn deployed_release(draft: &mut Draft<'_>, app: &AppName) -> Option<Release> {
     let number = draft.deployment(app)?.release;
@@ -281,7 +227,9 @@ fn start_run(draft: &mut Draft<'_>, app: &AppName, id: RunId, kind: RunKind, tim
     let run =
         Run { id: id.clone(), app: app.clone(), kind, by, at, node: None, timeout, cancelled: false, state };
     draft.add_run(run);
-    draft.change_deployment(app).run = Some(id);
+    let deployment = draft.change_deployment(app);
+    deployment.run = Some(id.clone());
+    deployment.runs.push(id);
 }
 
 // Rolling.
@@ -293,6 +241,7 @@ fn advance_rolling(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
         revert(draft, app, format!("cancelled by {by}"), Vec::new());
         return;
     }
+    detail::note_instances(draft, app, cohort);
     let mut standing = Vec::new();
     for service in release.file.services.keys() {
         let state = service_state(draft, app, &release, service, cohort);

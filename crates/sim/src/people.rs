@@ -159,7 +159,16 @@ impl Story {
     ) -> Brings {
         let secrets = BTreeMap::new();
         let reason = "a story".to_owned();
-        Brings::Draft(Box::new(Draft { file, config, secrets, source, artifact, reason, note: None }))
+        Brings::Draft(Box::new(Draft {
+            file,
+            config,
+            secrets,
+            source,
+            artifact,
+            reason,
+            note: None,
+            provenance: Default::default(),
+        }))
     }
 
     fn begin(&self, mut record: App, revision: Option<u64>, kind: DeploymentKind, brings: Brings) -> Request {
@@ -184,7 +193,10 @@ impl Story {
             remaining: Duration::from_secs(20),
             cancelled_by: None,
             trouble: None,
-            timeline: vec![TimelineEntry { at, phase, message: "begun".into() }],
+            timeline: vec![TimelineEntry::milestone(at, phase, "begun")],
+            asked: Default::default(),
+            runs: Vec::new(),
+            notification: None,
         };
         let mut request = Request::new(move |promises| {
             promises.deployments.push(number);

@@ -70,6 +70,7 @@ fn release(check: Check) -> Release {
         by: "test".into(),
         reason: "deploy".into(),
         note: None,
+        provenance: Default::default(),
     }
 }
 

@@ -242,6 +242,7 @@ impl World {
             by: "test".into(),
             reason: "deploy".into(),
             note: None,
+            provenance: Default::default(),
         };
         let env = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
         let launch = Launch { release: release.clone(), env };

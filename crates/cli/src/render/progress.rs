@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rung_api::wire::AppStatus;
-use rung_model::{Deployment, DeploymentKind, Outcome, Phase};
+use rung_model::deployment::EntryKind;
+use rung_model::{Deployment, DeploymentKind, Goal, Outcome, Phase};
 
 use super::harmless;
 use super::paint::{Mood, Paint};
@@ -41,7 +42,7 @@ impl PhaseLine {
 pub fn phases(deployment: &Deployment) -> Vec<PhaseLine> {
     let mut lines: Vec<PhaseLine> = Vec::new();
     let mut end = None;
-    for entry in &deployment.timeline {
+    for entry in deployment.timeline.iter().filter(|entry| entry.kind == EntryKind::Milestone) {
         if doing(entry.phase).is_none() {
             end = Some(entry.at);
             continue;
@@ -157,6 +158,10 @@ pub fn ending(deployment: &Deployment, status: Option<&AppStatus>, took: Duratio
 fn success(deployment: &Deployment, status: Option<&AppStatus>, took: &str, paint: Paint) -> String {
     let app = &deployment.app;
     let release = deployment.release.map(|release| format!(" {release}")).unwrap_or_default();
+    if deployment.asked.goal == Goal::Release {
+        let done = paint.good(&format!("{app}{release} is built ({took})"));
+        return format!("{done}\n  what serves was left alone; `rung deploy{release}` rolls it out");
+    }
     let change = match (deployment.kind, deployment.from) {
         (DeploymentKind::Restart, _) => " restarted".to_owned(),
         (_, Some(from)) => format!(" in place of {from}"),

@@ -16,18 +16,24 @@ pub fn render(releases: &[ReleaseListing], paint: Paint, clock: &Clock) -> Strin
             let (state, mood) = match (release.current, release.failed, release.available) {
                 (true, _, _) => ("current", Mood::Good),
                 (false, true, _) => ("failed", Mood::Bad),
+                (false, false, true) if release.waits => ("waits", Mood::Neutral),
                 (false, false, true) => ("", Mood::Neutral),
                 (false, false, false) => ("pruned", Mood::Warning),
             };
+            let commit = release.origin.as_ref().map(|origin| {
+                let dirty = if origin.dirty { "+" } else { "" };
+                format!("{}{dirty}", origin.commit.short())
+            });
             vec![
                 cell(release.number),
                 colored(state, mood),
                 cell(clock.ago(release.at)),
                 cell(&release.by),
                 cell(&release.reason),
+                cell(commit.unwrap_or_default()),
                 cell(release.note.as_deref().unwrap_or_default()),
             ]
         })
         .collect();
-    table(&["RELEASE", "STATE", "MADE", "BY", "WHY", "NOTE"], &rows, paint)
+    table(&["RELEASE", "STATE", "MADE", "BY", "WHY", "COMMIT", "NOTE"], &rows, paint)
 }

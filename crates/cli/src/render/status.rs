@@ -2,7 +2,7 @@
 
 use rung_api::wire::{AppStatus, DeploymentSummary, EnvironmentStatus, InstanceStatus, ServiceStatus};
 use rung_model::deployment::Trouble;
-use rung_model::{InstanceState, Phase};
+use rung_model::{Goal, InstanceState, Phase};
 
 use super::instances::state;
 use super::paint::{Mood, Paint};
@@ -97,7 +97,7 @@ fn service_line(service: &ServiceStatus, width: usize, paint: Paint) -> String {
 }
 
 fn deployment_lines(deployment: &DeploymentSummary, paint: Paint, clock: &Clock) -> Vec<String> {
-    let DeploymentSummary { number, release, by, at, phase, trouble } = deployment;
+    let DeploymentSummary { number, release, by, at, phase, goal, trouble } = deployment;
     let by = harmless(by);
     let target = release.map(|release| format!(" of {release}")).unwrap_or_default();
     let line = match doing(*phase) {
@@ -110,6 +110,13 @@ fn deployment_lines(deployment: &DeploymentSummary, paint: Paint, clock: &Clock)
                 paint.bad(&format!("deployment {number}{target} by {by} was rolled back {}", clock.ago(*at)))
             }
             Phase::Failed => paint.bad(&format!("deployment {number} by {by} failed {}", clock.ago(*at))),
+            _ if *goal == Goal::Release => {
+                let release = release.map(|release| release.to_string()).unwrap_or_default();
+                paint.dim(&format!(
+                    "{release} was built {} by {by}; `rung deploy {release}` rolls it out",
+                    clock.ago(*at)
+                ))
+            }
             _ => paint.dim(&format!("deployed {} by {by}", clock.ago(*at))),
         },
     };

@@ -92,6 +92,7 @@ fn healthy_status() -> AppStatus {
             phase: Phase::Succeeded,
             by: "ada@laptop".into(),
             at: at(-200),
+            goal: rung_model::Goal::Serve,
             trouble: None,
         }),
         destroying: false,
@@ -178,8 +179,10 @@ fn releases_are_listed_with_who_and_why() {
         by: "ada@laptop".into(),
         reason: "deploy".into(),
         note: (number == 7).then(|| "new cart".into()),
+        origin: None,
         artifact: Digest::new(format!("sha256:{}", "a".repeat(64))).unwrap(),
         available,
+        waits: false,
         failed: number == 4,
     };
     expect![[r#"
@@ -201,10 +204,8 @@ fn releases_are_listed_with_who_and_why() {
 }
 
 fn timeline(entries: &[(i64, Phase, &str)]) -> Vec<TimelineEntry> {
-    let entry = |&(seconds, phase, message): &(i64, Phase, &str)| TimelineEntry {
-        at: at(seconds),
-        phase,
-        message: message.into(),
+    let entry = |&(seconds, phase, message): &(i64, Phase, &str)| {
+        TimelineEntry::milestone(at(seconds), phase, message)
     };
     entries.iter().map(entry).collect()
 }
@@ -225,6 +226,9 @@ fn deployment(phase: Phase, entries: &[(i64, Phase, &str)]) -> Deployment {
         cancelled_by: None,
         trouble: None,
         timeline: timeline(entries),
+        asked: Default::default(),
+        runs: vec![],
+        notification: None,
     }
 }
 

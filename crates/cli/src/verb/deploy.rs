@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use rung_api::Client;
-use rung_api::wire::DeployRequest;
+use rung_api::wire::{DeployRequest, PromoteRequest, ReleaseRequest};
 use rung_model::appfile::{self, AppFile};
-use rung_model::{AppName, EnvironmentName};
+use rung_model::{AppName, Asked, EnvironmentName, Goal, ReleaseCommand, ReleaseNumber};
 
 use super::Session;
 use crate::app::{FoundFile, find_file, in_environment};
-use crate::args::DeployArgs;
+use crate::args::{DeployArgs, PromoteArgs};
 use crate::edge::{Exit, Hinted};
 use crate::follow::{Follow, OnInterrupt};
 use crate::screen::Screen;
@@ -25,25 +25,93 @@ pub struct DeployOptions {
     /// Production, when none is said.
     pub environment: Option<EnvironmentName>,
     pub note: Option<String>,
+    pub sends: Sends,
+    pub asked: Asked,
     pub wait: bool,
     pub on_interrupt: OnInterrupt,
 }
 
+/// What of a directory is deployed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sends {
+    Everything,
+    /// What runs now goes on with another app file.
+    AppFileOnly,
+}
+
 impl Default for DeployOptions {
     fn default() -> Self {
-        Self { app: None, environment: None, note: None, wait: true, on_interrupt: OnInterrupt::Detach }
+        Self {
+            app: None,
+            environment: None,
+            note: None,
+            sends: Sends::Everything,
+            asked: Asked::default(),
+            wait: true,
+            on_interrupt: OnInterrupt::Detach,
+        }
     }
 }
 
 pub(super) async fn deploy(session: &mut Session<'_>, args: DeployArgs) -> anyhow::Result<Exit> {
+    if let Some(release) = args.release() {
+        return deploy_release(session, release, &args).await;
+    }
+    let goal = if args.build_only { Goal::Release } else { Goal::Serve };
+    let asked = Asked { release_command: args.release_command(), goal };
     let options = DeployOptions {
         app: session.global.app.clone(),
         environment: session.global.environment.clone(),
         note: args.message,
+        sends: if args.config_only { Sends::AppFileOnly } else { Sends::Everything },
+        asked,
         wait: !args.wait.no_wait,
         on_interrupt: OnInterrupt::Detach,
     };
     deploy_directory(&session.client, &args.directory, &options, &mut session.screen).await
+}
+
+/// A release that was made with `--build-only`.
+async fn deploy_release(
+    session: &mut Session<'_>,
+    release: ReleaseNumber,
+    args: &DeployArgs,
+) -> anyhow::Result<Exit> {
+    if args.config_only || args.build_only || args.message.is_some() {
+        let message = format!("{release} is made already: it has its app file and its note");
+        return Err(Hinted::usage(message, format!("say `rung deploy {release}` alone")).into());
+    }
+    let since = Instant::now();
+    let app = session.app().await?;
+    let request = ReleaseRequest { release_command: args.release_command(), by: crate::person::name() };
+    let context = || format!("deploying {release} of {app}");
+    let started = session.client.deploy_release(&app, release, &request).await.with_context(context)?;
+    let Session { client, screen, .. } = session;
+    let follow = Follow { client, app: &app, on_interrupt: OnInterrupt::Detach, wait: !args.wait.no_wait };
+    follow.settle(started, since, screen).await
+}
+
+pub(super) async fn promote(session: &mut Session<'_>, args: PromoteArgs) -> anyhow::Result<Exit> {
+    let since = Instant::now();
+    let app = session.app().await?;
+    let from = app.in_environment(&args.from);
+    if from == app {
+        let message = format!("{app} would be promoted to itself");
+        return Err(Hinted::usage(message, "name the environment to promote to with --env").into());
+    }
+    let skips = args.skip_release;
+    let request = PromoteRequest {
+        from: from.clone(),
+        release: args.release,
+        release_command: if skips { ReleaseCommand::Skip } else { ReleaseCommand::Once },
+        note: args.message,
+        by: crate::person::name(),
+    };
+    let context = || format!("promoting {from} to {}", app.environment());
+    let started = session.client.promote(&app, &request).await.with_context(context)?;
+    let Session { client, screen, .. } = session;
+    let follow = Follow { client, app: &app, on_interrupt: OnInterrupt::Detach, wait: !args.wait.no_wait };
+    follow.settle(started, since, screen).await
 }
 
 /// Builds, releases and rolls out what is in `dir`, and shows how it goes.
@@ -73,10 +141,15 @@ async fn deploy_since(
     let (found, file) = app_file(dir, options.app.as_ref(), options.environment.as_ref())?;
     let app = &file.app;
     screen.say(&screen.paint.bold(&format!("deploying {app}")))?;
-    let source = ensure_source(client, dir, screen).await?;
+    let source = match options.sends {
+        Sends::Everything => Some(ensure_source(client, dir, screen).await?.digest),
+        Sends::AppFileOnly => None,
+    };
     let request = DeployRequest {
         file: found.text()?,
-        source: source.digest,
+        source,
+        origin: crate::git::origin(dir),
+        asked: options.asked,
         note: options.note.clone(),
         by: crate::person::name(),
     };

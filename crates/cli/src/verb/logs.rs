@@ -8,8 +8,8 @@ use jiff::{Timestamp, Zoned};
 use rung_api::client::EventStream;
 use rung_api::wire::{LogLine, LogQuery};
 use rung_api::{Client, ClientError};
-use rung_model::AppName;
 use rung_model::appfile::values;
+use rung_model::{AppName, RunId};
 
 use super::Session;
 use crate::args::{EventsArgs, LogsArgs};
@@ -25,13 +25,22 @@ const RETRY: Duration = Duration::from_millis(500);
 
 pub async fn logs(session: &mut Session<'_>, args: LogsArgs) -> anyhow::Result<Exit> {
     let since = args.since.as_deref().map(|text| moment(text, &session.screen.clock())).transpose()?;
-    let app = session.app().await?;
-    let everything = since.is_some() || args.run.is_some();
+    let mut app = session.app().await?;
+    let run = match args.build {
+        Some(release) => {
+            let build = super::releases::build_of(session, &app, release).await?;
+            // What was promoted was built for another environment.
+            app = app_of(&build).unwrap_or(app);
+            Some(build)
+        }
+        None => args.run,
+    };
+    let everything = since.is_some() || run.is_some();
     let mut query = LogQuery {
         app: None,
         service: args.service,
         instance: args.instance,
-        run: args.run,
+        run,
         since,
         tail: args.tail.or((!everything).then_some(TAIL)),
         follow: args.follow,
@@ -60,6 +69,11 @@ pub async fn logs(session: &mut Session<'_>, args: LogsArgs) -> anyhow::Result<E
             }
         }
     }
+}
+
+/// The app that a run's id begins with.
+fn app_of(run: &RunId) -> Option<AppName> {
+    AppName::new(run.as_str().split('.').next()?).ok()
 }
 
 /// Goes on with a stream that broke, once the server is back.

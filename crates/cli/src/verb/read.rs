@@ -6,10 +6,14 @@ use rung_api::{ClientError, Code};
 use serde_json::json;
 
 use super::Session;
+use crate::args::StatusArgs;
 use crate::edge::{Exit, Hinted};
 use crate::render;
 
-pub async fn status(session: &mut Session<'_>) -> anyhow::Result<Exit> {
+pub async fn status(session: &mut Session<'_>, args: &StatusArgs) -> anyhow::Result<Exit> {
+    if let Some(commit) = &args.commit {
+        return super::releases::commit(session, commit, args.no_wait).await;
+    }
     match crate::app::named(session.global)? {
         Some(app) => {
             let status = match session.client.app(&app).await {
@@ -60,14 +64,6 @@ pub async fn ps(session: &mut Session<'_>) -> anyhow::Result<Exit> {
         }
         text
     })?;
-    Ok(Exit::Done)
-}
-
-pub async fn releases(session: &mut Session<'_>) -> anyhow::Result<Exit> {
-    let app = session.app().await?;
-    let releases =
-        session.client.releases(&app).await.with_context(|| format!("listing the releases of {app}"))?;
-    session.screen.show(&releases, |all, paint, clock| render::releases::render(all, paint, clock))?;
     Ok(Exit::Done)
 }
 

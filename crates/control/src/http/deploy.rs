@@ -10,8 +10,8 @@ use rung_api::wire::{DeployRequest, RestartRequest, RollbackRequest, Started};
 use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
 use rung_model::{
-    App, AppFile, AppName, Deployment, DeploymentKind, DeploymentNumber, Digest, Draft, Phase, Release,
-    ReleaseNumber, Role, TimelineEntry, keys,
+    App, AppFile, AppName, Asked, Deployment, DeploymentKind, DeploymentNumber, Digest, Draft, Phase,
+    Provenance, Release, ReleaseNumber, Role, TimelineEntry, keys,
 };
 use rung_store::{Guard, Op};
 
@@ -31,6 +31,8 @@ const FILES_BYTES_MAX: usize = 256 * 1024;
 pub(crate) enum Move {
     /// Make a release of this, then roll it out.
     Make(Box<Draft>),
+    /// Roll out a release that was made before and never served.
+    Made(ReleaseNumber),
     /// Start the instances of a release anew.
     Again(ReleaseNumber),
 }
@@ -62,45 +64,111 @@ pub async fn deploy(
 ) -> Answer<Started> {
     let app: AppName = named.get("app")?;
     let file = read_file(&app, &request)?;
-    if !caller.may_use(&request.source) || !control.inner.trees.has(&request.source).await? {
-        let message = format!("source {} was not uploaded", request.source);
+    if let Some(source) = &request.source
+        && (!caller.may_use(source) || !control.inner.trees.has(source).await?)
+    {
+        let message = format!("source {source} was not uploaded");
         return Err(ErrorBody::new(Code::NotFound, message).hint("upload it first, then deploy").into());
     }
     for _ in 0..ATTEMPTS {
         let (record, revision) = control.record_or_new(&app)?;
         require_secrets(&record, &file)?;
         control.refuse_taken_domains(&caller, &file)?;
-        let mut draft = Draft {
-            file: file.clone(),
-            config: record.config.clone(),
-            secrets: record.secrets.clone(),
-            source: Some(request.source.clone()),
-            artifact: None,
-            reason: "deploy".to_owned(),
-            note: request.note.clone(),
-        };
-        let earlier = control.built_before(&app, &draft).await?;
         let mut remarks = Vec::new();
-        match &earlier {
-            _ if file.build.is_empty() => draft.artifact = Some(request.source.clone()),
-            Some((number, artifact)) => {
-                draft.artifact = Some(artifact.clone());
-                remarks
-                    .push(format!("source and build section are those of {number}: its build is used again"));
-            }
-            None => {}
-        }
+        let draft = match &request.source {
+            Some(source) => control.drafted(&record, &file, &request, source, &mut remarks).await?,
+            None => control.drafted_of_file(&record, &file, &request, &mut remarks).await?,
+        };
         if let Some(release) = control.is_unchanged(&record, &draft) {
             return Ok(Json(Started::Unchanged { release }));
         }
+        let what = Move::Make(Box::new(draft));
         if let Some(number) = control
-            .begin(record, revision, DeploymentKind::Deploy, Move::Make(Box::new(draft)), &request.by)
+            .begin_as(record, revision, DeploymentKind::Deploy, what, &request.by, request.asked)
             .await?
         {
             return Ok(Json(Started::Deployment { number, release: None, remarks }));
         }
     }
     Err(contended(&format!("app {app}")).into())
+}
+
+impl Control {
+    /// An uploaded source with the settings of now; with its artifact when that needs no build.
+    async fn drafted(
+        &self,
+        record: &App,
+        file: &AppFile,
+        request: &DeployRequest,
+        source: &Digest,
+        remarks: &mut Vec<String>,
+    ) -> Result<Draft, ErrorBody> {
+        let provenance = Provenance {
+            text: Some(request.file.clone()),
+            origin: request.origin.clone(),
+            ..Provenance::default()
+        };
+        let mut draft = Draft {
+            file: file.clone(),
+            config: record.config.clone(),
+            secrets: record.secrets.clone(),
+            source: Some(source.clone()),
+            artifact: None,
+            reason: "deploy".to_owned(),
+            note: request.note.clone(),
+            provenance,
+        };
+        if file.build.is_empty() {
+            draft.artifact = Some(source.clone());
+        } else if let Some(earlier) = self.built_before(&record.name, &draft).await? {
+            let number = earlier.number;
+            remarks.push(format!("source and build section are those of {number}: its build is used again"));
+            draft.provenance.build = earlier.provenance.build;
+            draft.artifact = Some(earlier.artifact);
+        }
+        Ok(draft)
+    }
+
+    /// A new app file for the artifact that serves.
+    async fn drafted_of_file(
+        &self,
+        record: &App,
+        file: &AppFile,
+        request: &DeployRequest,
+        remarks: &mut Vec<String>,
+    ) -> Result<Draft, ErrorBody> {
+        let app = &record.name;
+        let current =
+            record.current.and_then(|number| self.read(|world| world.release(app, number).cloned()));
+        let Some(current) = current else {
+            let message = format!("app {app} serves no artifact yet that an app file could be deployed with");
+            return Err(ErrorBody::new(Code::Refused, message).hint("deploy it without --config-only first"));
+        };
+        if current.file.build != file.build {
+            let message =
+                format!("[build] is not that of {}: the artifact must be built anew", current.number);
+            return Err(ErrorBody::new(Code::Refused, message).hint("deploy it without --config-only"));
+        }
+        if !file.build.is_empty() && current.file.env != file.env {
+            remarks
+                .push(format!("the build of {} saw the [env] of then; it is not run again", current.number));
+        }
+        let provenance = Provenance {
+            text: Some(request.file.clone()),
+            origin: request.origin.clone().or(current.provenance.origin),
+            ..current.provenance
+        };
+        Ok(Draft {
+            file: file.clone(),
+            config: record.config.clone(),
+            secrets: record.secrets.clone(),
+            source: current.source,
+            artifact: Some(current.artifact),
+            reason: "app file".to_owned(),
+            note: request.note.clone(),
+            provenance,
+        })
+    }
 }
 
 fn read_file(app: &AppName, request: &DeployRequest) -> Result<AppFile, ErrorBody> {
@@ -120,7 +188,7 @@ fn read_file(app: &AppName, request: &DeployRequest) -> Result<AppFile, ErrorBod
     Ok(file)
 }
 
-fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
+pub(super) fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
     let missing: Vec<&str> = file
         .required_secrets
         .iter()
@@ -138,7 +206,7 @@ fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
 
 impl Control {
     /// A host name belongs to one app.
-    fn refuse_taken_domains(&self, caller: &Caller, file: &AppFile) -> Result<(), ErrorBody> {
+    pub(super) fn refuse_taken_domains(&self, caller: &Caller, file: &AppFile) -> Result<(), ErrorBody> {
         let own = |host: &String| *host == file.app.host() || file.domains.contains(host);
         let taken = self.read(|world| {
             let routed = world.routes.values().map(|held| &held.value);
@@ -173,34 +241,25 @@ impl Control {
         }
     }
 
-    /// A successful release of the same source and build section whose artifact is still kept.
-    async fn built_before(
-        &self,
-        app: &AppName,
-        draft: &Draft,
-    ) -> Result<Option<(ReleaseNumber, Digest)>, ErrorBody> {
+    /// A release of the same source and build section whose artifact is still kept.
+    async fn built_before(&self, app: &AppName, draft: &Draft) -> Result<Option<Release>, ErrorBody> {
         let same = |release: &Release| {
             release.source == draft.source
                 && release.file.build == draft.file.build
                 && release.file.env == draft.file.env
         };
         let found = self.read(|world| {
-            let releases = world.releases.get(app)?.values().rev().map(|held| &held.value);
-            releases
-                .filter(|release| same(release))
-                .map(|release| (release.number, release.artifact.clone()))
-                .next()
+            let mut releases = world.releases.get(app)?.values().rev().map(|held| &held.value);
+            releases.find(|release| same(release)).cloned()
         });
         match found {
-            Some((number, artifact)) if self.inner.trees.has(&artifact).await? => {
-                Ok(Some((number, artifact)))
-            }
+            Some(release) if self.inner.trees.has(&release.artifact).await? => Ok(Some(release)),
             _ => Ok(None),
         }
     }
 
     /// The current release, when the draft would make the very same one.
-    fn is_unchanged(&self, record: &App, draft: &Draft) -> Option<ReleaseNumber> {
+    pub(super) fn is_unchanged(&self, record: &App, draft: &Draft) -> Option<ReleaseNumber> {
         let current = record.current?;
         self.read(|world| {
             let release = world.release(&record.name, current)?;
@@ -215,16 +274,29 @@ impl Control {
     /// Records a new deployment together with the app. `None`: somebody else changed the app; decide anew.
     pub(crate) async fn begin(
         &self,
-        mut record: App,
+        record: App,
         revision: u64,
         kind: DeploymentKind,
         what: Move,
         by: &str,
     ) -> Result<Option<DeploymentNumber>, ErrorBody> {
+        self.begin_as(record, revision, kind, what, by, Asked::default()).await
+    }
+
+    /// As [`Control::begin`], with what is to be otherwise than usual.
+    pub(crate) async fn begin_as(
+        &self,
+        mut record: App,
+        revision: u64,
+        kind: DeploymentKind,
+        what: Move,
+        by: &str,
+        asked: Asked,
+    ) -> Result<Option<DeploymentNumber>, ErrorBody> {
         self.refuse_while_deploying(&record)?;
         let secrets = match &what {
             Move::Make(draft) => draft.secrets.clone(),
-            Move::Again(release) => self
+            Move::Again(release) | Move::Made(release) => self
                 .read(|world| world.release(&record.name, *release).map(|release| release.secrets.clone()))
                 .unwrap_or_default(),
         };
@@ -238,6 +310,7 @@ impl Control {
             }
             // There is nothing to tell of a build that there is none of.
             Move::Make(draft) => (Phase::Building, Some(*draft), None, None),
+            Move::Made(release) => (Phase::Building, None, Some(release), None),
             Move::Again(release) => (Phase::Rolling, None, Some(release), Some("starting new instances")),
         };
         let building = draft.as_ref().filter(|draft| draft.artifact.is_none());
@@ -264,9 +337,12 @@ impl Control {
             cancelled_by: None,
             trouble: None,
             timeline: message
-                .map(|message| TimelineEntry { at, phase, message: message.to_owned() })
+                .map(|message| TimelineEntry::milestone(at, phase, message))
                 .into_iter()
                 .collect(),
+            asked,
+            runs: Vec::new(),
+            notification: None,
         };
         let key = keys::deployment(&record.name, number);
         let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");
@@ -380,12 +456,16 @@ pub async fn rollback(
             artifact: Some(target.artifact),
             reason: format!("rollback to {}", target.number),
             note: None,
+            provenance: target.provenance,
         };
         let what = Move::Make(Box::new(draft));
         if let Some(number) =
             control.begin(record, revision, DeploymentKind::Rollback, what, &request.by).await?
         {
-            let remarks = vec!["what a release command changed (a migration) is not undone".to_owned()];
+            let remarks = vec![
+                "artifact, app file, config and secrets are those of then".to_owned(),
+                "what a release command changed (a migration) is not undone".to_owned(),
+            ];
             return Ok(Json(Started::Deployment { number, release: None, remarks }));
         }
     }

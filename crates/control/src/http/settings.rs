@@ -279,6 +279,7 @@ impl Control {
             artifact: Some(current.artifact),
             reason,
             note: None,
+            provenance: current.provenance,
         };
         let number = self.begin(record, revision, kind, Move::Make(Box::new(draft)), by).await?;
         Ok(number.map(|number| Started::Deployment { number, release: None, remarks: Vec::new() }))

@@ -19,6 +19,7 @@ pub(super) struct Places {
     /// Of each route: its path, its service.
     pub routes: Vec<(Range<usize>, Range<usize>)>,
     pub build_timeout: Option<Range<usize>>,
+    pub before_release: Option<Range<usize>>,
     pub release_timeout: Option<Range<usize>>,
 }
 
@@ -57,14 +58,15 @@ fn timeouts(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
             "add `command` or `test`, or take it out",
         );
     }
-    if let Some(at) = &places.release_timeout
-        && file.deploy.release.is_none()
-    {
-        findings.report(
-            at.clone(),
-            "`release_timeout` without a release command",
-            "add `release`, or take it out",
-        );
+    let about_release =
+        [("release_timeout", &places.release_timeout), ("before_release", &places.before_release)];
+    for (key, place) in about_release {
+        if let Some(at) = place
+            && file.deploy.release.is_none()
+        {
+            let message = format!("`{key}` without a release command");
+            findings.report(at.clone(), message, "add `release`, or take it out");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::check::{self, Places};
 use super::defaults;
 use super::error::{AppFileErrors, Findings, unreadable};
 use super::job;
+use super::notify;
 use super::overlay::Texts;
 use super::read::{Field, Table, clip};
 use super::schema;
@@ -110,6 +111,7 @@ impl Reader<'_, '_> {
             services: self.services(&top),
             jobs: self.jobs(&top),
             routes: self.routes(&top),
+            notify: notify::read(&top, self.findings),
         };
         if !self.findings.has_syntax_errors() {
             check::whole(&file, &self.places, self.findings);
@@ -324,6 +326,7 @@ impl Reader<'_, '_> {
     fn deploy(&mut self, top: &Table<'_, '_>) -> DeployPolicy {
         let mut policy = DeployPolicy {
             release: None,
+            before_release: None,
             release_timeout: defaults::RELEASE_TIMEOUT,
             deadline: defaults::DEADLINE,
         };
@@ -332,6 +335,10 @@ impl Reader<'_, '_> {
         let Some(table) = field.table(&schema::DEPLOY, self.findings, example) else { return policy };
         let release = table.field("release");
         policy.release = release.and_then(|field| self.command(&field));
+        if let Some(field) = table.field("before_release") {
+            policy.before_release = self.command(&field);
+            self.places.before_release = Some(field.key_span.clone());
+        }
         if let Some(field) = table.field("release_timeout") {
             if let Some(timeout) = field.duration(self.findings, defaults::WORK_BOUNDS) {
                 policy.release_timeout = timeout;

@@ -45,12 +45,14 @@ fn empty(app: AppName) -> AppFile {
         volumes: BTreeMap::new(),
         deploy: DeployPolicy {
             release: None,
+            before_release: None,
             release_timeout: defaults::RELEASE_TIMEOUT,
             deadline: defaults::DEADLINE,
         },
         services: BTreeMap::new(),
         jobs: BTreeMap::new(),
         routes: Vec::new(),
+        notify: None,
     }
 }
 

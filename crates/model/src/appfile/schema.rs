@@ -46,6 +46,7 @@ pub const TOP: Section = Section {
         "services",
         "jobs",
         "routes",
+        "notify",
         "environments",
     ],
     refused: &[
@@ -63,7 +64,9 @@ pub const TOP: Section = Section {
 /// `[environments.<name>]`, and the whole of a `rung.<name>.toml`.
 pub const ENVIRONMENT: Section = Section {
     title: "[environments.<name>]",
-    keys: &["domains", "build", "env", "secrets", "volumes", "deploy", "services", "jobs", "routes"],
+    keys: &[
+        "domains", "build", "env", "secrets", "volumes", "deploy", "services", "jobs", "routes", "notify",
+    ],
     refused: &[
         elsewhere("app", "an app has the same name in every environment; take it out"),
         elsewhere("environments", "environments have none of their own"),
@@ -97,12 +100,18 @@ pub const VOLUME: Section = Section {
 
 pub const DEPLOY: Section = Section {
     title: "[deploy]",
-    keys: &["release", "release_timeout", "deadline", "strategy"],
+    keys: &["release", "before_release", "release_timeout", "deadline", "strategy"],
     refused: &[
         later("steps", "deployments are rolling"),
         later("abort_if", "a deployment whose instances do not become healthy is reverted by itself"),
         elsewhere("drain", "write it below the service: `[services.web]`"),
     ],
+};
+
+pub const NOTIFY: Section = Section {
+    title: "[notify]",
+    keys: &["webhook", "secret"],
+    refused: &[elsewhere("url", "write `webhook = \"https://...\"`")],
 };
 
 pub const SERVICE: Section = Section {
@@ -178,5 +187,17 @@ pub const ROUTE: Section = Section {
 };
 
 /// Every section, for the documentation's test.
-pub const ALL: &[&Section] =
-    &[&TOP, &ENVIRONMENT, &BUILD, &SECRETS, &VOLUME, &DEPLOY, &SERVICE, &JOB, &HEALTH, &HOLD, &ROUTE];
+pub const ALL: &[&Section] = &[
+    &TOP,
+    &ENVIRONMENT,
+    &BUILD,
+    &SECRETS,
+    &VOLUME,
+    &DEPLOY,
+    &NOTIFY,
+    &SERVICE,
+    &JOB,
+    &HEALTH,
+    &HOLD,
+    &ROUTE,
+];

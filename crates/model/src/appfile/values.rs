@@ -162,6 +162,38 @@ fn host_is_valid(host: &str) -> bool {
     host.len() <= 253 && name.split('.').all(label_is_valid)
 }
 
+/// An address that takes POST requests: `https://host/path`, perhaps with a port and a query.
+pub fn web_address(text: &str) -> Result<String, InvalidValue> {
+    let example = "write it like \"https://example.com/deployed\"";
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let Some(rest) = rest else {
+        return Err(invalid(format!("{text:?} does not begin with https:// or http://"), example));
+    };
+    if text.len() > PATH_MAX || !text.bytes().all(|b| b.is_ascii_graphic()) || text.contains('#') {
+        return Err(invalid(
+            "address is too long, or has spaces, a fragment or characters outside of ASCII",
+            example,
+        ));
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.contains('@') {
+        let way_out = "what must stay secret can be named with `secret`, which signs the message";
+        return Err(invalid("address has a user or a password in it", way_out));
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let is_ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
+    let host_is_good = is_ip || (host_is_valid(&host.to_lowercase()) && !host.starts_with('*'));
+    let port_is_good = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    if host_is_good && port_is_good {
+        Ok(text.to_owned())
+    } else {
+        Err(invalid(format!("{text:?} has no host that can be asked"), example))
+    }
+}
+
 /// Longer paths are nobody's routes.
 const PATH_MAX: usize = 1024;
 
@@ -332,6 +364,26 @@ mod tests {
         let long = format!("{}.com", "a".repeat(64));
         for bad in ["", "*", "a..b", "-a.com", "a_b.com", "bücher.example", "a.*.com", ".", &long] {
             assert!(domain(bad).is_err(), "{bad:?} was taken for a host name");
+        }
+    }
+
+    #[test]
+    fn a_webhook_is_an_address_without_a_password() {
+        for good in ["https://example.com/a?b=c", "http://127.0.0.1:8080", "http://[::1]:80/x", "https://a.b"]
+        {
+            assert_eq!(web_address(good), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "example.com",
+            "ftp://a.b",
+            "https://",
+            "https://a:b@c.d/",
+            "https://a b",
+            "http://a:0",
+            "https://*.a",
+        ] {
+            assert!(web_address(bad).is_err(), "{bad:?} was taken for an address");
         }
     }
 

@@ -25,12 +25,14 @@ pub fn app(name: &str, command: &str, instances: u32) -> AppFile {
         volumes: BTreeMap::new(),
         deploy: DeployPolicy {
             release: None,
+            before_release: None,
             release_timeout: Duration::from_secs(30),
             deadline: Duration::from_secs(20),
         },
         services: BTreeMap::new(),
         jobs: BTreeMap::new(),
         routes: Vec::new(),
+        notify: None,
     };
     add(&mut file, "web", service(command, instances));
     file

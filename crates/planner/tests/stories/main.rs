@@ -13,5 +13,6 @@ mod jobs;
 mod leading;
 mod placing;
 mod properties;
+mod releases;
 mod runs;
 mod scene;

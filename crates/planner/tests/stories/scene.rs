@@ -49,6 +49,8 @@ pub struct Scene {
     /// Outcomes of runs by a word in their command; others succeed.
     pub failing_commands: BTreeSet<String>,
     pub history: History,
+    /// What the next deployments are to do otherwise.
+    pub asked: rung_model::Asked,
 }
 
 impl Scene {
@@ -82,6 +84,7 @@ impl Scene {
             launched: Vec::new(),
             failing_commands: BTreeSet::new(),
             history: History::default(),
+            asked: rung_model::Asked::default(),
         };
         scene.proxy_polls();
         scene
@@ -399,7 +402,12 @@ impl Scene {
             kind,
             by: "ada".into(),
             at: self.clock().wall,
-            phase: if again.is_some() { Phase::Rolling } else { Phase::Building },
+            phase: match again {
+                // A release that was made before and never served still has its release command before it.
+                Some(_) if kind == DeploymentKind::Deploy => Phase::Building,
+                Some(_) => Phase::Rolling,
+                None => Phase::Building,
+            },
             draft,
             release: again,
             from: record.current,
@@ -408,6 +416,9 @@ impl Scene {
             cancelled_by: None,
             trouble: None,
             timeline: Vec::new(),
+            asked: self.asked,
+            runs: Vec::new(),
+            notification: None,
         };
         let writes = vec![
             (keys::app(&app), Some(serde_json::to_vec(&record).unwrap())),
@@ -428,6 +439,7 @@ impl Scene {
             source: Some(source),
             reason: "deploy".into(),
             note: None,
+            provenance: Default::default(),
         };
         self.begin(file.app.as_str(), DeploymentKind::Deploy, Some(draft), None)
     }
@@ -443,6 +455,7 @@ impl Scene {
             artifact: Some(release.artifact),
             reason: "again".into(),
             note: None,
+            provenance: Default::default(),
         };
         self.begin(app, kind, Some(draft), None)
     }

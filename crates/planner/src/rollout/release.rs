@@ -1,0 +1,181 @@
+//! A deployment's release: how it is made, its release command, and what its end means for settings and for those who
+//! are to be told.
+
+use std::time::Duration;
+
+use rung_model::app::Migrated;
+use rung_model::{
+    App, AppName, DeploymentKind, Digest, Goal, Notification, NotificationState, Outcome, Phase, Release,
+    ReleaseCommand, RunKind,
+};
+
+use super::{Followed, RUN_MARGIN, deployed_release, end, enter, fail, follow_run, note, set_budget};
+use crate::draft::Draft;
+
+/// The steps of a deployment that are runs, as their ids name them.
+const BEFORE: &str = "before";
+const RELEASE: &str = "release";
+
+pub(super) fn make_release(draft: &mut Draft<'_>, app: &AppName, artifact: Digest) {
+    let at = draft.input.clock.wall;
+    let number = draft.app(app).last_release.next();
+    let deployment = draft.change_deployment(app);
+    let pending = deployment.draft.take().expect("a release is made from its draft once");
+    deployment.release = Some(number);
+    let mut provenance = pending.provenance;
+    if let Some(build) = deployment.run.take() {
+        provenance.build = Some(build);
+    }
+    let by = deployment.by.clone();
+    draft.change_app(app).last_release = number;
+    let release = Release {
+        app: app.clone(),
+        number,
+        artifact,
+        source: pending.source,
+        file: pending.file,
+        config: pending.config,
+        secrets: pending.secrets,
+        at,
+        by,
+        reason: pending.reason,
+        note: pending.note,
+        provenance,
+    };
+    draft.add_release(release.clone());
+    go_on(draft, app, &release, format!("{number} is made"));
+}
+
+/// Of a release that was made by an earlier deployment.
+pub(super) fn begin_made_release(draft: &mut Draft<'_>, app: &AppName) {
+    let Some(release) = deployed_release(draft, app) else { return };
+    let beginning = format!("{} was made before", release.number);
+    go_on(draft, app, &release, beginning);
+}
+
+/// From a release to its release command, to rolling it out, or to the end.
+fn go_on(draft: &mut Draft<'_>, app: &AppName, release: &Release, beginning: String) {
+    let deployment = draft.deployment(app).expect("the caller found one");
+    let (kind, asked) = (deployment.kind, deployment.asked);
+    if asked.goal == Goal::Release {
+        let message = format!("{beginning}; `rung deploy {} --app {app}` rolls it out", release.number);
+        end(draft, app, Phase::Succeeded, message);
+        return;
+    }
+    let policy = &release.file.deploy;
+    let changes_data = matches!(kind, DeploymentKind::Deploy | DeploymentKind::Promote);
+    let command = policy.release.as_ref().filter(|_| changes_data);
+    let (budget, phase, message) = match command {
+        Some(command) if asked.release_command == ReleaseCommand::Skip => {
+            (policy.deadline, Phase::Rolling, format!("{beginning}; `{command}` is left out, as asked"))
+        }
+        Some(command) if has_run(draft.app(app), &release.artifact, command) => {
+            (policy.deadline, Phase::Rolling, format!("{beginning}; `{command}` ran for it already"))
+        }
+        Some(command) => {
+            let first = policy.before_release.as_ref().unwrap_or(command);
+            (policy.release_timeout + RUN_MARGIN, Phase::Releasing, format!("{beginning}; running `{first}`"))
+        }
+        None => (policy.deadline, Phase::Rolling, beginning),
+    };
+    enter(draft, app, phase, budget, message);
+}
+
+fn has_run(app: &App, artifact: &Digest, command: &str) -> bool {
+    app.migrated.iter().any(|known| known.artifact == *artifact && known.command == command)
+}
+
+/// The restore point, when one is wanted, then the release command.
+pub(super) fn advance_release_command(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
+    let Some(release) = deployed_release(draft, app) else { return };
+    let policy = &release.file.deploy;
+    let Some(command) = policy.release.clone() else { return };
+    let kind = |command: &str| RunKind::Release { release: release.number, command: command.to_owned() };
+    let mut remaining = remaining;
+    if let Some(before) = policy.before_release.as_ref().filter(|_| !is_at_release_command(draft, app)) {
+        match follow_run(draft, app, BEFORE, kind(before), policy.release_timeout, remaining) {
+            Followed::Going => return,
+            Followed::Succeeded(_) => {
+                remaining = policy.release_timeout + RUN_MARGIN;
+                set_budget(draft, app, remaining);
+                note(draft, app, format!("`{before}` succeeded; running `{command}`"));
+            }
+            Followed::Failed(reason, log_tail) => {
+                fail(
+                    draft,
+                    app,
+                    format!("`{before}`, before the release command, failed: {reason}"),
+                    log_tail,
+                );
+                return;
+            }
+        }
+    }
+    match follow_run(draft, app, RELEASE, kind(&command), policy.release_timeout, remaining) {
+        Followed::Going => {}
+        Followed::Succeeded(_) => {
+            remember_migration(
+                draft.change_app(app),
+                Migrated { artifact: release.artifact.clone(), command },
+            );
+            draft.change_deployment(app).run = None;
+            enter(draft, app, Phase::Rolling, policy.deadline, "the release command succeeded");
+        }
+        Followed::Failed(reason, log_tail) => {
+            fail(draft, app, format!("release command failed: {reason}"), log_tail);
+        }
+    }
+}
+
+fn is_at_release_command(draft: &Draft<'_>, app: &AppName) -> bool {
+    let run = draft.deployment(app).and_then(|deployment| deployment.run.as_ref());
+    run.is_some_and(|run| run.as_str().ends_with(&format!("-{RELEASE}")))
+}
+
+fn remember_migration(app: &mut App, migrated: Migrated) {
+    app.migrated.push(migrated);
+    let excess = app.migrated.len().saturating_sub(App::MIGRATED_MAX);
+    app.migrated.drain(..excess);
+}
+
+/// Config and secrets are what the release that serves says, once a deployment that moves them has ended: those of a
+/// rollback that succeeded, or those from before a change that did not.
+pub(super) fn settle_settings(draft: &mut Draft<'_>, app: &AppName) {
+    let deployment = draft.deployment(app).expect("the caller found one");
+    let moves_settings = match deployment.kind {
+        DeploymentKind::Rollback | DeploymentKind::Config | DeploymentKind::Secret => true,
+        DeploymentKind::Deploy | DeploymentKind::Restart | DeploymentKind::Promote => false,
+    };
+    let succeeded = deployment.outcome() == Some(Outcome::Succeeded);
+    let current = draft.app(app).current.and_then(|number| draft.release(app, number)).cloned();
+    let Some(current) = current.filter(|_| moves_settings) else { return };
+    let record = draft.app(app);
+    if record.config == current.config && record.secrets == current.secrets {
+        return;
+    }
+    let record = draft.change_app(app);
+    record.config = current.config;
+    record.secrets = current.secrets;
+    let again = if succeeded { "are those" } else { "are again those" };
+    note(draft, app, format!("config and secrets {again} of {}", current.number));
+}
+
+/// Who is told of the end, as the release says that was to be brought.
+pub(super) fn address_notification(draft: &mut Draft<'_>, app: &AppName) {
+    let deployment = draft.deployment(app).expect("the caller found one");
+    let made = deployment.release.and_then(|number| draft.release(app, number));
+    let (notify, secrets) = match (made, &deployment.draft) {
+        (Some(release), _) => (&release.file.notify, &release.secrets),
+        (None, Some(pending)) => (&pending.file.notify, &pending.secrets),
+        (None, None) => return,
+    };
+    let Some(notify) = notify else { return };
+    let secret = notify.secret.clone();
+    let version = |name: rung_model::SecretName| secrets.get(&name).map(|version| (name.clone(), *version));
+    let notification = Notification {
+        webhook: notify.webhook.clone(),
+        secret: secret.and_then(version),
+        state: NotificationState::Pending,
+    };
+    draft.change_deployment(app).notification = Some(notification);
+}
