@@ -18,6 +18,7 @@ pub mod http;
 pub mod keyring;
 mod launch;
 pub mod leader;
+mod notify;
 pub mod prune;
 pub mod reconcile;
 mod secrets;

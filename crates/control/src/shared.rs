@@ -125,6 +125,7 @@ impl Control {
         tokio::spawn(crate::prune::prune_now_and_then(control.clone()));
         tokio::spawn(crate::access::watch_tokens(control.clone()));
         tokio::spawn(crate::secrets::end_rotation_of_before(control.clone()));
+        tokio::spawn(crate::notify::tell_of_ends(control.clone()));
         Ok((control, task))
     }
 

@@ -22,6 +22,8 @@ mod instances;
 mod jobs;
 #[path = "stories/other_peoples_applications.rs"]
 mod other_peoples_applications;
+#[path = "stories/releases.rs"]
+mod releases;
 #[path = "stories/secrets.rs"]
 mod secrets;
 #[path = "stories/survival.rs"]

@@ -70,11 +70,18 @@ pub async fn list(State(control): State<Control>, caller: Caller) -> Json<Vec<Ap
     let apps: Vec<AppName> = control
         .read(|world| world.apps.keys().filter(|app| caller.may(Role::Viewer, app)).cloned().collect());
     // One that is forgotten in between is left out.
-    Json(apps.iter().filter_map(|app| control.status_of(app).ok()).collect())
+    let shown = apps.iter().filter_map(|app| control.status_of(app).ok());
+    Json(shown.map(|status| as_seen_by(&caller, status)).collect())
 }
 
-pub async fn show(State(control): State<Control>, named: Named) -> Answer<AppStatus> {
-    Ok(Json(control.status_of(&named.get("app")?)?))
+pub async fn show(State(control): State<Control>, caller: Caller, named: Named) -> Answer<AppStatus> {
+    Ok(Json(as_seen_by(&caller, control.status_of(&named.get("app")?)?)))
+}
+
+/// Without the environments that the caller may not see.
+fn as_seen_by(caller: &Caller, mut status: AppStatus) -> AppStatus {
+    status.environments.retain(|other| caller.may(Role::Viewer, &other.app));
+    status
 }
 
 pub async fn releases(State(control): State<Control>, named: Named) -> Answer<Vec<ReleaseListing>> {

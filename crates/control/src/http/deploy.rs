@@ -189,9 +189,11 @@ fn read_file(app: &AppName, request: &DeployRequest) -> Result<AppFile, ErrorBod
 }
 
 pub(super) fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
+    let signing = file.notify.as_ref().and_then(|notify| notify.secret.as_ref());
     let missing: Vec<&str> = file
         .required_secrets
         .iter()
+        .chain(signing)
         .filter(|name| !record.secrets.contains_key(name))
         .map(|name| name.as_str())
         .collect();

@@ -170,12 +170,15 @@ pub(super) fn address_notification(draft: &mut Draft<'_>, app: &AppName) {
         (None, None) => return,
     };
     let Some(notify) = notify else { return };
-    let secret = notify.secret.clone();
-    let version = |name: rung_model::SecretName| secrets.get(&name).map(|version| (name.clone(), *version));
-    let notification = Notification {
-        webhook: notify.webhook.clone(),
-        secret: secret.and_then(version),
-        state: NotificationState::Pending,
+    let secret = notify.secret.as_ref().map(|name| (name, secrets.get(name)));
+    let (secret, state) = match secret {
+        None => (None, NotificationState::Pending),
+        Some((name, Some(version))) => (Some((name.clone(), *version)), NotificationState::Pending),
+        Some((name, None)) => {
+            let reason = format!("secret {name} is not set, and nothing is sent unsigned");
+            (None, NotificationState::GivenUp { reason })
+        }
     };
+    let notification = Notification { webhook: notify.webhook.clone(), secret, state };
     draft.change_deployment(app).notification = Some(notification);
 }

@@ -1,0 +1,180 @@
+//! One POST, over HTTP or HTTPS: no redirects, no second look at the answer, bounded in time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use hyper::client::conn::http1;
+use hyper::{Request, Uri, header};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::trees::chain;
+
+/// From the first packet to the answer's status.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where distributions keep the authorities that the machine trusts.
+const AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// `Err` says why it was not taken: whoever listens must answer with a status from 200 to 299.
+pub(super) async fn post(address: &str, headers: &[(&str, String)], body: Vec<u8>) -> Result<(), String> {
+    let sent = tokio::time::timeout(PATIENCE, send(address, headers, body, authorities));
+    match sent.await {
+        Ok(Ok(status)) if status.is_success() => Ok(()),
+        Ok(Ok(status)) => Err(format!("it was answered with status {}", status.as_u16())),
+        Ok(Err(why)) => Err(why),
+        Err(_) => Err(format!("nothing was answered within {} s", PATIENCE.as_secs())),
+    }
+}
+
+async fn send(
+    address: &str,
+    headers: &[(&str, String)],
+    body: Vec<u8>,
+    trusted: impl FnOnce() -> Result<RootCertStore, String>,
+) -> Result<hyper::StatusCode, String> {
+    let uri: Uri = address.parse().map_err(|_| "its address can't be read".to_owned())?;
+    let host = uri.host().ok_or("its address has no host")?.trim_start_matches('[').trim_end_matches(']');
+    let is_tls = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let stream = TcpStream::connect((host, port))
+        .await
+        .map_err(|error| format!("connecting to {host}:{port} failed: {error}"))?;
+    let mut request = Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()))
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_LENGTH, body.len());
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let request = request.body(Body::from(body)).map_err(|error| format!("it can't be asked: {error}"))?;
+    if !is_tls {
+        return exchange(stream, request).await;
+    }
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host} is no name for TLS"))?;
+    let config = ClientConfig::builder().with_root_certificates(trusted()?).with_no_client_auth();
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .map_err(|error| format!("TLS with {host}:{port} failed: {error}"))?;
+    exchange(stream, request).await
+}
+
+async fn exchange<S>(stream: S, request: Request<Body>) -> Result<hyper::StatusCode, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |error: hyper::Error| format!("the connection broke: {}", chain(&error));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let connection = tokio::spawn(connection);
+    let answer = sender.send_request(request).await.map_err(broken);
+    connection.abort();
+    Ok(answer?.status())
+}
+
+/// What this machine trusts, read anew each time: the file may be replaced while the server runs.
+fn authorities() -> Result<RootCertStore, String> {
+    let said = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let places = said.into_iter().chain(AUTHORITIES.map(PathBuf::from));
+    let mut roots = RootCertStore::empty();
+    for place in places {
+        if let Ok(certificates) = CertificateDer::pem_file_iter(&place) {
+            roots.add_parsable_certificates(certificates.flatten());
+        }
+        if !roots.is_empty() {
+            return Ok(roots);
+        }
+    }
+    Err("this machine has no file of authorities: install ca-certificates, or set SSL_CERT_FILE".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    /// Takes one request and answers with a status; says what it heard.
+    async fn listen<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &str) -> String {
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"{}") {
+            let mut buffer = [0; 1024];
+            let read = stream.read(&mut buffer).await.unwrap();
+            assert!(read > 0, "the request was cut off: {}", String::from_utf8_lossy(&heard));
+            heard.extend(&buffer[..read]);
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        String::from_utf8(heard).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_status_of_success_is_taken_for_an_answer_and_nothing_else_is() {
+        for (answer, expected) in [
+            ("HTTP/1.1 204 No Content\r\n\r\n", Ok(())),
+            ("HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", Err("it was answered with status 302".to_owned())),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = format!("http://{}/hook?a=b", listener.local_addr().unwrap());
+            let listening =
+                tokio::spawn(async move { listen(listener.accept().await.unwrap().0, answer).await });
+            let headers = [("rung-delivery", "shop.d7".to_owned())];
+            assert_eq!(post(&address, &headers, b"{}".to_vec()).await, expected);
+            let heard = listening.await.unwrap();
+            assert!(
+                heard.starts_with("POST /hook?a=b HTTP/1.1") && heard.contains("rung-delivery: shop.d7"),
+                "{heard}"
+            );
+        }
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let refused = post(&format!("http://{nobody}/"), &[], Vec::new()).await.unwrap_err();
+        assert!(refused.contains("connecting to 127.0.0.1"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn over_tls_only_a_server_that_is_trusted_is_told() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("https://localhost:{}/hook", listener.local_addr().unwrap().port());
+        let listening = tokio::spawn(async move {
+            let strangers = acceptor.accept(listener.accept().await.unwrap().0).await.map(drop);
+            assert!(strangers.is_err(), "it was told although nobody vouches for it");
+            let stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            listen(stream, "HTTP/1.1 200 OK\r\n\r\n").await
+        });
+        let none = || Ok(RootCertStore::empty());
+        let refused = send(&address, &[], b"{}".to_vec(), none).await.unwrap_err();
+        assert!(refused.contains("TLS with localhost"), "{refused}");
+        let trusted = || {
+            let mut roots = RootCertStore::empty();
+            roots.add(certificate.clone()).unwrap();
+            Ok(roots)
+        };
+        let status = send(&address, &[], b"{}".to_vec(), trusted).await.unwrap();
+        assert!(status.is_success());
+        assert!(listening.await.unwrap().starts_with("POST /hook HTTP/1.1"));
+    }
+}
