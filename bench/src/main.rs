@@ -2,8 +2,9 @@
 //!
 //! `first-rung` measures what the first rung promises (see `bench/RESULTS.md` for the last run) beside Docker Swarm.
 //! The application is this very program (`rung-bench serve`): it starts in about a millisecond, so that what is
-//! measured is the platform. `ingress` measures what a request costs in the ingress, beside other proxies. Rounds are interleaved, medians are shown with their range, and what could not be
-//! measured is named.
+//! measured is the platform. `ingress` measures what a request costs in the ingress, beside other proxies. `releases`
+//! measures going back and jobs on time. Rounds are interleaved, medians are shown with their range, and what could not
+//! be measured is named.
 
 mod deploys;
 mod ingress;
@@ -11,11 +12,13 @@ mod loss;
 mod machine;
 mod page;
 mod payload;
+mod releases;
 mod rest;
 mod sampler;
 mod serve;
 mod swarm;
 mod table;
+mod timed;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +43,8 @@ enum What {
     FirstRung(FirstRung),
     /// What a request costs in the ingress, beside nginx, HAProxy and others
     Ingress(ingress::Arguments),
+    /// Rollbacks, and jobs on time
+    Releases(releases::Arguments),
     /// The application that is deployed
     #[command(hide = true)]
     Serve,
@@ -65,6 +70,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Serve => serve::run(),
         What::Ingress(arguments) => ingress::run(&arguments),
+        What::Releases(arguments) => releases::run(&arguments),
         What::FirstRung(arguments) => first_rung(&arguments),
     }
 }
@@ -101,7 +107,7 @@ fn first_rung(arguments: &FirstRung) -> anyhow::Result<()> {
     drop(swarm);
     loss::measure(&rung, &mut pair, arguments.requests, &mut table)?;
 
-    let text = table.markdown(&machine::describe());
+    let text = table.markdown("first-rung", &machine::describe());
     println!("\n{text}");
     page::replace_section(&arguments.out, "The first rung", &text)?;
     println!("written to {}", arguments.out.display());

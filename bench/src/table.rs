@@ -48,6 +48,8 @@ impl Spread {
 
 #[derive(Debug)]
 pub struct Table {
+    /// With whom it is compared; `None`: with its aims.
+    peer: Option<&'static str>,
     rows: Vec<Row>,
     notes: Vec<String>,
 }
@@ -65,7 +67,12 @@ impl Table {
              its losses are not measured."
                 .to_owned(),
         ];
-        Self { rows: Vec::new(), notes }
+        Self { peer: Some("Docker Swarm"), rows: Vec::new(), notes }
+    }
+
+    /// Of Rung alone.
+    pub fn with_notes(notes: Vec<String>) -> Self {
+        Self { peer: None, rows: Vec::new(), notes }
     }
 
     pub fn push(&mut self, row: Row) {
@@ -77,17 +84,22 @@ impl Table {
         self.notes.push(note);
     }
 
-    pub fn markdown(&self, machine: &str) -> String {
+    pub fn markdown(&self, bench: &str, machine: &str) -> String {
+        let (heads, lines) = match self.peer {
+            Some(peer) => (format!(" {peer} | ratio |"), " --- | --- |"),
+            None => (String::new(), ""),
+        };
         let mut text = format!(
-            "`cargo xtask bench first-rung` writes this section. Rounds are interleaved; \
+            "`cargo xtask bench {bench}` writes this section. Rounds are interleaved; \
              medians, with the range of all rounds.\n\nMachine: {machine}.\n\n\
-             | what | aim | Rung | Docker Swarm | ratio |\n| --- | --- | --- | --- | --- |\n"
+             | what | aim | Rung |{heads}\n| --- | --- | --- |{lines}\n"
         );
         for row in &self.rows {
-            text.push_str(&format!(
-                "| {} | {} | {} | {} | {} |\n",
-                row.what, row.aim, row.rung, row.peer, row.ratio
-            ));
+            text.push_str(&format!("| {} | {} | {} |", row.what, row.aim, row.rung));
+            if self.peer.is_some() {
+                text.push_str(&format!(" {} | {} |", row.peer, row.ratio));
+            }
+            text.push('\n');
         }
         text.push('\n');
         for note in &self.notes {

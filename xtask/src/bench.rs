@@ -1,4 +1,5 @@
-//! `cargo xtask bench first-rung` and `cargo xtask bench ingress`: builds everything with optimizations, then hands over to the bench crate.
+//! `cargo xtask bench first-rung` and its like: builds everything with optimizations, then hands over to the bench
+//! crate.
 
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use crate::process;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// What to measure
-    #[arg(value_parser = ["first-rung", "ingress"])]
+    #[arg(value_parser = ["first-rung", "ingress", "releases"])]
     what: String,
     /// Passed on to the bench, after `--`
     #[arg(last = true)]

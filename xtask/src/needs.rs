@@ -36,7 +36,7 @@ const NEEDS: &[Need] = &[
     Need { probe: &["curl", "--version"], package: "curl", what_for: "the stories of TLS" },
     Need { probe: &["openssl", "version"], package: "openssl", what_for: "the stories of TLS" },
     Need { probe: &["testssl", "--version"], package: "testssl.sh", what_for: "the long story of TLS" },
-    Need { probe: &["git", "--version"], package: "git", what_for: "tidy" },
+    Need { probe: &["git", "--version"], package: "git", what_for: "tidy, and the stories of git push" },
     Need { probe: &["mount", "--version"], package: "mount", what_for: "the story of the full disk" },
     Need { probe: &["setpriv", "--version"], package: "util-linux", what_for: "the stories without root" },
 ];

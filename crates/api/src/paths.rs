@@ -44,6 +44,13 @@ pub const TOKEN: &str = "/v1/tokens/{token}";
 pub const AUDIT: &str = "/v1/audit";
 pub const WHOAMI: &str = "/v1/whoami";
 
+// For people's git, which adds what follows the name itself.
+pub const GIT_REFS: &str = "/git/{app}/info/refs";
+pub const GIT_RECEIVE: &str = "/git/{app}/git-receive-pack";
+pub const GIT_UPLOAD: &str = "/git/{app}/git-upload-pack";
+/// The remote that a repository pushes to.
+pub const GIT: &str = "/git/{app}";
+
 // For nodes.
 pub const NODE: &str = "/v1/nodes/{node}";
 pub const NODE_BEAT: &str = "/v1/nodes/{node}/beat";

@@ -1,8 +1,9 @@
 //! Artifacts: directory trees packed, unpacked and addressed by digest.
 //!
-//! [`pack_source`] packs what a user deploys (without what `.gitignore` and `.rungignore` name), [`pack_tree`] what a
-//! build left behind. Both write a tar archive and return the tree's [`Digest`]; [`digest_source`] and
-//! [`digest_tree`] compute the same digest without an archive, so that what has not changed need not be sent.
+//! [`pack_source`] packs what a user deploys (without what `.gitignore` and `.rungignore` name), [`pack_commit`] what
+//! git has checked out (without what `.rungignore` names), [`pack_tree`] what a build left behind. All write a tar
+//! archive and return the tree's [`Digest`]; [`digest_source`] and its like compute the same digest without an archive,
+//! so that what has not changed need not be sent.
 //! [`unpack`] and [`check`] read an archive by the same rules and compute the same digest from what they read, so
 //! nobody's claim about an archive is believed.
 //!
@@ -35,7 +36,7 @@ use rung_model::Digest;
 
 pub use error::{PackError, UnpackError};
 pub use listing::{Listed, list};
-pub use pack::{digest_source, digest_tree, pack_source, pack_tree};
+pub use pack::{digest_commit, digest_source, digest_tree, pack_commit, pack_source, pack_tree};
 pub use tree::{remove_tree, remove_unfinished};
 pub use unpack::{Limits, check, unpack, unpack_verified};
 

@@ -19,6 +19,11 @@ pub fn pack_source(dir: &Path, out: impl Write) -> Result<Packed, PackError> {
     pack(dir, Selection::Source, out)
 }
 
+/// Packs what git has checked out into `dir`, without what `.rungignore` names. Links must stay inside.
+pub fn pack_commit(dir: &Path, out: impl Write) -> Result<Packed, PackError> {
+    pack(dir, Selection::Commit, out)
+}
+
 /// Packs all of `dir`: what a build left.
 pub fn pack_tree(dir: &Path, out: impl Write) -> Result<Packed, PackError> {
     pack(dir, Selection::Tree, out)
@@ -27,6 +32,11 @@ pub fn pack_tree(dir: &Path, out: impl Write) -> Result<Packed, PackError> {
 /// What [`pack_source`] would return, without an archive.
 pub fn digest_source(dir: &Path) -> Result<Packed, PackError> {
     visit(dir, Selection::Source, &mut Destination::<io::Sink>::Nowhere)
+}
+
+/// What [`pack_commit`] would return, without an archive.
+pub fn digest_commit(dir: &Path) -> Result<Packed, PackError> {
+    visit(dir, Selection::Commit, &mut Destination::<io::Sink>::Nowhere)
 }
 
 /// What [`pack_tree`] would return, without an archive.

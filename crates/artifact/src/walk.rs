@@ -15,6 +15,9 @@ use crate::{Links, PackError, link};
 pub enum Selection {
     /// Without `.git` and what `.gitignore` and `.rungignore` name; links stay inside.
     Source,
+    /// Of what git has checked out, without what `.rungignore` names: a file that was committed although `.gitignore`
+    /// names it was meant to be. Links stay inside.
+    Commit,
     /// All of it; links go where they like.
     Tree,
 }
@@ -55,17 +58,20 @@ pub fn walk(
     }
     let mut builder = WalkBuilder::new(&root);
     builder.standard_filters(false).follow_links(false).sort_by_file_name(Ord::cmp);
+    if selection != Selection::Tree {
+        builder
+            .add_custom_ignore_filename(".rungignore")
+            .filter_entry(|entry| entry.file_name() != OsStr::new(".git"));
+    }
     if selection == Selection::Source {
         builder
             .git_ignore(true)
             .require_git(false)
             // As git does: an app in a corner of a repository obeys the whole repository's ignore files.
-            .parents(root.ancestors().any(|above| above.join(".git").exists()))
-            .add_custom_ignore_filename(".rungignore")
-            .filter_entry(|entry| entry.file_name() != OsStr::new(".git"));
+            .parents(root.ancestors().any(|above| above.join(".git").exists()));
     }
     let links = match selection {
-        Selection::Source => Links::Inside,
+        Selection::Source | Selection::Commit => Links::Inside,
         Selection::Tree => Links::Anywhere,
     };
     Ok(builder.build().filter(|entry| !matches!(entry, Ok(e) if e.depth() == 0)).map(move |entry| {

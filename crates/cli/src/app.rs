@@ -10,6 +10,7 @@ use rung_model::{AppName, EnvironmentName};
 
 use crate::args::Global;
 use crate::edge::Hinted;
+use crate::import::{Note, app_json};
 
 /// The app file of a directory, as it was found.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct FoundFile {
     pub overlays: BTreeMap<EnvironmentName, Vec<u8>>,
     /// What a `Procfile` leaves to its directory.
     pub directory_name: Option<AppName>,
+    /// What stands beside a `Procfile`.
+    pub app_json: Option<Vec<u8>>,
 }
 
 impl FoundFile {
@@ -36,6 +39,17 @@ impl FoundFile {
         texts
             .parse(app)
             .map_err(|errors| errors.named(|file| self.path.with_file_name(file).display().to_string()))
+    }
+
+    /// A `Procfile` with an `app.json` as the one app file that they make, and what of it is not honoured.
+    ///
+    /// # Errors
+    /// One of the two is wrong.
+    pub fn settled(mut self, app: &AppName) -> anyhow::Result<(Self, Vec<Note>)> {
+        let Some(app_json) = self.app_json.take() else { return Ok((self, Vec::new())) };
+        let path = self.path.with_file_name(app_json::FILE_NAME).display().to_string();
+        let written = app_json::write(&app.base(), &self.bytes, &app_json, &path)?;
+        Ok((Self { name: appfile::FILE_NAME, bytes: written.toml.into_bytes(), ..self }, written.notes))
     }
 
     /// All of it as text, for the server.
@@ -65,7 +79,7 @@ impl FoundFile {
     }
 }
 
-/// Looks for `rung.toml`, then for a `Procfile`.
+/// Looks for `rung.toml`, then for a `Procfile`, with which an `app.json` counts.
 ///
 /// # Errors
 /// One is there and can't be read.
@@ -75,15 +89,25 @@ pub fn find_file(dir: &Path) -> anyhow::Result<Option<FoundFile>> {
         match read_whole(&path) {
             Ok(bytes) => {
                 let overlays = if name == appfile::FILE_NAME { overlays(dir)? } else { BTreeMap::new() };
+                let app_json = if name == appfile::PROCFILE { app_json(dir)? } else { None };
                 let path = path.strip_prefix(".").unwrap_or(&path).to_owned();
                 let directory_name = name_of_directory(dir);
-                return Ok(Some(FoundFile { name, path, bytes, overlays, directory_name }));
+                return Ok(Some(FoundFile { name, path, bytes, overlays, directory_name, app_json }));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         }
     }
     Ok(None)
+}
+
+fn app_json(dir: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    let path = dir.join(app_json::FILE_NAME);
+    match read_whole(&path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
 }
 
 fn overlays(dir: &Path) -> anyhow::Result<BTreeMap<EnvironmentName, Vec<u8>>> {
@@ -108,7 +132,7 @@ fn read_whole(path: &Path) -> std::io::Result<Vec<u8>> {
     std::fs::read(path)
 }
 
-fn name_of_directory(dir: &Path) -> Option<AppName> {
+pub(crate) fn name_of_directory(dir: &Path) -> Option<AppName> {
     let whole: PathBuf = dir.canonicalize().ok()?;
     AppName::new(appfile::slug(&whole.file_name()?.to_string_lossy())).ok()
 }

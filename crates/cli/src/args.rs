@@ -100,6 +100,8 @@ pub enum Command {
     #[command(subcommand)]
     Service(ServiceCommand),
     #[command(hide = true, disable_help_flag = true)]
+    GitGate(RoleArgs),
+    #[command(hide = true, disable_help_flag = true)]
     Ingress(RoleArgs),
     #[command(hide = true, disable_help_flag = true)]
     Shim(RoleArgs),
@@ -199,6 +201,11 @@ pub enum Verb {
     /// Run jobs, and show what came of them
     #[command(subcommand)]
     Job(JobCommand),
+    /// Make a rung.toml of a Compose file, and name what can't be honoured
+    Import(ImportArgs),
+    /// Deploy with `git push`
+    #[command(subcommand)]
+    Git(GitCommand),
     /// Show what happened
     Events(EventsArgs),
     /// Print the app's address, and open it where there is a desktop
@@ -427,6 +434,41 @@ pub enum JobCommand {
     Cancel {
         /// Its id, as `rung job history` shows it
         run: RunId,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ImportArgs {
+    /// The Compose file [default: compose.yaml, compose.yml or docker-compose.yml in this directory]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+    /// Only these services [default: all that run the app's own image]
+    #[arg(long = "service", value_name = "NAME")]
+    pub services: Vec<String>,
+    /// Where to write it [default: rung.toml beside the Compose file]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// Write it to standard output, and nothing to disk
+    #[arg(long, conflicts_with = "output")]
+    pub print: bool,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum GitCommand {
+    /// Add a remote to the repository in this directory, so that `git push rung main` deploys
+    Remote {
+        /// How the remote is called
+        #[arg(default_value = "rung")]
+        name: String,
+    },
+    /// Answer git, which asks for the token; `rung git remote` tells git to
+    #[command(hide = true)]
+    Credential {
+        /// What git asks for: get, store or erase
+        operation: String,
     },
 }
 

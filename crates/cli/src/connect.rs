@@ -17,6 +17,29 @@ use crate::server_file::{ServerFile, data_directory};
 /// # Errors
 /// No server is named and none runs here, or the address is not one.
 pub fn connect(global: &Global) -> anyhow::Result<Client> {
+    let Server { address, token, ca } = server(global)?;
+    client(address, token, ca)
+}
+
+/// The server that is meant.
+pub struct Server {
+    pub address: Address,
+    pub token: Option<String>,
+    /// Of the authority that vouches for it.
+    pub ca: Option<Fingerprint>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Finds the server that is meant, as [`connect`] does.
+///
+/// # Errors
+/// As with [`connect`].
+pub fn server(global: &Global) -> anyhow::Result<Server> {
     let said = global.api.clone().or_else(|| std::env::var("RUNG_API").ok().filter(|api| !api.is_empty()));
     let data = data_directory(global.data.as_deref());
     let file = match &data {
@@ -32,7 +55,7 @@ pub fn connect(global: &Global) -> anyhow::Result<Client> {
             refuse_two_servers(&login, file.as_ref().ok().and_then(Option::as_ref))?;
             let token = global.token.clone().unwrap_or_else(|| login.token.clone());
             let ca = global.ca.map_or_else(|| login.authority(), |ca| Ok(Some(ca)))?;
-            return client(login.api.parse()?, Some(token), ca);
+            return Ok(Server { address: login.api.parse()?, token: Some(token), ca });
         }
         let data = data?;
         let Some(file) = file? else {
@@ -43,7 +66,11 @@ pub fn connect(global: &Global) -> anyhow::Result<Client> {
             return Err(Hinted::failed(message, hint).into());
         };
         let token = global.token.clone().unwrap_or(file.token);
-        return client(file.api.parse()?, Some(token), authority(file.ca.as_deref())?);
+        return Ok(Server {
+            address: file.api.parse()?,
+            token: Some(token),
+            ca: authority(file.ca.as_deref())?,
+        });
     };
     let address: Address = said.parse().map_err(|error| {
         Hinted::usage(format!("{error}"), "take --api and RUNG_API away to use the server of this machine")
@@ -58,7 +85,7 @@ pub fn connect(global: &Global) -> anyhow::Result<Client> {
         Some(ca) => Some(ca),
         None => authority(ca.as_deref())?,
     };
-    client(address, global.token.clone().or(token), ca)
+    Ok(Server { address, token: global.token.clone().or(token), ca })
 }
 
 /// What was meant for the laptop must not go to production, nor the other way round.

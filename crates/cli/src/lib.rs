@@ -2,7 +2,8 @@
 //!
 //! [`Cli`] is the whole tree of commands. The binary dispatches those that run a role ([`Command::Up`], …) itself and
 //! hands every other one to [`run`], which finds the server ([`connect`]), asks it through [`rung_api::Client`], and
-//! shows what it says. [`deploy_directory`] is the verb `deploy` for `rung up DIR`.
+//! shows what it says. [`deploy_directory`] is the verb `deploy` for `rung up DIR`, and for [`gate`], which git starts
+//! on the server when somebody pushes.
 //!
 //! How it works: every verb is a function in [`verb`] that asks and follows; every screen is a pure function in
 //! [`render`] from wire types to text; [`screen::Screen`] is the only place that writes, and knows whether it writes to
@@ -17,6 +18,8 @@ pub mod connect;
 pub mod edge;
 mod env_file;
 pub mod follow;
+pub mod gate;
+pub mod import;
 mod git;
 mod login;
 pub mod person;
@@ -29,6 +32,7 @@ pub mod verb;
 pub use args::{Cli, Command, Global, ServiceCommand, ServiceInstallArgs, UpArgs, UpgradeArgs, Verb};
 pub use edge::{Exit, explain};
 pub use follow::{Follow, OnInterrupt};
+pub use gate::gate_main;
 pub use screen::Screen;
 pub use server_file::{ServerFile, data_directory};
 pub use verb::deploy::{DeployOptions, Sends, check_directory, deploy_directory};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use rung_api::Client;
-use rung_artifact::{PackError, Packed, digest_source, pack_source};
+use rung_artifact::{PackError, Packed, digest_commit, digest_source, pack_commit, pack_source};
 use tokio::sync::mpsc;
 
 use crate::edge::Hinted;
@@ -25,15 +25,29 @@ const CHUNKS: usize = 16;
 
 type Chunk = Result<Frame<Bytes>, io::Error>;
 
+/// What of a directory is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tree {
+    /// What lies there, without what `.gitignore` and `.rungignore` name.
+    Directory,
+    /// What git has checked out there, without what `.rungignore` names.
+    Commit,
+}
+
 /// Makes sure that the server holds what is in `dir`, and answers with what that is.
 ///
 /// # Errors
 /// The directory can't be packed, or the server did not take it.
-pub async fn ensure_source(client: &Client, dir: &Path, screen: &mut Screen) -> anyhow::Result<Packed> {
+pub async fn ensure_source(
+    client: &Client,
+    dir: &Path,
+    tree: Tree,
+    screen: &mut Screen,
+) -> anyhow::Result<Packed> {
     for _ in 0..ATTEMPTS {
         screen.moving("packing");
         let began = Instant::now();
-        let packed = digest(dir).await?;
+        let packed = digest(dir, tree).await?;
         let size = format!("{}, {}", count(packed.files, "file"), bytes(packed.bytes));
         screen.say(&done_line(Mood::Good, "packed", began.elapsed(), &size, screen.paint))?;
         if client.has_source(&packed.digest).await? {
@@ -41,7 +55,7 @@ pub async fn ensure_source(client: &Client, dir: &Path, screen: &mut Screen) -> 
         }
         screen.moving(&format!("sending {}", bytes(packed.bytes)));
         let began = Instant::now();
-        let sent = send(client, dir, &packed).await?;
+        let sent = send(client, dir, tree, &packed).await?;
         if sent.digest == packed.digest {
             screen.say(&done_line(Mood::Good, "sent", began.elapsed(), "", screen.paint))?;
             return Ok(packed);
@@ -51,17 +65,24 @@ pub async fn ensure_source(client: &Client, dir: &Path, screen: &mut Screen) -> 
     Err(Hinted::failed(message, "name what is written there in .rungignore, and deploy again").into())
 }
 
-async fn digest(dir: &Path) -> anyhow::Result<Packed> {
+async fn digest(dir: &Path, tree: Tree) -> anyhow::Result<Packed> {
     let owned = dir.to_owned();
-    let digested = tokio::task::spawn_blocking(move || digest_source(&owned)).await;
+    let digested = tokio::task::spawn_blocking(move || match tree {
+        Tree::Directory => digest_source(&owned),
+        Tree::Commit => digest_commit(&owned),
+    });
+    let digested = digested.await;
     digested.context("packing")?.with_context(|| format!("packing {}", dir.display()))
 }
 
-async fn send(client: &Client, dir: &Path, packed: &Packed) -> anyhow::Result<Packed> {
+async fn send(client: &Client, dir: &Path, tree: Tree, packed: &Packed) -> anyhow::Result<Packed> {
     let (chunks, mut receiver) = mpsc::channel::<Chunk>(CHUNKS);
     let owned = dir.to_owned();
     let packing = tokio::task::spawn_blocking(move || {
-        let done = pack_source(&owned, ChunkWriter(&chunks));
+        let done = match tree {
+            Tree::Directory => pack_source(&owned, ChunkWriter(&chunks)),
+            Tree::Commit => pack_commit(&owned, ChunkWriter(&chunks)),
+        };
         if done.is_err() {
             // Without it the server would take the part that was sent for the whole.
             let _ = chunks.blocking_send(Err(io::Error::other("packing failed")));

@@ -6,6 +6,7 @@ mod change;
 pub mod command;
 pub mod deploy;
 mod destroy;
+mod git;
 mod job;
 mod login;
 mod logs;
@@ -22,7 +23,7 @@ use clap::CommandFactory as _;
 use rung_api::Client;
 use rung_model::AppName;
 
-use crate::args::{Cli, ConfigCommand, Global, Verb};
+use crate::args::{Cli, ConfigCommand, GitCommand, Global, Verb};
 use crate::connect::connect;
 use crate::edge::{Exit, explain};
 use crate::screen::{Format, Screen};
@@ -69,6 +70,12 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         clap_complete::generate(shell, &mut Cli::command(), "rung", &mut std::io::stdout());
         return Ok(Exit::Done);
     }
+    if let Verb::Git(GitCommand::Credential { operation }) = verb {
+        return git::credential(global, &operation);
+    }
+    if let Verb::Import(args) = verb {
+        return crate::import::import(global, &args);
+    }
     let format = if global.json { Format::Json } else { Format::People };
     let mut screen = Screen::stdout(format);
     match &verb {
@@ -96,6 +103,11 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Secret(command) => secret::secret(session, command).await,
         Verb::Run(args) => command::one_off(session, args).await,
         Verb::Job(command) => job::job(session, command).await,
+        Verb::Import(_) => unreachable!("it was answered above, without a server"),
+        Verb::Git(GitCommand::Remote { name }) => git::remote(session, &name).await,
+        Verb::Git(GitCommand::Credential { .. }) => {
+            unreachable!("it was answered above, without asking the server")
+        }
         Verb::Events(args) => logs::events(session, &args).await,
         Verb::Open => read::open(session).await,
         Verb::Destroy(args) => destroy::destroy(session, &args).await,

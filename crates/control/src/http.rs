@@ -11,6 +11,7 @@ mod audit;
 mod callers;
 mod deploy;
 mod extract;
+mod git;
 mod guard;
 mod jobs;
 mod nodes;
@@ -126,9 +127,10 @@ fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
 const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
 
 fn router(control: Control) -> Router {
-    let people = people();
+    let people = people().merge(for_git());
     let guard = guard::Guard { control: control.clone(), duties: Arc::new(people.duties) };
     let people = people.router.layer(middleware::from_fn_with_state(guard, guard::guard));
+    let people = people.layer(middleware::from_fn(git::speak_git));
     let roles =
         roles().router.layer(middleware::from_fn_with_state(control.clone(), callers::only_for_roles));
     open()
@@ -143,7 +145,7 @@ fn router(control: Control) -> Router {
 
 /// Everything that is served, for its description.
 fn endpoints() -> Described {
-    open().merge(people()).merge(roles())
+    open().merge(people()).merge(for_git()).merge(roles())
 }
 
 /// For everybody who can connect.
@@ -371,6 +373,30 @@ fn people() -> Described {
                 .answers::<wire::TokenCreated>(),
         )
         .delete(paths::TOKEN, tokens::revoke, says(Right::Admin, "Revoke a token, at once"))
+}
+
+/// For people's git.
+fn for_git() -> Described {
+    Described::new()
+        .get(
+            paths::GIT_REFS,
+            git::advertise,
+            says(Right::OfApp(Role::Deployer), "What `git push` and `git fetch` ask first")
+                .query(&["service"])
+                .answers_bytes("application/x-git-receive-pack-advertisement"),
+        )
+        .post(
+            paths::GIT_RECEIVE,
+            git::receive,
+            says(Right::OfApp(Role::Deployer), "A `git push`, which is a deploy")
+                .answers_bytes("application/x-git-receive-pack-result"),
+        )
+        .post(
+            paths::GIT_UPLOAD,
+            git::upload,
+            says(Right::OfApp(Role::Deployer), "A `git fetch` of what was pushed")
+                .answers_bytes("application/x-git-upload-pack-result"),
+        )
 }
 
 /// For nodes and proxies.

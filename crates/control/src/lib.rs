@@ -14,6 +14,7 @@ mod cluster;
 mod diff;
 pub mod doctor;
 pub mod events;
+mod git;
 pub mod http;
 pub mod keyring;
 mod launch;

@@ -35,6 +35,10 @@ impl Control {
             Ok(removed) => tracing::info!(removed, "artifacts pruned"),
             Err(error) => tracing::warn!(%error, "pruning artifacts"),
         }
+        let apps = self.read(|world| world.apps.keys().cloned().collect::<BTreeSet<_>>());
+        if let Err(error) = self.inner.repositories.prune(|app| apps.contains(app)).await {
+            tracing::warn!(%error, "pruning repositories");
+        }
         match self.prune_secrets(unnamed).await {
             Ok(found) => *unnamed = found,
             Err(error) => tracing::warn!(%error, "pruning secrets"),

@@ -16,6 +16,7 @@ use crate::ControlConfig;
 use crate::access::Access;
 use crate::audit::Audit;
 use crate::events::EventLog;
+use crate::git::Repositories;
 use crate::keyring::Keyring;
 use crate::reconcile::{Event, Reconcile};
 use crate::trees::{Trees, TreesError};
@@ -50,6 +51,7 @@ pub(crate) struct Inner {
     pub version: String,
     pub data: std::path::PathBuf,
     pub trees: Trees,
+    pub repositories: Repositories,
     pub events: EventLog,
     pub upgrades: mpsc::Sender<std::path::PathBuf>,
     pub reconcile: Mutex<Reconcile>,
@@ -88,6 +90,7 @@ impl Control {
     pub async fn start(config: ControlConfig) -> Result<(Self, tokio::task::JoinHandle<()>), StartError> {
         let fence = crate::leader::take_the_lead(config.store.as_ref(), &config.node).await?;
         let trees = Trees::open(&config.data.join("artifacts"))?;
+        let repositories = Repositories::new(&config.data);
         let events_path = config.data.join("events.jsonl");
         let events = EventLog::open(&events_path)
             .map_err(|source| StartError::Events { path: events_path.display().to_string(), source })?;
@@ -106,6 +109,7 @@ impl Control {
             version: config.version,
             data: config.data,
             trees,
+            repositories,
             events,
             upgrades: config.upgrades,
             reconcile: Mutex::new(reconcile),

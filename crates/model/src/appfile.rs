@@ -61,6 +61,8 @@ pub struct AppFile {
     #[serde(default)]
     pub volumes: BTreeMap<VolumeName, Volume>,
     pub deploy: DeployPolicy,
+    #[serde(default)]
+    pub git: GitPolicy,
     pub services: BTreeMap<ServiceName, Service>,
     #[serde(default)]
     pub jobs: BTreeMap<JobName, Job>,
@@ -116,6 +118,28 @@ pub struct DeployPolicy {
     #[serde(rename = "deadline_ms", with = "duration::ms")]
     #[schema(value_type = u64)]
     pub deadline: Duration,
+}
+
+/// What `git push` does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct GitPolicy {
+    /// The branch that is deployed when it is pushed; `None`: `main` or `master`.
+    pub branch: Option<String>,
+}
+
+impl GitPolicy {
+    /// Whether a push of this branch is a deploy.
+    pub fn deploys(&self, branch: &str) -> bool {
+        match &self.branch {
+            Some(said) => said == branch,
+            None => matches!(branch, "main" | "master"),
+        }
+    }
+
+    /// The branch in words: `main or master`.
+    pub fn shown(&self) -> &str {
+        self.branch.as_deref().unwrap_or("main or master")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     match role.as_deref() {
         Some("shim") => rung_agent::shim_main(),
         Some("ingress") => run_ingress(),
+        Some("git-gate") => rung_cli::gate_main(),
         _ => run_command(Cli::from_process()),
     }
 }
@@ -42,7 +43,9 @@ fn run_command(cli: Cli) -> ExitCode {
         Command::Upgrade(upgrade) => upgrade::ask(&cli.global, &upgrade),
         Command::Service(ServiceCommand::Install(install)) => service::install(&cli.global, &install),
         Command::Verb(verb) => return rung_cli::run(&cli.global, verb).into(),
-        Command::Ingress(_) | Command::Shim(_) => unreachable!("these roles branched off before"),
+        Command::GitGate(_) | Command::Ingress(_) | Command::Shim(_) => {
+            unreachable!("these roles branched off before")
+        }
     };
     match ended {
         Ok(exit) => exit.into(),

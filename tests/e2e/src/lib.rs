@@ -10,6 +10,7 @@
 
 mod app;
 mod binary;
+pub mod git;
 pub mod http;
 mod load;
 pub mod process;

@@ -28,5 +28,7 @@ mod releases;
 mod secrets;
 #[path = "stories/survival.rs"]
 mod survival;
+#[path = "stories/ways_in.rs"]
+mod ways_in;
 #[path = "stories/without_root.rs"]
 mod without_root;

@@ -14,8 +14,9 @@ use crate::app::{FoundFile, find_file, in_environment};
 use crate::args::{DeployArgs, PromoteArgs};
 use crate::edge::{Exit, Hinted};
 use crate::follow::{Follow, OnInterrupt};
+use crate::import::{Note, app_json};
 use crate::screen::Screen;
-use crate::upload::ensure_source;
+use crate::upload::{Tree, ensure_source};
 
 /// How a directory is deployed.
 #[derive(Debug, Clone)]
@@ -29,6 +30,9 @@ pub struct DeployOptions {
     pub asked: Asked,
     pub wait: bool,
     pub on_interrupt: OnInterrupt,
+    /// Who deploys; `None`: the person who runs this.
+    pub by: Option<String>,
+    pub tree: Tree,
 }
 
 /// What of a directory is deployed.
@@ -49,6 +53,8 @@ impl Default for DeployOptions {
             asked: Asked::default(),
             wait: true,
             on_interrupt: OnInterrupt::Detach,
+            by: None,
+            tree: Tree::Directory,
         }
     }
 }
@@ -66,7 +72,7 @@ pub(super) async fn deploy(session: &mut Session<'_>, args: DeployArgs) -> anyho
         sends: if args.config_only { Sends::AppFileOnly } else { Sends::Everything },
         asked,
         wait: !args.wait.no_wait,
-        on_interrupt: OnInterrupt::Detach,
+        ..DeployOptions::default()
     };
     deploy_directory(&session.client, &args.directory, &options, &mut session.screen).await
 }
@@ -138,11 +144,15 @@ async fn deploy_since(
     options: &DeployOptions,
     screen: &mut Screen,
 ) -> anyhow::Result<Exit> {
-    let (found, file) = app_file(dir, options.app.as_ref(), options.environment.as_ref())?;
+    let Meant { found, file, notes } = app_file(dir, options.app.as_ref(), options.environment.as_ref())?;
     let app = &file.app;
     screen.say(&screen.paint.bold(&format!("deploying {app}")))?;
+    let app_json = found.path.with_file_name(app_json::FILE_NAME).display().to_string();
+    for note in &notes {
+        screen.say(&format!("  {}", note.line_in(&app_json)))?;
+    }
     let source = match options.sends {
-        Sends::Everything => Some(ensure_source(client, dir, screen).await?.digest),
+        Sends::Everything => Some(ensure_source(client, dir, options.tree, screen).await?.digest),
         Sends::AppFileOnly => None,
     };
     let request = DeployRequest {
@@ -151,7 +161,7 @@ async fn deploy_since(
         origin: crate::git::origin(dir),
         asked: options.asked,
         note: options.note.clone(),
-        by: crate::person::name(),
+        by: options.by.clone().unwrap_or_else(crate::person::name),
     };
     screen.moving("starting");
     let started = client.deploy(app, &request).await.with_context(|| format!("deploying {app}"))?;
@@ -167,35 +177,43 @@ pub fn check_directory(dir: &Path, environment: Option<&EnvironmentName>) -> any
     app_file(dir, None, environment).map(drop)
 }
 
+/// What a directory says of its app.
+struct Meant {
+    found: FoundFile,
+    file: AppFile,
+    /// What an `app.json` says and is not honoured.
+    notes: Vec<Note>,
+}
+
 fn app_file(
     dir: &Path,
     said: Option<&AppName>,
     environment: Option<&EnvironmentName>,
-) -> anyhow::Result<(FoundFile, AppFile)> {
+) -> anyhow::Result<Meant> {
     let found = find_file(dir)?.ok_or_else(|| no_file(dir))?;
-    let file = read_file(&found, dir, said, environment)?;
-    Ok((found, file))
+    read_file(found, dir, said, environment)
 }
 
 fn read_file(
-    found: &FoundFile,
+    found: FoundFile,
     dir: &Path,
     said: Option<&AppName>,
     environment: Option<&EnvironmentName>,
-) -> anyhow::Result<AppFile> {
+) -> anyhow::Result<Meant> {
     let app = said.cloned().or_else(|| found.directory_name.clone());
     let app = app.map_or_else(|| AppName::new("app").context("naming the app"), Ok)?;
     if found.name == appfile::PROCFILE && said.is_none() && found.directory_name.is_none() {
         let message = format!("a Procfile does not name its app, and {} makes no name", dir.display());
         return Err(Hinted::usage(message, "name it with --app").into());
     }
+    let (found, notes) = found.settled(&app)?;
     let file = found.parse(&in_environment(&app, environment)?)?;
     match said {
         Some(said) if said.base() != file.app.base() => {
             let message = format!("{} says app = \"{}\", and --app says {said}", found.name, file.app.base());
             Err(Hinted::usage(message, "leave --app out, or change the file").into())
         }
-        _ => Ok(file),
+        _ => Ok(Meant { found, file, notes }),
     }
 }
 

@@ -159,6 +159,8 @@ pub async fn destroy(
         record.destroying = Some(request.volumes);
         let (guard, op) = replace_app(&record, held.revision);
         if let Committed::Done = control.commit(vec![guard], vec![op]).await? {
+            // What can't be removed now is by the next round of pruning, or the first push to an app of this name.
+            let _ = control.inner.repositories.forget(&app).await;
             control.record(Some(&app), "destroyed", format!("app {app} is destroyed by {}", request.by));
             return Ok(Json(()));
         }

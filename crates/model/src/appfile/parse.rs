@@ -14,7 +14,7 @@ use super::overlay::Texts;
 use super::read::{Field, Table, clip};
 use super::schema;
 use super::service;
-use super::{AppFile, Build, DeployPolicy, Job, Route, Service, Volume, values};
+use super::{AppFile, Build, DeployPolicy, GitPolicy, Job, Route, Service, Volume, values};
 use crate::ids::{AppName, EnvironmentName, InvalidId, JobName, SecretName, ServiceName, VolumeName};
 
 /// Reads a `rung.toml` as it is in production, without overlays in files. `file_name` is how it is called in errors.
@@ -108,6 +108,7 @@ impl Reader<'_, '_> {
             required_secrets: self.secrets(&top),
             volumes: self.volumes(&top),
             deploy: self.deploy(&top),
+            git: self.git(&top),
             services: self.services(&top),
             jobs: self.jobs(&top),
             routes: self.routes(&top),
@@ -354,6 +355,17 @@ impl Reader<'_, '_> {
             self.strategy(&field);
         }
         policy
+    }
+
+    fn git(&mut self, top: &Table<'_, '_>) -> GitPolicy {
+        let Some(field) = top.field("git") else { return GitPolicy::default() };
+        let example = "[git] with branch = \"main\" below it";
+        let Some(table) = field.table(&schema::GIT, self.findings, example) else {
+            return GitPolicy::default();
+        };
+        let branch = table.field("branch");
+        let branch = branch.and_then(|field| field.parsed(self.findings, "\"main\"", values::branch));
+        GitPolicy { branch }
     }
 
     fn strategy(&mut self, field: &Field<'_, '_>) {

@@ -7,7 +7,7 @@ use super::error::{AppFileErrors, Findings};
 use super::parse::text_of;
 use super::read::clip;
 use super::service::default_health;
-use super::{AppFile, Build, DeployPolicy, Service};
+use super::{AppFile, Build, DeployPolicy, GitPolicy, Service};
 use crate::ids::{AppName, ServiceName};
 use crate::routes::{Hold, Protocol};
 
@@ -49,6 +49,7 @@ fn empty(app: AppName) -> AppFile {
             release_timeout: defaults::RELEASE_TIMEOUT,
             deadline: defaults::DEADLINE,
         },
+        git: GitPolicy::default(),
         services: BTreeMap::new(),
         jobs: BTreeMap::new(),
         routes: Vec::new(),

@@ -43,6 +43,7 @@ pub const TOP: Section = Section {
         "secrets",
         "volumes",
         "deploy",
+        "git",
         "services",
         "jobs",
         "routes",
@@ -112,6 +113,12 @@ pub const NOTIFY: Section = Section {
     title: "[notify]",
     keys: &["webhook", "secret"],
     refused: &[elsewhere("url", "write `webhook = \"https://...\"`")],
+};
+
+pub const GIT: Section = Section {
+    title: "[git]",
+    keys: &["branch"],
+    refused: &[elsewhere("remote", "`rung git remote` adds the remote to a repository")],
 };
 
 pub const SERVICE: Section = Section {
@@ -195,6 +202,7 @@ pub const ALL: &[&Section] = &[
     &VOLUME,
     &DEPLOY,
     &NOTIFY,
+    &GIT,
     &SERVICE,
     &JOB,
     &HEALTH,

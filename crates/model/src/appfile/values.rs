@@ -118,6 +118,27 @@ pub fn show_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
+/// Longer names of branches are no names; git itself stops at the length of a path.
+const BRANCH_MAX: usize = 200;
+
+/// Reads the name of a branch of git, by git's own rules.
+pub fn branch(text: &str) -> Result<String, InvalidValue> {
+    let wrong = |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
+    let forbidden = |c: char| c.is_ascii_control() || " ~^:?*[\\".contains(c);
+    let name = text.strip_prefix("refs/heads/").unwrap_or(text);
+    if name.len() > BRANCH_MAX
+        || name.starts_with('-')
+        || name.ends_with('.')
+        || name.contains("..")
+        || name.contains("@{")
+        || name.contains(forbidden)
+        || name.split('/').any(wrong)
+    {
+        return Err(invalid(format!("{text:?} is not the name of a branch"), "write it like \"main\""));
+    }
+    Ok(name.to_owned())
+}
+
 /// Reads a host name, or `*.` and a host name, into lower case.
 pub fn domain(text: &str) -> Result<String, InvalidValue> {
     let lower = text.to_lowercase();

@@ -29,6 +29,7 @@ pub fn app(name: &str, command: &str, instances: u32) -> AppFile {
             release_timeout: Duration::from_secs(30),
             deadline: Duration::from_secs(20),
         },
+        git: Default::default(),
         services: BTreeMap::new(),
         jobs: BTreeMap::new(),
         routes: Vec::new(),

@@ -1,0 +1,105 @@
+//! What the second rung promises: going back, and jobs on time, with no request lost meanwhile.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rung_e2e::{Load, Rung, Start};
+
+use crate::payload::{self, Payload};
+use crate::sampler::Sampler;
+use crate::table::{Row, Table};
+use crate::{machine, milliseconds, page, timed};
+
+/// Few enough to leave the machine to what is measured, enough to notice a gap.
+const CLIENTS: usize = 2;
+const BETWEEN: Duration = Duration::from_millis(5);
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// How often a rollback is measured
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// How many jobs are due in the same second
+    #[arg(long, default_value_t = 1000)]
+    jobs: usize,
+    /// How many runs of a lone job are looked at, one a second
+    #[arg(long, default_value_t = 300)]
+    runs: usize,
+    /// Where the section `Releases and jobs` is written
+    #[arg(long, default_value = "bench/RESULTS.md")]
+    out: PathBuf,
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let binary = std::env::current_exe()?.with_file_name("rung");
+    anyhow::ensure!(binary.exists(), "{} is missing: run `cargo xtask bench releases`", binary.display());
+    let start = payload::own_start()?;
+    let rung = Rung::start_with(Start { binary: Some(binary), ..Start::default() });
+    let mut app = Payload::new("shop", 2)?;
+    crate::deploys::begin(&rung, &app)?;
+    let host = format!("{}.localhost", app.name);
+    let load = Load::start_clients(rung.http(), &host, "/", CLIENTS, BETWEEN);
+
+    let mut table = Table::with_notes(vec![format!(
+        "The application's own start ({:.1} ms, the median of nine without any platform) is taken off rollbacks.",
+        start.as_secs_f64() * 1000.0
+    )]);
+    rollbacks(&rung, &mut app, arguments.rounds, start, &mut table)?;
+    timed::lone(&rung, arguments.runs, &mut table)?;
+    timed::together(&rung, arguments.jobs, &mut table)?;
+    lost(load, &mut table);
+
+    let text = table.markdown("releases", &machine::describe());
+    println!("\n{text}");
+    page::replace_section(&arguments.out, "Releases and jobs", &text)?;
+    println!("written to {}", arguments.out.display());
+    Ok(())
+}
+
+/// From `rung rollback` to all answers by the release before; its instances are gone, so new ones start.
+fn rollbacks(
+    rung: &Rung,
+    app: &mut Payload,
+    rounds: usize,
+    start: Duration,
+    table: &mut Table,
+) -> anyhow::Result<()> {
+    let mut took = Vec::new();
+    for round in 1..=rounds {
+        println!("rollback {round} of {rounds}");
+        let before = app.spelled();
+        app.next()?;
+        rung.deploy(app.directory()).succeeds();
+        rung.wait_until_settled(&app.name, "web", app.instances);
+        let sampler = Sampler::start(rung.http(), format!("{}.localhost", app.name));
+        sampler.current_pid();
+        let began = Instant::now();
+        rung.cli(&["rollback", "--app", &app.name]).succeeds();
+        took.push(sampler.all_on(&before).saturating_duration_since(began).saturating_sub(start));
+    }
+    table.push(milliseconds(
+        "rollback, the old release's instances being gone: from the command to all traffic back",
+        "300 ms",
+        &took,
+        &[],
+    ));
+    Ok(())
+}
+
+fn lost(load: Load, table: &mut Table) {
+    let tally = load.stop();
+    let made: u64 = tally.outcomes.values().sum();
+    println!("{:?}\n{}", tally.outcomes, tally.troubles.join("\n"));
+    table.push(Row {
+        what: format!("requests lost of {made}, during all of this"),
+        aim: "none".into(),
+        rung: tally.lost().to_string(),
+        peer: String::new(),
+        ratio: String::new(),
+    });
+    table.note(format!(
+        "The load is {CLIENTS} clients over kept connections with {} ms between two requests; the longest answer took {:.0} ms.",
+        BETWEEN.as_millis(),
+        tally.longest.as_secs_f64() * 1000.0
+    ));
+}

@@ -1,0 +1,123 @@
+//! Jobs on time: how late they are recorded, and how late they start.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rung_api::wire::JobListing;
+use rung_e2e::Rung;
+use rung_model::Run;
+use tempfile::TempDir;
+
+use crate::table::{Row, Table};
+
+/// A deploy with so many jobs is done well before.
+const AHEAD: Duration = Duration::from_secs(30);
+
+/// What takes longer is no result but a fault.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Of a run: from its time to its record, and to its start.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    recorded: f64,
+    started: f64,
+}
+
+/// A job for each second, alone.
+pub fn lone(rung: &Rung, runs: usize, table: &mut Table) -> anyhow::Result<()> {
+    let directory = app("lone", "[jobs.tick]\ncommand = \":\"\nschedule = \"* * * * * *\"\n")?;
+    rung.deploy(directory.path()).succeeds();
+    // The history is bounded: it is looked at while it grows.
+    let mut seen = std::collections::BTreeMap::new();
+    while seen.len() < runs {
+        let text = rung.api_get("/v1/apps/lone/jobs/tick/runs").map_err(anyhow::Error::msg)?;
+        let history: Vec<Run> = serde_json::from_slice(&text).context("reading the job's runs")?;
+        seen.extend(history.iter().filter_map(|run| Some((run.id.clone(), late(run)?))));
+        std::thread::sleep(Duration::from_secs(5));
+    }
+    rung.cli(&["job", "pause", "tick", "--app", "lone"]).succeeds();
+    let mut started: Vec<f64> = seen.values().map(|late| late.started).collect();
+    started.sort_by(f64::total_cmp);
+    let (p50, p99) = (share(&started, 0.5), share(&started, 0.99));
+    table.push(Row {
+        what: format!(
+            "lateness of a lone job, from its time to its start: p50, p99 of {} runs",
+            started.len()
+        ),
+        aim: "p99 below 100 ms".into(),
+        rung: format!("{:.0} ms, {:.0} ms", p50 * 1000.0, p99 * 1000.0),
+        peer: String::new(),
+        ratio: String::new(),
+    });
+    Ok(())
+}
+
+/// Many jobs that are due in the same second.
+pub fn together(rung: &Rung, count: usize, table: &mut Table) -> anyhow::Result<()> {
+    let time = time_after(AHEAD)?;
+    let job = |n| format!("[jobs.j{n}]\ncommand = \":\"\nschedule = {time:?}\n");
+    let directory = app("crowd", &(0..count).map(job).collect::<String>())?;
+    println!("{count} jobs are due at {time}");
+    rung.deploy(directory.path()).succeeds();
+    let lates = started(rung, count)?;
+    let most = |value: fn(&Late) -> f64| lates.iter().map(value).fold(0.0, f64::max);
+    for (what, aim, value) in [
+        ("until the last is recorded", "1 s", most(|late| late.recorded)),
+        ("until the last has started", "10 s", most(|late| late.started)),
+    ] {
+        table.push(Row {
+            what: format!("{count} jobs due in the same second: {what}"),
+            aim: aim.into(),
+            rung: format!("{value:.1} s"),
+            peer: String::new(),
+            ratio: String::new(),
+        });
+    }
+    Ok(())
+}
+
+/// Waits until every job has started, and looks seldom: a list of so many jobs is work for the server, too.
+fn started(rung: &Rung, count: usize) -> anyhow::Result<Vec<Late>> {
+    let deadline = Instant::now() + AHEAD + PATIENCE;
+    loop {
+        std::thread::sleep(LOOK_EVERY);
+        let text = rung.api_get("/v1/apps/crowd/jobs").map_err(anyhow::Error::msg)?;
+        let listed: Vec<JobListing> = serde_json::from_slice(&text).context("reading the jobs")?;
+        let lates: Vec<Late> = listed.iter().filter_map(|job| late(job.last.as_ref()?)).collect();
+        if lates.len() == count {
+            return Ok(lates);
+        }
+        anyhow::ensure!(Instant::now() < deadline, "only {} of {count} jobs have started", lates.len());
+    }
+}
+
+/// `None` until it has started.
+fn late(run: &Run) -> Option<Late> {
+    let of = run.of_job()?;
+    let scheduled = of.scheduled?;
+    let since = |at: jiff::Timestamp| at.duration_since(scheduled).as_secs_f64();
+    Some(Late { recorded: since(run.at), started: since(of.started?) })
+}
+
+fn share(sorted: &[f64], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+/// A second of today in cron's words, in UTC.
+fn time_after(ahead: Duration) -> anyhow::Result<String> {
+    let then = jiff::Timestamp::now().checked_add(ahead)?.to_zoned(jiff::tz::TimeZone::UTC);
+    Ok(format!("{} {} {} {} {} *", then.second(), then.minute(), then.hour(), then.day(), then.month()))
+}
+
+/// An app of jobs, and of a service that does nothing.
+fn app(name: &str, jobs: &str) -> anyhow::Result<TempDir> {
+    let directory = tempfile::Builder::new().prefix("rung-bench-").tempdir()?;
+    let file = format!(
+        "app = {name:?}\n\n[services.idle]\ncommand = \"exec sleep 1000000\"\nport = false\n\n{jobs}"
+    );
+    std::fs::write(directory.path().join("rung.toml"), file)?;
+    Ok(directory)
+}
