@@ -78,7 +78,6 @@ pub fn import(global: &Global, args: &ImportArgs) -> anyhow::Result<Exit> {
         }
         return Ok(parsed.map(|_| Exit::Done)?);
     }
-    parsed.with_context(|| format!("{shown} makes no app file that could be deployed"))?;
     let target = args.output.clone().unwrap_or_else(|| directory_of(&source).join(appfile::FILE_NAME));
     write_new(&target, &toml, args.force)?;
     let format = if global.json { Format::Json } else { Format::People };
@@ -89,7 +88,8 @@ pub fn import(global: &Global, args: &ImportArgs) -> anyhow::Result<Exit> {
         not_honoured: &drafted.notes,
     };
     Screen::stdout(format).show(&imported, |imported, _, _| told(&shown, imported))?;
-    Ok(Exit::Done)
+    let context = || format!("{} has to be changed before it can be deployed", target.display());
+    parsed.map(|_| Exit::Done).with_context(context)
 }
 
 fn told(shown: &str, imported: &Imported<'_>) -> String {

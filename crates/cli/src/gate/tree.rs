@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_tree_without_end_is_not_read_to_its_end() {
         let entry = b"040000 tree aa       -\td\0";
-        let endless = std::io::BufReader::new(EndlessReader { entry, at: 0 });
+        let endless = BufReader::new(EndlessReader { entry, at: 0 });
         let refused = gather(endless).unwrap_err().to_string();
         assert!(refused.contains("more than 200000 files"), "{refused}");
     }

@@ -67,6 +67,7 @@ pub fn write(app: &AppName, procfile: &[u8], app_json: &[u8], path: &str) -> any
     let app_json = std::str::from_utf8(app_json).expect("what was read as JSON is UTF-8");
     let mut writer = Writer { source: app_json, file: &file, notes: Vec::new() };
     let toml = writer.write(&top);
+    writer.notes.sort_by_key(|note| note.line);
     Ok(Written { toml, notes: writer.notes })
 }
 
@@ -83,8 +84,15 @@ impl Writer<'_> {
         let release = self.release(&object("scripts"));
         let test =
             top.get("environments").and_then(|environments| environments.pointer("/test/scripts/test"));
-        for key in top.keys().filter(|key| !ABOUT.contains(&key.as_str())) {
-            if !matches!(key.as_str(), "env" | "scripts" | "formation") {
+        let only_tests =
+            |value: &Value| value.as_object().is_some_and(|of| of.keys().all(|name| name == "test"));
+        for (key, value) in top.iter().filter(|(key, _)| !ABOUT.contains(&key.as_str())) {
+            let is_read = match key.as_str() {
+                "env" | "scripts" | "formation" => true,
+                "environments" => test.is_some() && only_tests(value),
+                _ => false,
+            };
+            if !is_read {
                 let unknown = "it is not known here";
                 self.note(&[key], why(TOP, key).unwrap_or(unknown));
             }

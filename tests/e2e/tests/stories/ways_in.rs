@@ -1,4 +1,4 @@
-//! Ways in beside `rung deploy`: `git push`.
+//! Ways in beside `rung deploy`: `git push`, an `app.json`, a Compose file.
 
 use std::os::unix::fs::symlink;
 
@@ -290,4 +290,48 @@ fn who_has_no_token_pushes_nothing_and_destroy_forgets_what_was_pushed() {
     rung.cli(&["destroy", "--app", "private", "-y"]).succeeds();
     assert!(!rung.data().join("git/repositories/private.git").exists(), "what was pushed is still there");
     repository.push(&rung, "private", &["main"]).succeeds().mentions("is live");
+}
+
+#[test]
+fn an_environment_is_pushed_to_by_its_name() {
+    let rung = Rung::start();
+    let app = TestApp::new("abroad", 1);
+    let repository = Repository::of(app.directory());
+    repository.write("rung.staging.toml", "[env]\nCOLOUR = \"green\"\n");
+    repository.commit("what differs in staging");
+    repository.push(&rung, "abroad@staging", &["main"]).succeeds().mentions("deploying abroad@staging");
+    assert!(rung.page("abroad-staging", "/").contains("version 1 "));
+    assert!(rung.try_app("abroad").is_err(), "production was deployed, too");
+}
+
+#[test]
+fn a_procfile_with_an_app_json_is_deployed_and_what_is_not_honoured_is_named() {
+    let rung = Rung::start();
+    let counter = example("counter");
+    let deploy = || rung.cli(&["deploy", counter.path().to_str().expect("UTF-8"), "--app", "counter"]);
+    deploy().ends_with(1).mentions("COUNTER_SALT");
+    rung.cli(&["secret", "set", "COUNTER_SALT=pepper", "--app", "counter"]).succeeds();
+    let said = deploy().succeeds().mentions("app.json:11: buildpacks: nothing is detected");
+    said.mentions("app.json:6: env.COUNTER_SALT");
+    rung.wait_until_settled("counter", "web", 2);
+    assert!(rung.page("counter", "/").contains("You are visitor "));
+}
+
+#[test]
+fn a_compose_file_becomes_an_app_file_and_every_other_field_is_named() {
+    let rung = Rung::start();
+    let greeter = example("compose");
+    let file = greeter.path().join("compose.yaml");
+    let import = |more: &[&str]| rung.cli(&[&["import", file.to_str().expect("UTF-8")], more].concat());
+    let said = import(&[]).mentions("compose.yaml:11: services.web.depends_on");
+    said.mentions("services.cache: it runs another image (redis:7)")
+        .mentions("rung secret set SESSION_SECRET");
+    let written = std::fs::read_to_string(greeter.path().join("rung.toml")).expect("an app file");
+    assert!(written.contains("app = \"greeter\"") && written.contains("[services.worker]"), "{written}");
+    assert!(!written.contains("not-for-production"), "a secret is in the app file: {written}");
+    std::fs::write(greeter.path().join("rung.toml"), "mine").expect("an app file");
+    import(&[]).ends_with(1).mentions("is there already");
+    let kept = std::fs::read_to_string(greeter.path().join("rung.toml")).expect("an app file");
+    assert_eq!(kept, "mine", "an app file was overwritten");
+    import(&["--service", "nobody", "--print"]).ends_with(1).mentions("the file has web, worker, cache");
 }
