@@ -212,6 +212,7 @@ fn prepare_rung(
     let backend = Backend {
         endpoints: instances.iter().enumerate().map(endpoint).collect::<Result<_, _>>()?,
         draining: Vec::new(),
+        protocol: Default::default(),
         hold: None,
         response_timeout: Duration::from_secs(60),
         explanation: String::new(),
