@@ -381,20 +381,20 @@ fn for_git() -> Described {
         .get(
             paths::GIT_REFS,
             git::advertise,
-            says(Right::OfApp(Role::Deployer), "What `git push` and `git fetch` ask first")
+            says(DEPLOY, "What `git push` and `git fetch` ask first")
                 .query(&["service"])
                 .answers_bytes("application/x-git-receive-pack-advertisement"),
         )
         .post(
             paths::GIT_RECEIVE,
             git::receive,
-            says(Right::OfApp(Role::Deployer), "A `git push`, which is a deploy")
+            says(DEPLOY, "A `git push`, which is a deploy")
                 .answers_bytes("application/x-git-receive-pack-result"),
         )
         .post(
             paths::GIT_UPLOAD,
             git::upload,
-            says(Right::OfApp(Role::Deployer), "A `git fetch` of what was pushed")
+            says(DEPLOY, "A `git fetch` of what was pushed")
                 .answers_bytes("application/x-git-upload-pack-result"),
         )
 }

@@ -310,7 +310,7 @@ fn a_procfile_with_an_app_json_is_deployed_and_what_is_not_honoured_is_named() {
     let counter = example("counter");
     let deploy = || rung.cli(&["deploy", counter.path().to_str().expect("UTF-8"), "--app", "counter"]);
     deploy().ends_with(1).mentions("COUNTER_SALT");
-    rung.cli(&["secret", "set", "COUNTER_SALT=pepper", "--app", "counter"]).succeeds();
+    rung.cli(&["secret", "generate", "COUNTER_SALT", "--app", "counter"]).succeeds();
     let said = deploy().succeeds().mentions("app.json:11: buildpacks: nothing is detected");
     said.mentions("app.json:6: env.COUNTER_SALT");
     rung.wait_until_settled("counter", "web", 2);
