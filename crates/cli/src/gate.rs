@@ -14,8 +14,8 @@ use std::process::{Command, ExitCode, Output};
 
 use anyhow::Context as _;
 use rung_api::{Address, Client};
-use rung_model::AppName;
 use rung_model::appfile::AppFile;
+use rung_model::{AppName, CommitId, Origin};
 
 use crate::app::find_file;
 use crate::edge::{Exit, Hinted, explain};
@@ -120,12 +120,16 @@ impl Gate {
         self.tell_rewritten(head)?;
         let options = DeployOptions {
             app: Some(app.clone()),
-            environment: None,
             note: self.subject(head)?,
-            wait: true,
+            origin: CommitId::new(head.new.clone()).ok().map(|commit| Origin {
+                commit,
+                branch: Some(head.branch.clone()),
+                dirty: false,
+            }),
             on_interrupt: OnInterrupt::LeaveToCaller,
             by: Some(self.by.clone()),
             tree: Tree::Commit,
+            ..DeployOptions::default()
         };
         let mut screen = Screen::stdout(Format::People);
         deploy_directory(&self.client, Path::new("."), &options, &mut screen).await

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use rung_api::Client;
 use rung_api::wire::{DeployRequest, PromoteRequest, ReleaseRequest};
 use rung_model::appfile::{self, AppFile};
-use rung_model::{AppName, Asked, EnvironmentName, Goal, ReleaseCommand, ReleaseNumber};
+use rung_model::{AppName, Asked, EnvironmentName, Goal, Origin, ReleaseCommand, ReleaseNumber};
 
 use super::Session;
 use crate::app::{FoundFile, find_file, in_environment};
@@ -30,6 +30,8 @@ pub struct DeployOptions {
     pub asked: Asked,
     pub wait: bool,
     pub on_interrupt: OnInterrupt,
+    /// Where it comes from, when its directory is in no repository that says so.
+    pub origin: Option<Origin>,
     /// Who deploys; `None`: the person who runs this.
     pub by: Option<String>,
     pub tree: Tree,
@@ -53,6 +55,7 @@ impl Default for DeployOptions {
             asked: Asked::default(),
             wait: true,
             on_interrupt: OnInterrupt::Detach,
+            origin: None,
             by: None,
             tree: Tree::Directory,
         }
@@ -158,7 +161,10 @@ async fn deploy_since(
     let request = DeployRequest {
         file: found.text()?,
         source,
-        origin: crate::git::origin(dir),
+        origin: match options.tree {
+            Tree::Directory => crate::git::origin(dir),
+            Tree::Commit => options.origin.clone(),
+        },
         asked: options.asked,
         note: options.note.clone(),
         by: options.by.clone().unwrap_or_else(crate::person::name),
