@@ -38,6 +38,11 @@ const NEEDS: &[Need] = &[
     Need { probe: &["testssl", "--version"], package: "testssl.sh", what_for: "the long story of TLS" },
     Need { probe: &["git", "--version"], package: "git", what_for: "tidy, and the stories of git push" },
     Need { probe: &["mount", "--version"], package: "mount", what_for: "the story of the full disk" },
+    Need {
+        probe: &["faketime", "--version"],
+        package: "faketime",
+        what_for: "the stories of clocks that are set",
+    },
     Need { probe: &["setpriv", "--version"], package: "util-linux", what_for: "the stories without root" },
 ];
 

@@ -216,6 +216,7 @@ fn prepare_rung(
         hold: None,
         response_timeout: Duration::from_secs(60),
         explanation: String::new(),
+        absence: Default::default(),
     };
     let document = RouteDocument {
         app: AppName::new("bench")?,

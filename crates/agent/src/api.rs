@@ -14,8 +14,9 @@ use axum::routing::get;
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use rung_api::attach::PROTOCOL;
+use rung_api::sse::Message;
 use rung_api::wire::{LogLine, LogQuery};
-use rung_api::{Code, ErrorBody, paths, sse};
+use rung_api::{Code, ErrorBody, paths};
 use rung_model::RunId;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -79,25 +80,22 @@ async fn read_logs(State(node): State<Shared>, Query(query): Query<LogQuery>) ->
     Ok((headers, Body::from_stream(events)).into_response())
 }
 
-async fn next_event(receiver: &mut mpsc::Receiver<LogLine>) -> Option<Bytes> {
+/// A reader that dies takes the sender with it: the stream then stops without its end, which its reader takes for an error.
+async fn next_event(receiver: &mut mpsc::Receiver<Message<LogLine>>) -> Option<Bytes> {
     match tokio::time::timeout(KEEP_ALIVE, receiver.recv()).await {
         Ok(Some(first)) => {
-            let mut text = event(&first);
+            let mut text = first.encode();
             // What is ready goes in one piece: a long log is read at the disk's speed.
             while text.len() < 64 * 1024
-                && let Ok(line) = receiver.try_recv()
+                && let Ok(message) = receiver.try_recv()
             {
-                text.push_str(&event(&line));
+                text.push_str(&message.encode());
             }
             Some(text.into())
         }
         Ok(None) => None,
         Err(_) => Some(Bytes::from_static(b": still here\n\n")),
     }
-}
-
-fn event(line: &LogLine) -> String {
-    sse::encode(&serde_json::to_string(line).expect("log lines serialize"))
 }
 
 /// Frames of `rung_api::attach`, passed on between the shim and the connection as they are.

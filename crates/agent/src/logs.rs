@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rung_api::wire::{LogLine, LogQuery, Stream};
+use rung_api::sse::Message;
+use rung_api::wire::{LogLine, LogQuery, Stream, is_start};
+use rung_api::{Code, ErrorBody};
 use rung_model::{AppName, ServiceName};
 use tokio::sync::mpsc;
 
@@ -38,31 +40,69 @@ struct Source {
     directory: PathBuf,
 }
 
-fn sources(layout: &Layout, app: &AppName, query: &LogQuery) -> Vec<Source> {
+/// Why a reading ended before its end.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    #[error("nobody listens any more")]
+    NobodyListens,
+    #[error("reading the log at {path}")]
+    Unreadable { path: PathBuf, source: io::Error },
+}
+
+impl Stopped {
+    fn at(path: &Path) -> impl Fn(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Unreadable { path: path.clone(), source }
+    }
+}
+
+fn sources(layout: &Layout, app: &AppName, query: &LogQuery) -> Result<Vec<Source>, Stopped> {
     let mut found = Vec::new();
     if let Some(run) = &query.run {
         let directory = layout.run_logs(app, run);
         found.push(Source { name: run.to_string(), service: None, directory });
-        return found;
+        return Ok(found);
     }
-    for service in names(&layout.app_logs(app)).filter_map(|name| ServiceName::new(name).ok()) {
+    for service in list(&layout.app_logs(app))?.into_iter().filter_map(|name| ServiceName::new(name).ok()) {
         if query.service.as_ref().is_some_and(|wanted| *wanted != service) {
             continue;
         }
         let directory = layout.service_logs(app, &service);
-        for name in names(&directory) {
+        for name in list(&directory)? {
             if query.instance.as_ref().is_none_or(|wanted| wanted.as_str() == name) {
                 let directory = directory.join(&name);
                 found.push(Source { name, service: Some(service.clone()), directory });
             }
         }
     }
-    found
+    Ok(found)
 }
 
+/// What a directory holds. One that is not there, or was removed meanwhile, holds nothing; one that can't be read is an
+/// error: what it holds would be missing without a word.
+fn list(directory: &Path) -> Result<Vec<String>, Stopped> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(Vec::new()),
+        Err(error) => return Err(Stopped::at(directory)(error)),
+    };
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+    names.filter_map(Result::transpose).collect::<io::Result<_>>().map_err(Stopped::at(directory))
+}
+
+/// For tidying up: what can't be read now is looked at again the next time.
 fn names(directory: &Path) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok())
+    list(directory).unwrap_or_default().into_iter()
+}
+
+/// `None`: it is not there (a rotation is going on, or nothing was written yet).
+fn open(path: &Path) -> Result<Option<File>, Stopped> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Stopped::at(path)(error)),
+    }
 }
 
 fn file_path(directory: &Path, number: usize) -> PathBuf {
@@ -83,97 +123,117 @@ struct Reader {
 
 impl Reader {
     /// Reads from where at least `tail` lines follow, or from the beginning.
-    fn open(source: Source, tail: Option<usize>) -> Self {
+    fn open(source: Source, tail: Option<usize>) -> Result<Self, Stopped> {
         let mut files = Vec::new();
         let mut wanted = tail;
+        let mut seen = BTreeSet::new();
         for number in 0..FILES {
-            let Ok(mut file) = File::open(file_path(&source.directory, number)) else { continue };
-            let counted = wanted.map(|wanted| seek_tail(&mut file, wanted));
-            files.push(file);
-            match (counted, &mut wanted) {
-                (Some(Ok(count)), Some(left)) if count < *left => *left -= count,
-                (None, _) => {}
-                _ => break,
+            let path = file_path(&source.directory, number);
+            let Some(mut file) = open(&path)? else { continue };
+            let failed = Stopped::at(&path);
+            // A rotation meanwhile has moved the one that was just opened: it is met again under the next name.
+            if !seen.insert(file.metadata().map_err(&failed)?.ino()) {
+                continue;
             }
+            let follow = wanted.map(|wanted| seek_tail(&mut file, wanted)).transpose().map_err(&failed)?;
+            files.push(file);
+            wanted = match (wanted, follow) {
+                (Some(wanted), Some(follow)) if follow >= wanted => break,
+                (Some(wanted), Some(follow)) => Some(wanted - follow),
+                _ => None,
+            };
         }
-        Self { source, older: files, current: None, torn: Vec::new(), next: None }
+        Ok(Self { source, older: files, current: None, torn: Vec::new(), next: None })
     }
 
-    fn peek(&mut self) -> Option<&Record> {
+    fn peek(&mut self) -> Result<Option<&Record>, Stopped> {
         if self.next.is_none() {
-            self.next = self.read();
+            self.next = self.read()?;
         }
-        self.next.as_ref()
+        Ok(self.next.as_ref())
     }
 
-    fn read(&mut self) -> Option<Record> {
+    /// `None` where the log ends, for now.
+    fn read(&mut self) -> Result<Option<Record>, Stopped> {
         loop {
             if self.current.is_none() {
-                self.current = Some(BufReader::new(self.older.pop()?));
+                let Some(oldest) = self.older.pop() else { return Ok(None) };
+                self.current = Some(BufReader::new(oldest));
             }
-            let current = self.current.as_mut()?;
-            match current.read_until(b'\n', &mut self.torn) {
-                Ok(0) if !self.older.is_empty() => self.current = None,
-                Ok(0) | Err(_) => return None,
-                Ok(_) if !self.torn.ends_with(b"\n") => {}
-                Ok(_) => {
-                    let line = std::mem::take(&mut self.torn);
-                    if let Some(record) = record::decode(line.trim_ascii_end()) {
-                        return Some(record);
-                    }
+            let Some(current) = self.current.as_mut() else { return Ok(None) };
+            let count = current
+                .read_until(b'\n', &mut self.torn)
+                .map_err(|source| Stopped::at(&self.source.directory)(source))?;
+            if count == 0 && self.older.is_empty() {
+                return Ok(None);
+            }
+            if count == 0 {
+                // A rotated file gets no more: a line without its end has none.
+                self.torn.clear();
+                self.current = None;
+            } else if self.torn.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.torn);
+                if let Some(record) = record::decode(line.trim_ascii_end()) {
+                    return Ok(Some(record));
                 }
             }
         }
     }
 
-    /// After a rotation: what is left of the old file was read, the new one is next.
-    fn follow_rotation(&mut self) {
-        let Ok(newest) = fs::metadata(file_path(&self.source.directory, 0)) else { return };
-        let inode = |file: &File| file.metadata().map(|meta| meta.ino()).ok();
-        let current = self.current.as_ref().and_then(|reader| inode(reader.get_ref()));
-        if current == Some(newest.ino()) {
-            return;
+    /// After a rotation: what is left of the old file was read, the new ones are next.
+    fn follow_rotation(&mut self) -> Result<(), Stopped> {
+        let newest = file_path(&self.source.directory, 0);
+        let inode = |file: &File| file.metadata().map(|meta| meta.ino());
+        let current = match &self.current {
+            Some(reader) => Some(inode(reader.get_ref()).map_err(Stopped::at(&newest))?),
+            None => None,
+        };
+        match fs::metadata(&newest) {
+            Ok(newest) if current == Some(newest.ino()) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Stopped::at(&newest)(error)),
         }
         // Everything newer than the current file, which has become `log.N` (or is gone).
+        let mut seen = BTreeSet::from_iter(current);
         for number in 0..FILES {
-            let Ok(file) = File::open(file_path(&self.source.directory, number)) else { continue };
-            if current.is_some() && inode(&file) == current {
+            let path = file_path(&self.source.directory, number);
+            let Some(file) = open(&path)? else { continue };
+            let inode = inode(&file).map_err(Stopped::at(&path))?;
+            if current == Some(inode) {
                 break;
             }
-            self.older.push(file);
-            if current.is_none() {
-                break;
+            if seen.insert(inode) {
+                self.older.push(file);
             }
         }
+        Ok(())
     }
 }
 
-/// Moves to where at most `lines` lines follow; answers how many do.
+/// Moves to where at most `lines` whole lines follow; answers how many do. The end of a line that is being written is
+/// not there yet, and is none.
 fn seek_tail(file: &mut File, lines: usize) -> io::Result<usize> {
     const CHUNK: u64 = 64 * 1024;
     let mut end = file.seek(SeekFrom::End(0))?;
-    let mut count = 0;
+    let mut ends = 0;
     let mut chunk = Vec::new();
-    let mut is_last_byte = true;
     while end > 0 {
         let start = end.saturating_sub(CHUNK);
         file.seek(SeekFrom::Start(start))?;
         chunk.clear();
         file.by_ref().take(end - start).read_to_end(&mut chunk)?;
-        for (at, &byte) in chunk.iter().enumerate().rev() {
-            if byte == b'\n' && !std::mem::take(&mut is_last_byte) {
-                count += 1;
-                if count == lines {
-                    file.seek(SeekFrom::Start(start + at as u64 + 1))?;
-                    return Ok(count);
-                }
+        for at in memchr::memrchr_iter(b'\n', &chunk) {
+            ends += 1;
+            if ends > lines {
+                file.seek(SeekFrom::Start(start + at as u64 + 1))?;
+                return Ok(lines);
             }
-            is_last_byte = false;
         }
         end = start;
     }
     file.seek(SeekFrom::Start(0))?;
-    Ok(count + 1)
+    Ok(ends)
 }
 
 fn line(source: &Source, record: Record) -> LogLine {
@@ -188,62 +248,88 @@ fn line(source: &Source, record: Record) -> LogLine {
 }
 
 /// The next line in the order of time.
-fn pop_earliest(readers: &mut [Reader]) -> Option<LogLine> {
-    let (at, _) = readers
-        .iter_mut()
-        .enumerate()
-        .filter_map(|(at, reader)| reader.peek().map(|record| (at, record.micros)))
-        .min_by_key(|(_, micros)| *micros)?;
-    let record = readers[at].next.take()?;
-    Some(line(&readers[at].source, record))
+fn pop_earliest(readers: &mut [Reader]) -> Result<Option<LogLine>, Stopped> {
+    let mut earliest: Option<(usize, i64)> = None;
+    for (at, reader) in readers.iter_mut().enumerate() {
+        if let Some(record) = reader.peek()?
+            && earliest.is_none_or(|(_, micros)| record.micros < micros)
+        {
+            earliest = Some((at, record.micros));
+        }
+    }
+    Ok(earliest.and_then(|(at, _)| {
+        let record = readers[at].next.take()?;
+        Some(line(&readers[at].source, record))
+    }))
 }
 
-/// Sends what the query asks for, and goes on for as long as it follows and somebody listens. Blocks.
-pub fn read(layout: &Layout, app: &AppName, query: &LogQuery, sender: &mpsc::Sender<LogLine>) {
-    let mut known: BTreeMap<Source, ()> = BTreeMap::new();
+/// Sends what the query asks for, and goes on for as long as it follows and somebody listens. The last message says
+/// whether that is all. Blocks.
+pub fn read(layout: &Layout, app: &AppName, query: &LogQuery, sender: &mpsc::Sender<Message<LogLine>>) {
+    let last = match send_all(layout, app, query, sender) {
+        Ok(()) => Message::End,
+        Err(Stopped::NobodyListens) => return,
+        Err(error @ Stopped::Unreadable { .. }) => {
+            let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+            let message = format!("{error}{}", source.unwrap_or_default());
+            Message::Failed(ErrorBody::new(Code::Internal, message))
+        }
+    };
+    // Whoever has gone meanwhile needs no end.
+    let _ = sender.blocking_send(last);
+}
+
+fn send_all(
+    layout: &Layout,
+    app: &AppName,
+    query: &LogQuery,
+    sender: &mpsc::Sender<Message<LogLine>>,
+) -> Result<(), Stopped> {
+    let mut known: BTreeSet<Source> = BTreeSet::new();
     let mut readers: Vec<Reader> = Vec::new();
-    for source in sources(layout, app, query) {
-        known.insert(source.clone(), ());
-        readers.push(Reader::open(source, query.tail));
+    for source in sources(layout, app, query)? {
+        known.insert(source.clone());
+        readers.push(Reader::open(source, query.tail)?);
     }
     let wanted = |line: &LogLine| query.since.is_none_or(|since| line.at >= since);
-    if send_existing(&mut readers, query.tail, wanted, sender).is_none() {
-        return;
-    }
+    let send = |line: LogLine| sender.blocking_send(Message::Item(line)).map_err(|_| Stopped::NobodyListens);
+    send_existing(&mut readers, query.tail, wanted, send)?;
     let mut rounds = 0;
     while query.follow && !sender.is_closed() {
         std::thread::sleep(FOLLOW_PAUSE);
         rounds += 1;
         if rounds % RESCAN_EVERY == 0 {
-            for source in sources(layout, app, query) {
-                if known.insert(source.clone(), ()).is_none() {
-                    readers.push(Reader::open(source, None));
+            for source in sources(layout, app, query)? {
+                if known.insert(source.clone()) {
+                    readers.push(Reader::open(source, None)?);
                 }
             }
         }
-        readers.iter_mut().for_each(Reader::follow_rotation);
-        while let Some(line) = pop_earliest(&mut readers) {
-            if wanted(&line) && sender.blocking_send(line).is_err() {
-                return;
+        for reader in &mut readers {
+            reader.follow_rotation()?;
+        }
+        while let Some(line) = pop_earliest(&mut readers)? {
+            if wanted(&line) {
+                send(line)?;
             }
         }
     }
+    Ok(())
 }
 
-/// `None` when nobody listens any more.
 fn send_existing(
     readers: &mut [Reader],
     tail: Option<usize>,
     wanted: impl Fn(&LogLine) -> bool,
-    sender: &mpsc::Sender<LogLine>,
-) -> Option<()> {
+    send: impl Fn(LogLine) -> Result<(), Stopped>,
+) -> Result<(), Stopped> {
     let mut held = std::collections::VecDeque::new();
-    while let Some(line) = pop_earliest(readers) {
+    while let Some(line) = pop_earliest(readers)? {
         if !wanted(&line) {
             continue;
         }
         let Some(tail) = tail else {
-            sender.blocking_send(line).ok()?;
+            send(line)?;
             continue;
         };
         held.push_back(line);
@@ -251,21 +337,19 @@ fn send_existing(
             held.pop_front();
         }
     }
-    for line in held {
-        sender.blocking_send(line).ok()?;
-    }
-    Some(())
+    held.into_iter().try_for_each(send)
 }
 
 /// The last lines of the latest life: what explains its end.
 pub fn tail(directory: &Path) -> Vec<String> {
     let source = Source { name: String::new(), service: None, directory: directory.to_owned() };
-    let mut reader = Reader::open(source, Some(2 * TAIL_LINES));
+    let Ok(mut reader) = Reader::open(source, Some(2 * TAIL_LINES)) else { return Vec::new() };
     let mut lines = Vec::new();
-    while let Some(record) = reader.read() {
+    // What can be read explains more than nothing.
+    while let Ok(Some(record)) = reader.read() {
         if record.stream != Stream::Rung {
             lines.push(record.text);
-        } else if record.text.starts_with("started ") {
+        } else if is_start(&record.text) {
             lines.clear();
         }
     }
@@ -339,11 +423,95 @@ mod tests {
         fs::write(file_path(directory, file), out).unwrap();
     }
 
-    fn collect(layout: &Layout, query: &LogQuery) -> Vec<String> {
+    /// The lines, and whether the answer says of itself that it is whole.
+    fn read_out(layout: &Layout, query: &LogQuery) -> (Vec<String>, Option<Message<LogLine>>) {
         let (sender, mut receiver) = mpsc::channel(100);
         read(layout, &AppName::new("shop").unwrap(), query, &sender);
         drop(sender);
-        std::iter::from_fn(|| receiver.blocking_recv()).map(|line| line.text).collect()
+        let mut last = None;
+        let mut lines = Vec::new();
+        while let Some(message) = receiver.blocking_recv() {
+            match message {
+                Message::Item(line) => lines.push(line.text),
+                ending => last = Some(ending),
+            }
+        }
+        (lines, last)
+    }
+
+    fn collect(layout: &Layout, query: &LogQuery) -> Vec<String> {
+        let (lines, last) = read_out(layout, query);
+        assert_eq!(last, Some(Message::End), "an answer without its end: {lines:?}");
+        lines
+    }
+
+    fn last(lines: usize) -> LogQuery {
+        LogQuery { tail: Some(lines), ..LogQuery::default() }
+    }
+
+    /// A directory with the logs of `shop`'s `web`.
+    fn stage() -> (tempfile::TempDir, Layout, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path().to_owned());
+        let web = layout.app_logs(&AppName::new("shop").unwrap()).join("web");
+        (directory, layout, web)
+    }
+
+    #[test]
+    fn a_line_is_found_however_the_file_after_it_begins() {
+        let (_directory, layout, web) = stage();
+        write(&web.join("a1"), 1, &[(1, "one"), (2, "two")]);
+        fs::write(file_path(&web.join("a1"), 0), b"").unwrap();
+        assert_eq!(collect(&layout, &last(1)), ["two"], "a rotation had just begun the next file");
+        fs::write(file_path(&web.join("a1"), 0), b"3 o. thr").unwrap();
+        assert_eq!(collect(&layout, &last(1)), ["two"], "the next line was being written");
+        assert_eq!(collect(&layout, &last(0)), Vec::<String>::new());
+        assert_eq!(collect(&layout, &last(5)), ["one", "two"]);
+    }
+
+    #[test]
+    fn a_rotation_between_two_looks_doubles_nothing_and_hides_nothing() {
+        let (_directory, layout, web) = stage();
+        let a1 = web.join("a1");
+        write(&a1, 0, &[(1, "one"), (2, "two")]);
+        // In the middle of it: the newest has its next name, and the new one is not there.
+        fs::rename(file_path(&a1, 0), file_path(&a1, 1)).unwrap();
+        assert_eq!(collect(&layout, &LogQuery::default()), ["one", "two"]);
+        // As a reader sees it that opened the file under both of its names.
+        fs::hard_link(file_path(&a1, 1), file_path(&a1, 0)).unwrap();
+        assert_eq!(collect(&layout, &LogQuery::default()), ["one", "two"]);
+    }
+
+    #[test]
+    fn a_follower_hears_all_of_a_log_that_was_rotated_before_it_was_first_there() {
+        let (_directory, _layout, web) = stage();
+        let source = Source { name: "a1".into(), service: None, directory: web.join("a1") };
+        let mut readers = [Reader::open(source, None).unwrap()];
+        assert!(pop_earliest(&mut readers).unwrap().is_none(), "there is no file yet");
+        write(&web.join("a1"), 1, &[(1, "one")]);
+        write(&web.join("a1"), 0, &[(2, "two")]);
+        readers[0].follow_rotation().unwrap();
+        let texts: Vec<_> =
+            std::iter::from_fn(|| pop_earliest(&mut readers).unwrap()).map(|line| line.text).collect();
+        assert_eq!(texts, ["one", "two"]);
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_an_error_and_never_an_empty_answer() {
+        let (_directory, layout, web) = stage();
+        write(&web.join("a1"), 0, &[(1, "one")]);
+        fs::create_dir_all(file_path(&web.join("a2"), 0)).unwrap();
+        let (_, ending) = read_out(&layout, &LogQuery::default());
+        let Some(Message::Failed(body)) = ending else { panic!("it ended with {ending:?}") };
+        assert!(body.message.contains("a2"), "the log is not named: {}", body.message);
+    }
+
+    #[test]
+    fn an_instance_that_has_said_nothing_yet_is_a_whole_and_empty_answer() {
+        let (_directory, layout, web) = stage();
+        assert_eq!(collect(&layout, &LogQuery::default()), Vec::<String>::new());
+        fs::create_dir_all(web.join("a1")).unwrap();
+        assert_eq!(collect(&layout, &last(100)), Vec::<String>::new());
     }
 
     #[test]

@@ -268,5 +268,5 @@ fn logs_are_read_and_followed_through_the_agents_api() {
         }
         lines
     });
-    assert_eq!(lines, ["started (attempt 1)", "one"]);
+    assert_eq!(lines, ["started", "one"]);
 }

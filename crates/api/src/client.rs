@@ -31,6 +31,7 @@ use rung_model::{
 
 use crate::error::{Code, ErrorBody};
 use crate::paths;
+use crate::sse::Message;
 use crate::wire::{
     AppStatus, CommitStatus, ConfigRequest, DeployRequest, DestroyRequest, DoctorReport, EventRecord,
     HealthReport, JobListing, JobRequest, Launch, LogLine, LogQuery, PinRequest, PromoteRequest,
@@ -95,6 +96,9 @@ pub enum ClientError {
     Broken { address: String, source: hyper::Error },
     #[error("answer of the rung server to {path} is not what this version understands")]
     NotUnderstood { path: String, source: serde_json::Error },
+    /// A stream that stopped without saying that it is whole.
+    #[error("answer of the rung server at {address} to {path} broke off before its end")]
+    BrokenOff { address: String, path: String },
 }
 
 impl ClientError {
@@ -375,6 +379,7 @@ impl Client {
             body: response.into_body(),
             decoder: crate::sse::Decoder::default(),
             ready: std::collections::VecDeque::new(),
+            is_over: false,
             kind: std::marker::PhantomData,
         })
     }
@@ -400,29 +405,45 @@ pub struct EventStream<O> {
     path: String,
     body: Incoming,
     decoder: crate::sse::Decoder,
-    ready: std::collections::VecDeque<String>,
+    ready: std::collections::VecDeque<Message<String>>,
+    /// It has said how it ended; there is nothing after that.
+    is_over: bool,
     kind: std::marker::PhantomData<fn() -> O>,
 }
 
 impl<O: DeserializeOwned> EventStream<O> {
-    /// `None` at the stream's end.
+    /// `None` once all has come that there is to come; a stream that stops before that is an error, told once.
     pub async fn next(&mut self) -> Option<Result<O, ClientError>> {
-        loop {
-            if let Some(text) = self.ready.pop_front() {
-                return Some(
-                    serde_json::from_str(&text)
-                        .map_err(|source| ClientError::NotUnderstood { path: self.path.clone(), source }),
-                );
-            }
-            match self.body.frame().await? {
-                Ok(frame) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.ready.extend(self.decoder.push(data));
-                    }
+        while !self.is_over {
+            match self.ready.pop_front() {
+                Some(Message::Item(json)) => {
+                    let read = serde_json::from_str(&json);
+                    let path = || self.path.clone();
+                    return Some(read.map_err(|source| ClientError::NotUnderstood { path: path(), source }));
                 }
-                Err(source) => return Some(Err(self.client.broken(source))),
+                Some(Message::End) => self.is_over = true,
+                Some(Message::Failed(body)) => return Some(Err(self.fail(ClientError::Api(body)))),
+                None => match self.body.frame().await {
+                    Some(Ok(frame)) => {
+                        if let Some(data) = frame.data_ref() {
+                            self.ready.extend(self.decoder.push(data));
+                        }
+                    }
+                    Some(Err(source)) => return Some(Err(self.fail(self.client.broken(source)))),
+                    None => {
+                        let address = self.client.inner.address.to_string();
+                        let path = self.path.split('?').next().unwrap_or_default().to_owned();
+                        return Some(Err(self.fail(ClientError::BrokenOff { address, path })));
+                    }
+                },
             }
         }
+        None
+    }
+
+    fn fail(&mut self, error: ClientError) -> ClientError {
+        self.is_over = true;
+        error
     }
 }
 

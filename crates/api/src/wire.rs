@@ -335,6 +335,23 @@ pub struct LogLine {
     pub partial: bool,
 }
 
+/// What Rung says in a log when a command begins: `started`, and from the second time on which life this is.
+pub fn said_at_start(attempt: u32) -> String {
+    if attempt <= 1 { "started".to_owned() } else { format!("started (attempt {attempt})") }
+}
+
+impl LogLine {
+    /// Whether this is Rung's word that the command has begun, not one of its end.
+    pub fn says_started(&self) -> bool {
+        self.stream == Stream::Rung && is_start(&self.text)
+    }
+}
+
+/// Of Rung's own words: whether they are [`said_at_start`].
+pub fn is_start(text: &str) -> bool {
+    text == "started" || text.starts_with("started ")
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {

@@ -28,6 +28,26 @@ pub enum PackError {
     Changed { path: PathBuf },
     #[error("can't write the archive")]
     Write { source: io::Error },
+    /// Two or more; each is one of the above.
+    #[error("{} things in it can't be packed:{}", problems.len(), listed(problems))]
+    Several { problems: Vec<PackError> },
+}
+
+/// So many problems are told at a time; the rest is counted.
+const LISTED_MAX: usize = 20;
+
+/// A line each, with its cause.
+fn listed(problems: &[PackError]) -> String {
+    use std::fmt::Write;
+    let mut lines = String::new();
+    for problem in problems.iter().take(LISTED_MAX) {
+        let cause = std::error::Error::source(problem).map(|cause| format!(": {cause}"));
+        write!(lines, "\n  {problem}{}", cause.unwrap_or_default()).expect("writing to a string succeeds");
+    }
+    if problems.len() > LISTED_MAX {
+        write!(lines, "\n  and {} more", problems.len() - LISTED_MAX).expect("writing to a string succeeds");
+    }
+    lines
 }
 
 /// An archive was refused or could not be written to disk. Nothing of it was left behind.

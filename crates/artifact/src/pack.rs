@@ -59,26 +59,46 @@ fn visit<W: Write>(
 ) -> Result<Packed, PackError> {
     let mut manifest = Manifest::default();
     let mut buffer = vec![0; CHUNK_BYTES];
+    let mut problems = Vec::new();
     for found in walk(dir, selection)? {
-        let found = found?;
-        let path = found.relative_bytes().to_vec();
-        match &found.kind {
-            Kind::Directory => {
-                destination.header(&found, EntryType::Directory, 0, b"")?;
-                manifest.insert(path, Node::Directory { named: true });
-            }
-            Kind::Link { target } => {
-                let target = target.as_os_str().as_bytes().to_vec();
-                destination.header(&found, EntryType::Symlink, 0, &target)?;
-                manifest.insert(path, Node::Link { target });
-            }
-            Kind::File => {
-                let content = read_file(&found, destination, &mut buffer)?;
-                manifest.insert_file(path, executable(found.metadata.mode()), content, found.metadata.len());
-            }
+        let taken = found.and_then(|found| take(&found, destination, &mut manifest, &mut buffer));
+        match (taken, &destination) {
+            (Ok(()), _) => {}
+            // Nothing is written: whoever mends one thing wants to hear of the others, too.
+            (Err(problem), Destination::Nowhere) => problems.push(problem),
+            (Err(problem), Destination::Archive(_)) => return Err(problem),
         }
     }
-    Ok(manifest.packed())
+    match problems.len() {
+        0 => Ok(manifest.packed()),
+        1 => Err(problems.remove(0)),
+        _ => Err(PackError::Several { problems }),
+    }
+}
+
+fn take<W: Write>(
+    found: &Found,
+    destination: &mut Destination<W>,
+    manifest: &mut Manifest,
+    buffer: &mut [u8],
+) -> Result<(), PackError> {
+    let path = found.relative_bytes().to_vec();
+    match &found.kind {
+        Kind::Directory => {
+            destination.header(found, EntryType::Directory, 0, b"")?;
+            manifest.insert(path, Node::Directory { named: true });
+        }
+        Kind::Link { target } => {
+            let target = target.as_os_str().as_bytes().to_vec();
+            destination.header(found, EntryType::Symlink, 0, &target)?;
+            manifest.insert(path, Node::Link { target });
+        }
+        Kind::File => {
+            let content = read_file(found, destination, buffer)?;
+            manifest.insert_file(path, executable(found.metadata.mode()), content, found.metadata.len());
+        }
+    }
+    Ok(())
 }
 
 /// The owner's bit decides, as for git.

@@ -120,6 +120,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
                 "give the fingerprint of its authority with --ca or RUNG_CA; `rung up` prints it there"
                     .to_owned(),
             ),
+            ClientError::BrokenOff { .. } => Some("ask again; what was shown may not be all".to_owned()),
             ClientError::Broken { .. } | ClientError::Api(_) => None,
         }
     })

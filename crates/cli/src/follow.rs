@@ -149,7 +149,7 @@ impl Follow<'_> {
                 }
             };
             seen = deployment.timeline.len();
-            if log.run != deployment.run {
+            if log.run != deployment.run || log.is_broken {
                 log.drain(screen).await?;
                 log.open(self.client, &deployment).await;
             }
@@ -196,7 +196,7 @@ impl Follow<'_> {
 /// Whether the server is likely to answer later.
 pub fn may_pass(error: &ClientError) -> bool {
     match error {
-        ClientError::Connect { .. } | ClientError::Broken { .. } => true,
+        ClientError::Connect { .. } | ClientError::Broken { .. } | ClientError::BrokenOff { .. } => true,
         ClientError::Api(body) => body.code == Code::Unavailable,
         ClientError::NotUnderstood { .. } | ClientError::Untrusted { .. } | ClientError::NoTrust { .. } => {
             false
@@ -240,15 +240,25 @@ impl Shown {
 struct RunLog {
     run: Option<RunId>,
     stream: Option<EventStream<LogLine>>,
+    /// It stopped in the middle, and is taken up again with the next change of the deployment.
+    is_broken: bool,
+    last: Option<Timestamp>,
+    /// What was shown before a break; the lines of its last moment come again.
+    resumed_after: Option<Timestamp>,
 }
 
 impl RunLog {
     async fn open(&mut self, client: &Client, deployment: &Deployment) {
+        if self.run != deployment.run {
+            self.last = None;
+        }
+        (self.is_broken, self.resumed_after) = (false, self.last);
         let Some(run) = deployment.run.clone().filter(|_| !deployment.has_ended()) else {
             self.run.clone_from(&deployment.run);
             return;
         };
-        let query = LogQuery { run: Some(run.clone()), follow: true, ..LogQuery::default() };
+        let query =
+            LogQuery { run: Some(run.clone()), since: self.last, follow: true, ..LogQuery::default() };
         // A log that can't be read yet is asked for again with the next change; the deployment matters more.
         if let Ok(stream) = client.logs(&deployment.app, &query).await {
             self.run = Some(run);
@@ -258,13 +268,27 @@ impl RunLog {
 
     /// The next line; waits for ever when there is no log.
     async fn next(&mut self) -> LogLine {
-        if let Some(stream) = &mut self.stream {
-            if let Some(Ok(line)) = stream.next().await {
-                return line;
+        while let Some(stream) = &mut self.stream {
+            match stream.next().await {
+                Some(Ok(line)) => {
+                    if self.is_news(&line) {
+                        return line;
+                    }
+                }
+                ended => {
+                    self.is_broken = ended.is_some();
+                    self.stream = None;
+                }
             }
-            self.stream = None;
         }
         std::future::pending().await
+    }
+
+    /// What was shown before a break is none, nor that the run has begun: its phase is on the screen.
+    fn is_news(&mut self, line: &LogLine) -> bool {
+        let is_new = self.resumed_after.is_none_or(|after| line.at > after);
+        self.last = self.last.max(Some(line.at));
+        is_new && !line.says_started()
     }
 
     /// Shows what is left of a run that has ended.
@@ -272,7 +296,9 @@ impl RunLog {
         let Some(mut stream) = self.stream.take() else { return Ok(()) };
         let end = tokio::time::Instant::now() + LAST_LINES;
         while let Ok(Some(Ok(line))) = tokio::time::timeout_at(end, stream.next()).await {
-            screen.say(&run_line(&line, screen.paint))?;
+            if self.is_news(&line) {
+                screen.say(&run_line(&line, screen.paint))?;
+            }
         }
         Ok(())
     }

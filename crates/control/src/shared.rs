@@ -142,6 +142,11 @@ impl Control {
         self.read_loop(|reconcile| read(reconcile.world()))
     }
 
+    /// A document as it is to be stored: see [`World::encode`].
+    pub(crate) fn encode<T: serde::Serialize>(&self, key: &str, document: &T) -> Vec<u8> {
+        self.read(|world| world.encode(key, document))
+    }
+
     pub(crate) fn read_loop<T>(&self, read: impl FnOnce(&Reconcile) -> T) -> T {
         read(&self.inner.reconcile.lock().expect("no panic while held"))
     }

@@ -1,5 +1,7 @@
 //! The answers that Rung gives itself: plain, helpful, and honest about who failed.
 
+use rung_model::Absence;
+
 use crate::head::{Request, push, push_number};
 use crate::response::ClientConnection;
 
@@ -17,7 +19,7 @@ pub(crate) enum Failure {
     NeedsHttp1,
     NoRoute,
     NotReady,
-    NoInstance,
+    NoInstance(Absence),
     HoldFull,
     HeldTooLong,
     ConnectFailed,
@@ -41,7 +43,9 @@ impl Failure {
             Self::NeedsHttp2 => 426,
             Self::NeedsHttp1 => 501,
             Self::NoRoute => 404,
-            Self::NotReady | Self::NoInstance | Self::HoldFull | Self::HeldTooLong | Self::Overloaded => 503,
+            Self::NotReady | Self::NoInstance(_) | Self::HoldFull | Self::HeldTooLong | Self::Overloaded => {
+                503
+            }
             Self::ConnectFailed | Self::ConnectionLost | Self::BadResponse(_) => 502,
             Self::ResponseTimeout => 504,
         }
@@ -56,7 +60,7 @@ impl Failure {
             Self::NeedsHttp1 => "needs_http1",
             Self::NoRoute => "no_route",
             Self::NotReady => "not_ready",
-            Self::NoInstance => "no_instance",
+            Self::NoInstance(_) => "no_instance",
             Self::HoldFull => "hold_full",
             Self::HeldTooLong => "held_too_long",
             Self::ConnectFailed => "connect_failed",
@@ -72,10 +76,13 @@ impl Failure {
             Self::BadRequest { .. } | Self::RequestTimeout | Self::NeedsHttp2 | Self::NeedsHttp1 => {
                 Side::Client
             }
-            Self::NoRoute | Self::NotReady | Self::HoldFull | Self::HeldTooLong | Self::Overloaded => {
-                Side::Rung
-            }
-            Self::NoInstance
+            Self::NoRoute
+            | Self::NotReady
+            | Self::NoInstance(Absence::Intended)
+            | Self::HoldFull
+            | Self::HeldTooLong
+            | Self::Overloaded => Side::Rung,
+            Self::NoInstance(Absence::Failing)
             | Self::ConnectFailed
             | Self::ConnectionLost
             | Self::BadResponse(_)
@@ -94,7 +101,7 @@ impl Failure {
             Self::NeedsHttp1 => "The application speaks HTTP/2 only, and takes no WebSockets.".into(),
             Self::NoRoute => "No application answers to this host and path.".into(),
             Self::NotReady => "The routes are not known yet. Try again in a moment.".into(),
-            Self::NoInstance => with("No instance of the application can take the request."),
+            Self::NoInstance(_) => with("No instance of the application can take the request."),
             Self::HoldFull => with("The application is changing hands and too many requests wait already."),
             Self::HeldTooLong => with("The application is changing hands and it took too long."),
             Self::ConnectFailed => "The application does not accept connections.".into(),
@@ -212,10 +219,21 @@ mod tests {
     fn an_explanation_can_not_bring_markup_into_the_page() {
         let request = Request::default();
         let mut out = Vec::new();
-        write(&mut out, Failure::NoInstance, "<script>", &request, ClientConnection::Close);
+        write(&mut out, Failure::NoInstance(Absence::Failing), "<script>", &request, ClientConnection::Close);
         let page = String::from_utf8(out).unwrap();
         assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"), "{page}");
         assert!(page.contains("Rung-Error: no_instance\r\n"), "{page}");
         assert!(page.contains("The application failed"), "{page}");
+    }
+
+    #[test]
+    fn an_application_that_is_scaled_to_nothing_has_not_failed() {
+        let request = Request { wants_json: true, ..Request::default() };
+        let mut out = Vec::new();
+        let failure = Failure::NoInstance(Absence::Intended);
+        write(&mut out, failure, "web is scaled to 0 instances", &request, ClientConnection::Close);
+        let answer = String::from_utf8(out).unwrap();
+        assert!(answer.contains(r#""failed":"rung""#) && answer.contains("scaled to 0"), "{answer}");
+        assert!(answer.contains("Rung-Error: no_instance\r\n"), "{answer}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rung_model::{Hold, InstanceId, Protocol, RouteDocument};
+use rung_model::{Absence, Hold, InstanceId, Protocol, RouteDocument};
 
 use crate::balance::{Registry, ServiceLoad, Target};
 use crate::slots::SlotSet;
@@ -17,6 +17,7 @@ pub(crate) struct Service {
     pub(crate) response_timeout: Duration,
     pub(crate) protocol: Protocol,
     pub(crate) explanation: String,
+    pub(crate) absence: Absence,
     pub(crate) load: Arc<ServiceLoad>,
 }
 
@@ -97,6 +98,7 @@ impl Table {
                 response_timeout: backend.response_timeout,
                 protocol: backend.protocol,
                 explanation: backend.explanation.clone(),
+                absence: backend.absence,
                 load,
             };
             services.insert(name.clone(), Arc::new(service));
@@ -225,6 +227,7 @@ mod tests {
             hold: None,
             response_timeout: Duration::from_secs(30),
             explanation: String::new(),
+            absence: Default::default(),
         };
         RouteDocument {
             app: AppName::new(app).unwrap(),

@@ -327,6 +327,7 @@ mod tests {
             hold: None,
             response_timeout: Duration::from_secs(30),
             explanation: String::new(),
+            absence: Default::default(),
         };
         RouteDocument {
             app: AppName::new(app).unwrap(),

@@ -203,9 +203,10 @@ impl Worker {
                 version: table.version,
             }),
             (None, Some(hold)) => Choice::Hold { hold, load: service.load.clone() },
-            (None, None) => {
-                Choice::Nothing { failure: Failure::NoInstance, explanation: service.explanation.clone() }
-            }
+            (None, None) => Choice::Nothing {
+                failure: Failure::NoInstance(service.absence),
+                explanation: service.explanation.clone(),
+            },
         }
     }
 

@@ -42,6 +42,6 @@ pub use member::Member;
 pub use node::{Node, NodeFacts, NodeRole};
 pub use observed::{InstanceState, Observed, ObservedInstance, ObservedRun};
 pub use release::{Draft, Origin, Promoted, Provenance, Release};
-pub use routes::{Backend, Endpoint, Hold, Protocol, RouteDocument, RouteRule};
+pub use routes::{Absence, Backend, Endpoint, Hold, Protocol, RouteDocument, RouteRule};
 pub use run::{Run, RunKind, RunOutcome, RunState};
 pub use schedule::{Schedule, Zone};

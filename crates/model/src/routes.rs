@@ -68,6 +68,20 @@ pub struct Backend {
     /// Why there is no endpoint, for the error page; empty when there is one.
     #[serde(default)]
     pub explanation: String,
+    /// Whose doing it is that there is no endpoint.
+    #[serde(default)]
+    pub absence: Absence,
+}
+
+/// What it means that a service has no endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Absence {
+    /// The application fails: it exits, or passes no check.
+    #[default]
+    Failing,
+    /// As people or Rung want it: scaled to 0, starting, changing hands.
+    Intended,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -386,7 +386,7 @@ impl<'a> Draft<'a> {
 
     fn write<T: Serialize>(&self, key: String, value: &T) -> Write {
         let replaces = self.input.world.revision_of(&key);
-        let value = serde_json::to_vec(value).expect("documents of the model serialize");
+        let value = self.input.world.encode(&key, value);
         Write { key, value: Some(value), replaces }
     }
 

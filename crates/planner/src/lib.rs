@@ -24,6 +24,7 @@ pub mod reconcile;
 pub mod rollout;
 pub mod routes;
 pub mod schedule;
+mod unknown;
 pub mod world;
 
 use std::collections::BTreeMap;

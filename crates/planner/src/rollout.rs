@@ -30,6 +30,10 @@ const REVERT_BUDGET: Duration = Duration::from_secs(60);
 /// How often the remaining time is written although nothing else changed.
 const ACCOUNT_EVERY: Duration = Duration::from_secs(5);
 
+/// What a leader that takes a deployment over takes off its time at once: what passed between the leaders is not known,
+/// and leaders that live for less than [`ACCOUNT_EVERY`] end each deployment, too.
+const TAKING_OVER: Duration = Duration::from_secs(1);
+
 /// A new instance that had to be started this often without becoming healthy is taken as a failure of its release,
 /// without waiting for the deadline: by then four starts failed within about a second of backoff.
 const RESTARTS_TOLERATED: u32 = 3;
@@ -68,10 +72,18 @@ fn account(draft: &mut Draft<'_>, app: &AppName) -> Duration {
     let elapsed = draft.input.clock.elapsed;
     let deployment = draft.deployment(app).expect("the caller found one");
     let (number, written) = (deployment.number, deployment.remaining);
-    let since = *draft.progress.accounted.entry((app.clone(), number)).or_insert(elapsed);
-    let passed = elapsed.saturating_sub(since);
+    let known_since = draft.progress.accounted.get(&(app.clone(), number)).copied();
+    let (passed, is_due) = match known_since {
+        Some(since) => (elapsed.saturating_sub(since), elapsed.saturating_sub(since) >= ACCOUNT_EVERY),
+        // What is met so soon was begun under the leader before.
+        None if elapsed < ACCOUNT_EVERY => (TAKING_OVER, true),
+        None => (Duration::ZERO, false),
+    };
+    if known_since.is_none() {
+        draft.progress.accounted.insert((app.clone(), number), elapsed);
+    }
     let remaining = written.saturating_sub(passed);
-    if passed >= ACCOUNT_EVERY {
+    if is_due {
         draft.change_deployment(app).remaining = remaining;
         draft.progress.accounted.insert((app.clone(), number), elapsed);
     }

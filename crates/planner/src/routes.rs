@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use rung_model::appfile::{AppFile, Service};
 use rung_model::{
-    AppName, Backend, Endpoint, InstanceState, Intent, Phase, RouteDocument, RouteRule, ServiceName,
+    Absence, AppName, Backend, Endpoint, InstanceState, Intent, Phase, RouteDocument, RouteRule, ServiceName,
 };
 
 use crate::draft::Draft;
@@ -83,7 +83,8 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
         .filter(|member| member.intent == Intent::Run && member.routing != Routing::Absent && !named(member))
         .filter_map(endpoint)
         .collect();
-    let explanation = if endpoints.is_empty() { explain(service, kinds, desired) } else { String::new() };
+    let (absence, explanation) =
+        if endpoints.is_empty() { explain(service, kinds, desired) } else { Default::default() };
     let hopeless = kinds
         .wanted
         .iter()
@@ -95,6 +96,7 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
         hold: (kinds.exclusive && !hopeless && desired > 0).then_some(declared.hold),
         response_timeout: declared.response_timeout,
         explanation,
+        absence,
     })
 }
 
@@ -151,21 +153,25 @@ fn endpoint(member: &Member) -> Option<Endpoint> {
 }
 
 /// For the error page: why nobody can answer.
-fn explain(service: &ServiceName, kinds: &Kinds, desired: u32) -> String {
+fn explain(service: &ServiceName, kinds: &Kinds, desired: u32) -> (Absence, String) {
     if desired == 0 {
-        return format!("{service} is scaled to 0 instances");
+        return (Absence::Intended, format!("{service} is scaled to 0 instances"));
     }
     let count = |wanted: &[InstanceState]| {
         kinds.wanted.iter().filter(|member| wanted.contains(&member.state())).count()
     };
     let looping = count(&[InstanceState::CrashLooping, InstanceState::Failed]);
     if looping > 0 {
-        return format!("{looping} of {desired} instances of {service} exit again and again");
+        let text = format!("{looping} of {desired} instances of {service} exit again and again");
+        return (Absence::Failing, text);
     }
     let starting = count(&[InstanceState::Preparing, InstanceState::Starting, InstanceState::BackingOff]);
     if starting > 0 || kinds.wanted.is_empty() {
         let handoff = if kinds.exclusive { "is changing hands" } else { "is starting" };
-        return format!("{service} {handoff}");
+        // One that exits and is about to be started again has failed; one that is starting has not.
+        let backs_off = count(&[InstanceState::BackingOff]) == starting && starting > 0;
+        let absence = if backs_off { Absence::Failing } else { Absence::Intended };
+        return (absence, format!("{service} {handoff}"));
     }
-    format!("no instance of {service} passes its health checks")
+    (Absence::Failing, format!("no instance of {service} passes its health checks"))
 }

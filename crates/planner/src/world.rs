@@ -9,7 +9,10 @@ use rung_model::{
     App, AppName, Assignment, Deployment, DeploymentNumber, Generation, JobName, JobState, Member, Node,
     NodeId, Observed, Release, ReleaseNumber, RouteDocument, Run, RunId, keys,
 };
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::unknown::Unknown;
 
 /// A document with the revision that wrote it.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +36,8 @@ pub struct World {
     pub observed: BTreeMap<NodeId, Held<Observed>>,
     pub routes: BTreeMap<AppName, Held<RouteDocument>>,
     pub jobs: BTreeMap<AppName, BTreeMap<JobName, Held<JobState>>>,
+    /// By key, of the few documents that have any.
+    unknown: BTreeMap<String, Unknown>,
 }
 
 /// A stored document that this version can't read. It is left alone: an older binary must not destroy what a newer
@@ -55,30 +60,30 @@ impl World {
         let Some((kind, _)) = key.split_once('/') else { return Ok(()) };
         match kind {
             "apps" => {
-                let app: App = decode(key, value)?;
+                let app: App = self.decode_keeping(key, value)?;
                 self.apps.insert(app.name.clone(), Held { revision, value: app });
             }
             "releases" => {
-                let release: Release = decode(key, value)?;
+                let release: Release = self.decode_keeping(key, value)?;
                 let of_app = self.releases.entry(release.app.clone()).or_default();
                 of_app.insert(release.number, Held { revision, value: release });
             }
             "deployments" => {
-                let deployment: Deployment = decode(key, value)?;
+                let deployment: Deployment = self.decode_keeping(key, value)?;
                 let of_app = self.deployments.entry(deployment.app.clone()).or_default();
                 of_app.insert(deployment.number, Held { revision, value: deployment });
             }
             "runs" => {
-                let run: Run = decode(key, value)?;
+                let run: Run = self.decode_keeping(key, value)?;
                 self.runs.insert(run.id.clone(), Held { revision, value: run });
             }
             "jobs" => {
-                let state: JobState = decode(key, value)?;
+                let state: JobState = self.decode_keeping(key, value)?;
                 let of_app = self.jobs.entry(state.app.clone()).or_default();
                 of_app.insert(state.job.clone(), Held { revision, value: state });
             }
             "nodes" => {
-                let node: Node = decode(key, value)?;
+                let node: Node = self.decode_keeping(key, value)?;
                 self.nodes.insert(node.id.clone(), Held { revision, value: node });
             }
             "members" => {
@@ -104,7 +109,36 @@ impl World {
         Ok(())
     }
 
+    /// A document as it is to be stored: with the fields of the stored one that this version does not know.
+    ///
+    /// Assignments, route documents and what nodes report are made whole each time, by whoever writes them: a field that
+    /// its maker does not know would be out of date there.
+    pub fn encode<T: Serialize>(&self, key: &str, document: &T) -> Vec<u8> {
+        let bytes = match self.unknown.get(key) {
+            None => serde_json::to_vec(document),
+            Some(unknown) => {
+                serde_json::to_value(document).and_then(|value| serde_json::to_vec(&unknown.put_back(value)))
+            }
+        };
+        bytes.expect("documents of the model serialize")
+    }
+
+    fn decode_keeping<T>(&mut self, key: &str, value: &[u8]) -> Result<T, Undecodable>
+    where
+        T: Serialize + DeserializeOwned + PartialEq,
+    {
+        let document = decode(key, value)?;
+        let unknown = Unknown::of(value, &document);
+        if unknown.is_empty() {
+            self.unknown.remove(key);
+        } else {
+            self.unknown.insert(key.to_owned(), unknown);
+        }
+        Ok(document)
+    }
+
     pub fn delete(&mut self, key: &str) {
+        self.unknown.remove(key);
         let mut parts = key.splitn(3, '/');
         let (Some(kind), Some(first)) = (parts.next(), parts.next()) else { return };
         let second = parts.next();

@@ -71,6 +71,12 @@ fn version_of(program: &Path) -> anyhow::Result<String> {
     Ok(said)
 }
 
+/// Whether the program's `up` has an option.
+fn knows(program: &Path, option: &str) -> bool {
+    let help = Command::new(program).args(["up", "--help"]).output();
+    help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(option))
+}
+
 /// Where a running platform is reached.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
@@ -99,8 +105,18 @@ pub async fn take_over(
     // The same addresses, said outright; no directory, so nothing is deployed.
     command.arg("up").arg("--data").arg(data.root());
     command.args(["--http", &addresses.http.to_string(), "--api", &addresses.api.to_string()]);
-    if let Some(https) = addresses.https {
-        command.args(["--https", &https.to_string()]);
+    match addresses.https {
+        Some(https) if knows(program, "--https") => {
+            command.args(["--https", &https.to_string()]);
+        }
+        Some(https) => {
+            // It would end at once over an option that it does not know, and everything with it.
+            eprintln!(
+                "{} serves no TLS: https://{https} is not served until a newer one takes over",
+                program.display()
+            );
+        }
+        None => {}
     }
     if keep {
         command.arg("--keep");

@@ -158,6 +158,19 @@ class Handler(BaseHTTPRequestHandler):
         print(asked.get("text", ""), flush=True)
         self.answer("printed\n")
 
+    def page_bytes(self, asked):
+        """A line that is no text."""
+        os.write(1, bytes.fromhex(asked["hex"]) + b"\n")
+        self.answer("printed\n")
+
+    def page_flood(self, asked):
+        """As fast as it can."""
+        lines = (b"x" * 999 + b"\n") * 100
+        for _ in range(int(asked["megabytes"]) * 10):
+            os.write(1, lines)
+        print("the flood is over", flush=True)
+        self.answer("flooded\n")
+
     def page_count(self, asked):
         """One more, in the file that one process alone may own."""
         with COUNT_LOCK:

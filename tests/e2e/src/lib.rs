@@ -10,6 +10,7 @@
 
 mod app;
 mod binary;
+mod clock;
 pub mod git;
 pub mod http;
 mod load;
@@ -20,6 +21,7 @@ mod wait;
 
 pub use app::{Service, TestApp, example};
 pub use binary::rung_binary;
+pub use clock::WallClock;
 pub use load::{Load, Outcome, Tally};
 pub use rung::{Rung, Start};
 pub use said::Said;

@@ -34,6 +34,8 @@ pub struct Start {
     pub data: Option<PathBuf>,
     /// The user that it runs as; needs root.
     pub user: Option<u32>,
+    /// More variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A running `rung up`, and everything that belongs to it. Dropping it ends all of it.
@@ -43,6 +45,7 @@ pub struct Rung {
     data: PathBuf,
     binary: PathBuf,
     user: Option<u32>,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
     /// Whatever it said, line by line, over all its starts.
     said: Arc<Mutex<Vec<String>>>,
@@ -76,9 +79,9 @@ impl Rung {
             std::os::unix::fs::chown(own.path(), Some(user), Some(user))
                 .expect("root gives a directory away");
         }
-        let user = start.user;
-        let mut rung =
-            Self { own, data, binary, user, child: None, said: Arc::default(), readers: Vec::new() };
+        let (user, environment) = (start.user, start.environment);
+        let (said, readers) = Default::default();
+        let mut rung = Self { own, data, binary, user, environment, child: None, said, readers };
         rung.up(start.directory.as_deref(), &start.options);
         rung
     }
@@ -110,6 +113,7 @@ impl Rung {
         let mut command = self.command();
         command.arg("up").args(directory).arg("--data").arg(&self.data);
         command.args(["--http", "127.0.0.1:0", "--api", "127.0.0.1:0"]).args(options);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         // A group of its own: a Ctrl-C that a person gives to the tests is not for it, and teardown sees to it.
         if let Some(user) = self.user {
             command

@@ -6,6 +6,8 @@ mod access;
 mod app_files;
 #[path = "stories/bad_weather.rs"]
 mod bad_weather;
+#[path = "stories/clocks.rs"]
+mod clocks;
 #[path = "stories/deploys.rs"]
 mod deploys;
 #[path = "stories/environments.rs"]
@@ -20,12 +22,20 @@ mod first_minutes;
 mod instances;
 #[path = "stories/jobs.rs"]
 mod jobs;
+#[path = "stories/kill_nine.rs"]
+mod kill_nine;
+#[path = "stories/logs.rs"]
+mod logs;
 #[path = "stories/other_peoples_applications.rs"]
 mod other_peoples_applications;
+#[path = "stories/ports.rs"]
+mod ports;
 #[path = "stories/releases.rs"]
 mod releases;
 #[path = "stories/secrets.rs"]
 mod secrets;
+#[path = "stories/stores.rs"]
+mod stores;
 #[path = "stories/survival.rs"]
 mod survival;
 #[path = "stories/ways_in.rs"]

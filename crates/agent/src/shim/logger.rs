@@ -24,6 +24,9 @@ const BURST: u64 = 20 * 1000 * 1000;
 /// A line without its end (a prompt, a progress bar) is written after so long.
 const PARTIAL_AFTER: Duration = Duration::from_millis(500);
 
+/// So much of the end of a flood is kept although the rest of it was dropped: what explains an end is near it.
+const FLOOD_END_MAX: usize = 8 * 1024;
+
 /// How often it is told that lines are dropped, while they are.
 const DROPPED_TOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -38,6 +41,7 @@ pub struct Logger {
     dropped_bytes: u64,
     why_dropped: &'static str,
     told_dropped: Option<Instant>,
+    flood: Option<Flood>,
     lines: [Line; 2],
     batch: Vec<u8>,
 }
@@ -47,6 +51,16 @@ pub struct Logger {
 struct Line {
     bytes: Vec<u8>,
     since: Option<Instant>,
+}
+
+/// What is over the rate and was not followed by anything that is not.
+#[derive(Debug)]
+struct Flood {
+    stream: Stream,
+    /// Its last bytes; they begin in the middle of a line when `is_cut`.
+    end: Vec<u8>,
+    is_cut: bool,
+    at: Instant,
 }
 
 fn slot(stream: Stream) -> usize {
@@ -70,6 +84,7 @@ impl Logger {
             dropped_bytes: 0,
             why_dropped: "",
             told_dropped: None,
+            flood: None,
             lines: [Line::default(), Line::default()],
             batch: Vec::new(),
         }
@@ -85,8 +100,10 @@ impl Logger {
     pub fn take(&mut self, stream: Stream, chunk: &[u8]) {
         if !self.allow(chunk.len() as u64) {
             self.drop_chunk(chunk, "more than 5 MB a second");
+            self.keep_flood_end(stream, chunk);
             return;
         }
+        self.flood = None;
         self.say_dropped();
         let now = now_micros();
         let mut records = 0;
@@ -114,11 +131,16 @@ impl Logger {
 
     /// When an unfinished line shall be written.
     pub fn wake_at(&self) -> Option<Instant> {
-        self.lines.iter().filter_map(|line| line.since).min().map(|since| since + PARTIAL_AFTER)
+        let flood = self.flood.as_ref().map(|flood| flood.at);
+        let waiting = self.lines.iter().filter_map(|line| line.since).chain(flood).min();
+        waiting.map(|since| since + PARTIAL_AFTER)
     }
 
-    /// Writes unfinished lines that have waited long enough.
+    /// Writes unfinished lines that have waited long enough, and the end of a flood that nothing has followed.
     pub fn tick(&mut self, now: Instant) {
+        if self.flood.as_ref().is_some_and(|flood| now >= flood.at + PARTIAL_AFTER) {
+            self.end_flood(End::Partial);
+        }
         for stream in [Stream::Stdout, Stream::Stderr] {
             if self.lines[slot(stream)].since.is_some_and(|since| now >= since + PARTIAL_AFTER) {
                 self.flush_line(stream, End::Partial);
@@ -128,6 +150,7 @@ impl Logger {
 
     /// Writes everything that is held: the last line needs no end.
     pub fn finish(&mut self) {
+        self.end_flood(End::Whole);
         self.flush_line(Stream::Stdout, End::Whole);
         self.flush_line(Stream::Stderr, End::Whole);
         self.say_dropped_now();
@@ -160,6 +183,40 @@ impl Logger {
         self.dropped_lines += memchr::memchr_iter(b'\n', chunk).count() as u64;
         self.dropped_bytes += chunk.len() as u64;
         self.why_dropped = why;
+    }
+
+    fn keep_flood_end(&mut self, stream: Stream, chunk: &[u8]) {
+        let mut flood = self.flood.take().filter(|flood| flood.stream == stream).unwrap_or(Flood {
+            stream,
+            end: Vec::new(),
+            is_cut: false,
+            at: Instant::now(),
+        });
+        flood.at = Instant::now();
+        flood.end.extend_from_slice(&chunk[chunk.len().saturating_sub(FLOOD_END_MAX)..]);
+        let excess = flood.end.len().saturating_sub(FLOOD_END_MAX);
+        flood.end.drain(..excess);
+        flood.is_cut |= excess > 0 || chunk.len() > FLOOD_END_MAX;
+        self.flood = Some(flood);
+    }
+
+    /// Says how much was dropped, and then its last lines after all.
+    fn end_flood(&mut self, last: End) {
+        let Some(flood) = self.flood.take() else { return };
+        // Its other end was dropped.
+        self.flush_line(flood.stream, End::Partial);
+        self.say_dropped_now();
+        let cut = match memchr::memchr(b'\n', &flood.end) {
+            Some(end) if flood.is_cut => end + 1,
+            _ => 0,
+        };
+        let mut records = 0;
+        for piece in flood.end[cut..].split_inclusive(|&byte| byte == b'\n') {
+            let end = if piece.ends_with(b"\n") { End::Whole } else { last };
+            encode(&mut self.batch, now_micros(), flood.stream, end, piece.to_vec().trim_suffix_line());
+            records += 1;
+        }
+        self.write_batch(records);
     }
 
     /// Once a second at most while it goes on, so that a flood is told of while it lasts.
@@ -274,6 +331,29 @@ mod tests {
             text.contains("were dropped: more than 5 MB a second"),
             "it is not said that lines were dropped"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_flood_is_in_the_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = || std::fs::read_to_string(directory.path().join(FILE)).unwrap();
+        let mut logger = Logger::new(directory.path());
+        logger.allowance = 0;
+        let flood = b"a line like every other\n".repeat(40_000);
+        logger.take(Stream::Stdout, &flood);
+        logger.take(Stream::Stdout, b"cannot find the compiler\n");
+        logger.tick(Instant::now());
+        assert!(!directory.path().join(FILE).exists(), "it may go on");
+        logger.tick(Instant::now() + PARTIAL_AFTER);
+        let log = text();
+        assert!(log.contains("40001 lines"), "what was dropped is not said: {log}");
+        assert!(log.ends_with(" o. cannot find the compiler\n"), "the end is not the end: {log}");
+        assert!(log.len() < 2 * FLOOD_END_MAX, "{} bytes of a flood were kept", log.len());
+
+        logger.allowance = 0;
+        logger.take(Stream::Stderr, b"killed");
+        logger.finish();
+        assert!(text().ends_with(" e. killed\n"), "{}", text());
     }
 
     #[test]

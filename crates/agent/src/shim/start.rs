@@ -95,7 +95,7 @@ pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
         logger.say(&reason);
         return Err(reason);
     }
-    logger.say(&format!("started (attempt {})", spec.attempt));
+    logger.say(&rung_api::wire::said_at_start(spec.attempt));
     let life = describe_life(init);
     // Only a hint for an agent that finds the shim dead; the socket tells the same while it lives.
     let _ = fs::write(LIFE_FILE, serde_json::to_vec(&life).expect("a life serializes"));

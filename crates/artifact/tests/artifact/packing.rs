@@ -214,6 +214,20 @@ fn a_socket_or_a_pipe_is_refused_by_name_and_with_the_way_out() {
 }
 
 #[test]
+fn everything_that_can_not_be_packed_is_told_at_once() {
+    let app = tree(&[("app.py", "1"), ("bin/tool", "2")]);
+    let _listener = UnixListener::bind(app.path().join("server.sock")).unwrap();
+    symlink("/usr/bin/python3", app.path().join("python")).unwrap();
+    fs::set_permissions(app.path().join("bin/tool"), std::os::unix::fs::PermissionsExt::from_mode(0o4755))
+        .unwrap();
+    let error = digest_source(app.path()).unwrap_err();
+    assert!(matches!(&error, PackError::Several { problems } if problems.len() == 3), "{error:?}");
+    let text = error.to_string();
+    assert!(text.starts_with("3 things"), "{text}");
+    assert!(["server.sock", "/python links", "bin/tool"].iter().all(|word| text.contains(word)), "{text}");
+}
+
+#[test]
 fn links_out_of_a_source_are_refused_but_a_built_tree_may_have_them() {
     let app = tree(&[("a/app.py", "1")]);
     symlink("/usr/bin/python3", app.path().join("python")).unwrap();

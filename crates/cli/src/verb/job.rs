@@ -99,7 +99,14 @@ async fn run(
 /// Shows the output of a run until it has ended; `None`: the person stopped following.
 async fn follow(session: &mut Session<'_>, app: &AppName, id: &RunId) -> anyhow::Result<Option<Run>> {
     let client = session.client.clone();
-    let mut log = Log { client: client.clone(), app: app.clone(), run: id.clone(), stream: None, last: None };
+    let mut log = Log {
+        client: client.clone(),
+        app: app.clone(),
+        run: id.clone(),
+        stream: None,
+        last: None,
+        resumed_after: None,
+    };
     let mut ended = std::pin::pin!(async {
         loop {
             match client.run(app, id, POLL).await {
@@ -119,7 +126,7 @@ async fn follow(session: &mut Session<'_>, app: &AppName, id: &RunId) -> anyhow:
     };
     let end = tokio::time::Instant::now() + LAST_LINES;
     while let Ok(line) = tokio::time::timeout_at(end, log.next()).await {
-        let is_last = line.stream == Stream::Rung && !line.text.starts_with("started ");
+        let is_last = line.stream == Stream::Rung && !line.says_started();
         show(session, &line)?;
         if is_last {
             break;
@@ -151,27 +158,32 @@ struct Log {
     run: RunId,
     stream: Option<EventStream<LogLine>>,
     last: Option<jiff::Timestamp>,
+    /// What was shown before the last break.
+    resumed_after: Option<jiff::Timestamp>,
 }
 
 impl Log {
     /// The next line; waits for ever when there is none.
     async fn next(&mut self) -> LogLine {
-        let resumed_after = self.last.filter(|_| self.stream.is_none());
         loop {
             if self.stream.is_none() {
                 let (run, since) = (Some(self.run.clone()), self.last);
                 let query = LogQuery { run, since, follow: true, ..LogQuery::default() };
+                self.resumed_after = self.last;
                 self.stream = self.client.logs(&self.app, &query).await.ok();
             }
             match &mut self.stream {
                 Some(stream) => match stream.next().await {
                     // After a break the lines of the last moment come again.
-                    Some(Ok(line)) if resumed_after.is_some_and(|after| line.at <= after) => {}
+                    Some(Ok(line)) if self.resumed_after.is_some_and(|after| line.at <= after) => {}
                     Some(Ok(line)) => {
                         self.last = self.last.max(Some(line.at));
                         return line;
                     }
-                    Some(Err(_)) | None => self.stream = None,
+                    Some(Err(_)) | None => {
+                        self.stream = None;
+                        tokio::time::sleep(RETRY).await;
+                    }
                 },
                 None => tokio::time::sleep(RETRY).await,
             }

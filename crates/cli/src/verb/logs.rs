@@ -20,6 +20,8 @@ use crate::render::time::Clock;
 
 /// What fits a few screens; more is asked for with `--tail` or `--since`.
 const TAIL: usize = 100;
+/// One break is a restart; so many without a line between are worth a word.
+const BREAKS_TOLD: u32 = 4;
 /// Between two attempts to go on with a stream that broke.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -48,20 +50,31 @@ pub async fn logs(session: &mut Session<'_>, args: LogsArgs) -> anyhow::Result<E
     let context = || format!("reading the logs of {app}");
     let mut stream = session.client.logs(&app, &query).await.with_context(context)?;
     let (mut last, mut resumed_after) = (None, None);
+    let mut outage = Outage::default();
     loop {
         match stream.next().await {
             Some(Ok(line)) => {
+                outage = Outage::default();
                 // After a break the lines of the last moment come again.
                 if resumed_after.is_none_or(|after| line.at > after) {
                     last = last.max(Some(line.at));
                     session.screen.show_one(&line, log_line)?;
                 }
             }
-            None if !args.follow => return Ok(Exit::Done),
+            None if !args.follow => {
+                if last.is_none() {
+                    // Not on the standard output: that is the log.
+                    eprintln!("{}", nothing(&app, &query));
+                }
+                return Ok(Exit::Done);
+            }
             Some(Err(error)) if !(args.follow && may_pass(&error)) => {
                 return Err(error).with_context(context);
             }
-            Some(Err(_)) | None => {
+            broken => {
+                if let Some(Err(error)) = broken {
+                    outage.tell(&error);
+                }
                 resumed_after = last;
                 query.since = last.or(query.since);
                 query.tail = None;
@@ -74,6 +87,35 @@ pub async fn logs(session: &mut Session<'_>, args: LogsArgs) -> anyhow::Result<E
 /// The app that a run's id begins with.
 fn app_of(run: &RunId) -> Option<AppName> {
     AppName::new(run.as_str().split('.').next()?).ok()
+}
+
+/// An empty answer is said to be one: silence could be anything.
+fn nothing(app: &AppName, query: &LogQuery) -> String {
+    let of = match (&query.run, &query.instance, &query.service) {
+        (Some(run), _, _) => format!("run {run}"),
+        (None, Some(instance), _) => format!("instance {instance}"),
+        (None, None, Some(service)) => format!("{app}'s service {service}"),
+        (None, None, None) => app.to_string(),
+    };
+    match query.since {
+        Some(_) => format!("{of} has logged nothing since then"),
+        None => format!("{of} has logged nothing yet"),
+    }
+}
+
+/// While a stream that is followed can't be had: told once, when it lasts.
+#[derive(Debug, Default)]
+struct Outage {
+    breaks: u32,
+}
+
+impl Outage {
+    fn tell(&mut self, error: &ClientError) {
+        self.breaks += 1;
+        if self.breaks == BREAKS_TOLD {
+            eprintln!("the logs can't be followed at the moment, trying on: {error}");
+        }
+    }
 }
 
 /// Goes on with a stream that broke, once the server is back.
@@ -155,6 +197,15 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::*;
+
+    #[test]
+    fn an_empty_answer_is_said_to_be_one() {
+        let shop = AppName::new("shop").unwrap();
+        let query = LogQuery { run: Some("shop-run-1".parse().unwrap()), ..LogQuery::default() };
+        assert_eq!(nothing(&shop, &query), "run shop-run-1 has logged nothing yet");
+        let query = LogQuery { since: Some(Timestamp::UNIX_EPOCH), ..LogQuery::default() };
+        assert_eq!(nothing(&shop, &query), "shop has logged nothing since then");
+    }
 
     #[test]
     fn times_are_read_as_people_say_them() {

@@ -43,17 +43,17 @@ impl Control {
         Ok((held.value, held.revision))
     }
 
+    /// Replaces an app's record if nobody else did meanwhile.
+    pub(crate) fn replace_app(&self, app: &App, revision: u64) -> (Guard, Op) {
+        let key = keys::app(&app.name);
+        let value = self.encode(&key, app);
+        (Guard::Modified { key: key.clone(), revision }, Op::Put { key, value, lease: None })
+    }
+
     /// The app file of the release that serves.
     pub(crate) fn current_file(&self, app: &App) -> Option<AppFile> {
         self.read(|world| Some(world.release(&app.name, app.current?)?.file.clone()))
     }
-}
-
-/// Replaces an app's record if nobody else did meanwhile.
-pub(crate) fn replace_app(app: &App, revision: u64) -> (Guard, Op) {
-    let key = keys::app(&app.name);
-    let value = serde_json::to_vec(app).expect("documents of the model serialize");
-    (Guard::Modified { key: key.clone(), revision }, Op::Put { key, value, lease: None })
 }
 
 pub async fn health(State(control): State<Control>) -> Json<HealthReport> {
@@ -111,7 +111,7 @@ pub async fn scale(
             let from_file = file.services[service].instances;
             record.scale.insert(service.clone(), Scale { count: *count, from_file });
         }
-        let (guard, op) = replace_app(&record, revision);
+        let (guard, op) = control.replace_app(&record, revision);
         if let Committed::Done = control.commit(vec![guard], vec![op]).await? {
             let asked: Vec<String> =
                 request.services.iter().map(|(service, count)| format!("{service}={count}")).collect();
@@ -157,7 +157,7 @@ pub async fn destroy(
         let held = control.read(|world| world.apps.get(&app).cloned()).ok_or_else(|| no_such_app(&app))?;
         let mut record = held.value;
         record.destroying = Some(request.volumes);
-        let (guard, op) = replace_app(&record, held.revision);
+        let (guard, op) = control.replace_app(&record, held.revision);
         if let Committed::Done = control.commit(vec![guard], vec![op]).await? {
             // What can't be removed now is by the next round of pruning, or the first push to an app of this name.
             let _ = control.inner.repositories.forget(&app).await;

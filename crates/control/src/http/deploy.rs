@@ -16,7 +16,6 @@ use rung_model::{
 use rung_store::{Guard, Op};
 
 use super::Answer;
-use super::apps::replace_app;
 use super::extract::{Body, Named, Query};
 use crate::access::Caller;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
@@ -348,7 +347,7 @@ impl Control {
         };
         let key = keys::deployment(&record.name, number);
         let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");
-        let (mut guard, op) = replace_app(&record, revision);
+        let (mut guard, op) = self.replace_app(&record, revision);
         if revision == 0 {
             guard = Guard::Absent { key: keys::app(&record.name) };
         }
@@ -424,7 +423,7 @@ pub async fn cancel(State(control): State<Control>, named: Named, Body(by): Body
         }
         deployment.cancelled_by = Some(by.clone());
         let key = keys::deployment(&app, number);
-        let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");
+        let value = control.encode(&key, &deployment);
         let guard = Guard::Modified { key: key.clone(), revision: held.revision };
         if let Committed::Done =
             control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?

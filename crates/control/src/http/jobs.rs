@@ -64,7 +64,7 @@ impl Control {
             let (mut state, revision) = self.job_state(app, job);
             change(&mut state);
             let key = keys::job(app, job);
-            let value = serde_json::to_vec(&state).expect("documents of the model serialize");
+            let value = self.encode(&key, &state);
             let guard = match revision {
                 Some(revision) => Guard::Modified { key: key.clone(), revision },
                 None => Guard::Absent { key: key.clone() },

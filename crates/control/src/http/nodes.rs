@@ -49,7 +49,7 @@ impl Control {
         document: &T,
         replaces: Option<u64>,
     ) -> Result<Committed, ErrorBody> {
-        let value = serde_json::to_vec(document).expect("documents of the model serialize");
+        let value = self.encode(&key, document);
         let guard = match replaces {
             Some(revision) => Guard::Modified { key: key.clone(), revision },
             None => Guard::Absent { key: key.clone() },

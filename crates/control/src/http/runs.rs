@@ -119,7 +119,7 @@ impl Control {
             }
             record.cancelled = true;
             let key = keys::run(app, run);
-            let value = serde_json::to_vec(&record).expect("documents of the model serialize");
+            let value = self.encode(&key, &record);
             let guard = Guard::Modified { key: key.clone(), revision };
             if let Committed::Done =
                 self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?

@@ -13,7 +13,7 @@ use rung_model::{App, AppName, DeploymentKind, Draft, SecretName, appfile, keys}
 use rung_store::{Guard, Op};
 
 use super::Answer;
-use super::apps::{no_such_app, replace_app};
+use super::apps::no_such_app;
 use super::deploy::Move;
 use super::extract::{Body, Named, Private};
 use crate::access::Caller;
@@ -286,7 +286,7 @@ impl Control {
     }
 
     async fn keep(&self, record: &App, revision: u64) -> Result<bool, ErrorBody> {
-        let (mut guard, op) = replace_app(record, revision);
+        let (mut guard, op) = self.replace_app(record, revision);
         if revision == 0 {
             guard = Guard::Absent { key: keys::app(&record.name) };
         }

@@ -10,10 +10,12 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use rung_api::client::{fill, log_query};
+use rung_api::sse::Message;
 use rung_api::wire::{EventRecord, LogLine, LogQuery};
-use rung_api::{Address, Client, ClientError, Code, ErrorBody, attach, paths, sse};
+use rung_api::{Address, Client, ClientError, Code, ErrorBody, attach, paths};
 use rung_model::{AppName, NodeId, Role, RunId};
 use rung_planner::World;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::Refused;
@@ -37,26 +39,75 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// The end of a run is recorded a little after its connection has ended.
 const END_AFTER_DETACHED: Duration = Duration::from_secs(5);
 
-fn event_stream(lines: mpsc::Receiver<String>) -> Response {
-    let body = stream::unfold(lines, |mut lines| async move {
-        let text = match tokio::time::timeout(KEEP_ALIVE, lines.recv()).await {
-            Ok(Some(json)) => sse::encode(&json),
-            Ok(None) => return None,
-            Err(_) => ": still here\n\n".to_owned(),
-        };
-        Some((Ok::<_, Infallible>(Bytes::from(text)), lines))
-    });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    (headers, HttpBody::from_stream(body.boxed())).into_response()
+/// When a stream is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// When nobody listens any more. A source's failure is told at once: whoever follows begins anew.
+    Never,
+    /// When all of it was said. What one source can't give is told when the others have given theirs.
+    WithTheLastSource,
+}
+
+/// The messages of several sources on their way into one answer, which is whole when each of them says that it is.
+struct Joined<T> {
+    messages: mpsc::Receiver<Message<T>>,
+    /// Sources that have not said how they ended.
+    open: usize,
+    ending: Ending,
+    failed: Option<ErrorBody>,
+    is_over: bool,
+}
+
+impl<T: Serialize + Send + 'static> Joined<T> {
+    fn new(messages: mpsc::Receiver<Message<T>>, sources: usize, ending: Ending) -> Self {
+        Self { messages, open: sources, ending, failed: None, is_over: false }
+    }
+
+    fn into_response(self) -> Response {
+        let body = stream::unfold(self, |mut joined| async move {
+            let text = joined.next().await?;
+            Some((Ok::<_, Infallible>(Bytes::from(text)), joined))
+        });
+        let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+        (headers, HttpBody::from_stream(body.boxed())).into_response()
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        while !self.is_over {
+            match tokio::time::timeout(KEEP_ALIVE, self.messages.recv()).await {
+                Err(_) => return Some(": still here\n\n".to_owned()),
+                Ok(Some(item @ Message::Item(_))) => return Some(item.encode()),
+                Ok(Some(Message::End)) => self.open = self.open.saturating_sub(1),
+                Ok(Some(Message::Failed(body))) if self.ending == Ending::Never => {
+                    self.is_over = true;
+                    return Some(Message::<T>::Failed(body).encode());
+                }
+                Ok(Some(Message::Failed(body))) => {
+                    self.failed.get_or_insert(body);
+                }
+                Ok(None) => {
+                    self.is_over = true;
+                    return match self.failed.take() {
+                        Some(body) => Some(Message::<T>::Failed(body).encode()),
+                        None if self.open == 0 => Some(Message::<T>::End.encode()),
+                        // A source died without a word: this stream stops without its end, too.
+                        None => None,
+                    };
+                }
+            }
+        }
+        None
+    }
 }
 
 impl Control {
-    fn agents(&self, of: impl Fn(&NodeId) -> bool) -> Vec<Client> {
-        let addresses: Vec<Address> = self.read(|world| {
-            let nodes = world.nodes.values().filter(|held| of(&held.value.id));
-            nodes.filter_map(|held| held.value.facts.agent.parse().ok()).collect()
-        });
-        addresses.into_iter().map(|address| Client::new(address, None)).collect()
+    /// The agents of nodes; `None` for one that can't be reached by what it has said of itself.
+    fn agents(&self, of: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, Option<Client>)> {
+        self.read(|world| {
+            let nodes = world.nodes.values().map(|held| &held.value).filter(|node| of(&node.id));
+            let client = |address: Address| Client::new(address, None);
+            nodes.map(|node| (node.id.clone(), node.facts.agent.parse().ok().map(client))).collect()
+        })
     }
 }
 
@@ -69,16 +120,19 @@ pub async fn logs(
     control.status_of(&app)?;
     let query = LogQuery { app: Some(app.clone()), ..query };
     control.refuse_unknown_source(&app, &query).await?;
+    let agents = control.agents(|_| true);
+    if agents.is_empty() {
+        let body = ErrorBody::new(Code::Unavailable, format!("no node has come yet that has logs of {app}"));
+        return Err(body.hint("try again in a moment").into());
+    }
     let path = format!("{}?{}", paths::AGENT_LOGS, log_query(&query));
     let (lines, received) = mpsc::channel(256);
-    for agent in control.agents(|_| true) {
-        let stream = reach(|| agent.stream::<LogLine>(&path)).await.map_err(|error| {
-            let message = format!("asking the agent for logs: {}", crate::trees::chain(&error));
-            ErrorBody::new(Code::Unavailable, message)
-        })?;
-        tokio::spawn(pass_on(stream, lines.clone()));
+    let ending = if query.follow { Ending::Never } else { Ending::WithTheLastSource };
+    let joined = Joined::new(received, agents.len(), ending);
+    for (node, agent) in agents {
+        tokio::spawn(pass_on(node, agent, path.clone(), lines.clone()));
     }
-    Ok(event_stream(received))
+    Ok(joined.into_response())
 }
 
 impl Control {
@@ -88,7 +142,7 @@ impl Control {
         // What the server has forgotten may have left its log.
         let any = LogQuery { follow: false, since: None, tail: Some(1), ..query.clone() };
         let path = format!("{}?{}", paths::AGENT_LOGS, log_query(&any));
-        for agent in self.agents(|_| true) {
+        for agent in self.agents(|_| true).into_iter().filter_map(|(_, agent)| agent) {
             if let Ok(mut lines) = reach(|| agent.stream::<LogLine>(&path)).await
                 && let Some(Ok(_)) = lines.next().await
             {
@@ -153,26 +207,55 @@ where
     }
 }
 
-async fn pass_on(mut from: rung_api::client::EventStream<LogLine>, to: mpsc::Sender<String>) {
-    loop {
-        tokio::select! {
-            line = from.next() => match line {
-                Some(Ok(line)) => {
-                    let json = serde_json::to_string(&line).expect("wire types serialize");
-                    if to.send(json).await.is_err() {
-                        return;
-                    }
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(error = crate::trees::chain(&error), "logs of an agent broke off");
-                    return;
-                }
-                None => return,
-            },
-            // Whoever followed has gone.
-            () = to.closed() => return,
+async fn pass_on(node: NodeId, agent: Option<Client>, path: String, to: mpsc::Sender<Message<LogLine>>) {
+    let relayed = async {
+        match agent {
+            Some(agent) => relay(&node, &agent, &path, &to).await,
+            None => Err(unreached(&node)),
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = relayed => outcome,
+        // Whoever followed has gone.
+        () = to.closed() => return,
+    };
+    let last = match outcome {
+        Ok(()) => Message::End,
+        Err(body) => {
+            tracing::warn!(%node, error = body.message, "logs are not whole");
+            Message::Failed(body)
+        }
+    };
+    let _ = to.send(last).await;
+}
+
+/// Everything that the agent says, to its end.
+async fn relay(
+    node: &NodeId,
+    agent: &Client,
+    path: &str,
+    to: &mpsc::Sender<Message<LogLine>>,
+) -> Result<(), ErrorBody> {
+    let failed = |act: &str, error: ClientError| match error {
+        ClientError::Api(body) => body,
+        error => {
+            let message = format!("{act} node {node}: {}", crate::trees::chain(&error));
+            ErrorBody::new(Code::Unavailable, message).hint("`rung doctor` tells how the node is; try again")
+        }
+    };
+    let asked = reach(|| agent.stream::<LogLine>(path)).await;
+    let mut from = asked.map_err(|error| failed("asking for the logs of", error))?;
+    while let Some(line) = from.next().await {
+        let line = line.map_err(|error| failed("reading the logs of", error))?;
+        if to.send(Message::Item(line)).await.is_err() {
+            break;
         }
     }
+    Ok(())
+}
+
+fn unreached(node: &NodeId) -> ErrorBody {
+    ErrorBody::new(Code::Unavailable, format!("node {node} has not said where its agent is reached"))
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -195,7 +278,8 @@ pub async fn events(
         Some(app) => caller.may(Role::Viewer, app),
         None => caller.is_at_least(Role::Admin),
     };
-    let (lines, received) = mpsc::channel(256);
+    let (records, received) = mpsc::channel(256);
+    let ending = if query.follow { Ending::Never } else { Ending::WithTheLastSource };
     tokio::spawn(async move {
         let mut newest = control.inner.events.subscribe();
         let mut seen = 0;
@@ -205,21 +289,21 @@ pub async fn events(
                 if !is_shown(&record) {
                     continue;
                 }
-                let json = serde_json::to_string(&record).expect("wire types serialize");
-                if lines.send(json).await.is_err() {
+                if records.send(Message::Item(record)).await.is_err() {
                     return;
                 }
             }
             if !query.follow {
+                let _ = records.send(Message::End).await;
                 return;
             }
             tokio::select! {
                 changed = newest.changed() => if changed.is_err() { return },
-                () = lines.closed() => return,
+                () = records.closed() => return,
             }
         }
     });
-    Ok(event_stream(received))
+    Ok(Joined::new(received, 1, ending).into_response())
 }
 
 /// Joins the caller's connection with the agent's: the frames pass unread.
@@ -243,9 +327,11 @@ pub async fn attach(
         .await;
     let node =
         node.ok_or_else(|| ErrorBody::new(Code::NotFound, format!("run {run} was not placed on a node")))?;
-    let agent = control.agents(|id| *id == node).pop().ok_or_else(|| {
-        ErrorBody::new(Code::Unavailable, format!("node {node} has not said where its agent is reached"))
-    })?;
+    let agent = control
+        .agents(|id| *id == node)
+        .pop()
+        .and_then(|(_, agent)| agent)
+        .ok_or_else(|| unreached(&node))?;
     let path = fill(paths::AGENT_ATTACH, &[&run]);
     let to_agent = reach(|| agent.upgrade(&path)).await.map_err(|error| {
         let message = format!("attaching to run {run}: {}", crate::trees::chain(&error));
@@ -270,4 +356,50 @@ pub async fn attach(
     });
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, attach::PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn joined(said: Vec<Message<u32>>, sources: usize, ending: Ending) -> String {
+        let (sender, received) = mpsc::channel(16);
+        for message in said {
+            sender.send(message).await.unwrap();
+        }
+        drop(sender);
+        let mut joined = Joined::new(received, sources, ending);
+        let mut text = String::new();
+        while let Some(next) = joined.next().await {
+            text.push_str(&next);
+        }
+        text
+    }
+
+    fn missing() -> Message<u32> {
+        Message::Failed(ErrorBody::new(Code::Unavailable, "node n2 can't be asked"))
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_whole_when_every_node_has_said_its_end() {
+        let said = vec![Message::Item(1), Message::End, Message::Item(2), Message::End];
+        let text = joined(said, 2, Ending::WithTheLastSource).await;
+        assert_eq!(text, "data: 1\n\ndata: 2\n\nevent: end\ndata: {}\n\n");
+    }
+
+    #[tokio::test]
+    async fn what_one_node_can_not_give_is_told_after_what_the_others_gave() {
+        let said = vec![missing(), Message::Item(2), Message::End];
+        let text = joined(said, 2, Ending::WithTheLastSource).await;
+        assert!(text.starts_with("data: 2\n\nevent: error\n") && !text.contains("event: end"), "{text}");
+        let text = joined(vec![missing(), Message::Item(2)], 2, Ending::Never).await;
+        assert!(text.starts_with("event: error") && !text.contains("data: 2"), "a follower waits: {text}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_dies_without_a_word_leaves_an_answer_without_its_end() {
+        let text = joined(vec![Message::Item(1), Message::End], 2, Ending::WithTheLastSource).await;
+        assert_eq!(text, "data: 1\n\n");
+        assert_eq!(joined(vec![], 1, Ending::WithTheLastSource).await, "");
+    }
 }

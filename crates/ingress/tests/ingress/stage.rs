@@ -302,6 +302,7 @@ pub fn backend(endpoints: Vec<Endpoint>) -> Backend {
         hold: None,
         response_timeout: Duration::from_secs(10),
         explanation: String::new(),
+        absence: Default::default(),
     }
 }
 

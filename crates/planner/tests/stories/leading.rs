@@ -88,6 +88,20 @@ fn leaders_that_live_for_seconds_still_end_a_deployment() {
 }
 
 #[test]
+fn leaders_that_live_for_less_than_a_look_at_the_time_still_end_a_deployment() {
+    let mut scene = Scene::new();
+    scene.deploy(&app("shop", "never", 1), "tree 1");
+    scene.settle();
+    for _ in 0..60 {
+        scene.change_leader();
+        for _ in 0..10 {
+            scene.beat();
+        }
+    }
+    assert_eq!(scene.phase("shop"), Phase::Failed, "no leader lived long enough to take its time off");
+}
+
+#[test]
 fn a_new_leader_waits_for_proxies_that_it_has_not_heard_of_yet() {
     let mut scene = Scene::new();
     scene.deploy(&app("shop", "good", 1), "tree 1");

@@ -11,6 +11,7 @@ mod handoff;
 mod invariants;
 mod jobs;
 mod leading;
+mod mixed_versions;
 mod placing;
 mod properties;
 mod releases;

@@ -166,6 +166,56 @@ fn endless_headers_are_cut_off() {
     rung.api_get("/v1/health").expect("the API serves on");
 }
 
+/// Below the files that a process may have open, above what any server has threads for.
+const LORISES: usize = 300;
+
+#[test]
+fn heads_that_come_byte_by_byte_hold_the_api_from_nobody() {
+    let rung = Rung::start();
+    let app = TestApp::new("brisk", 1);
+    rung.deploy(app.directory()).succeeds();
+    rung.wait_until_settled("brisk", "web", 1);
+    let open = |_| Connection::open(rung.api_address()).expect("the API takes connections");
+    let mut lorises: Vec<Connection> = (0..LORISES).map(open).collect();
+    let began = std::time::Instant::now();
+    let head = b"GET /v1/apps HTTP/1.1\r\nHost: rung\r\nX-Patience: ";
+    let mut bytes = head.iter().chain(std::iter::repeat(&b'z'));
+    // All of them a byte at a time, until the last of them is given up.
+    eventually("every slow head is cut off", || {
+        let byte = [*bytes.next().expect("it goes on for ever")];
+        lorises.retain_mut(|loris| loris.send(&byte).is_ok());
+        let asked = std::time::Instant::now();
+        rung.cli(&["status", "--app", "brisk"]).succeeds();
+        assert!(asked.elapsed() < std::time::Duration::from_secs(5), "others waited {:?}", asked.elapsed());
+        if lorises.is_empty() { Ok(()) } else { Err(format!("{} are open", lorises.len())) }
+    });
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(30), "the last one was given up after {took:?}");
+    assert_eq!(get(rung.http(), "brisk.localhost", "/").expect("an answer").status, 200);
+}
+
+#[test]
+fn a_body_that_never_comes_holds_the_api_from_nobody() {
+    let rung = Rung::start();
+    let token = rung.access().token;
+    let head = |path: &str, token: &str| {
+        format!(
+            "PUT {path} HTTP/1.1\r\nHost: rung\r\nAuthorization: Bearer {token}\r\nContent-Length: 1000\r\n\r\n"
+        )
+    };
+    let stranger = head("/v1/sources/sha256:00", "wrong");
+    let mut connection = Connection::open(rung.api_address()).expect("connecting");
+    connection.send(stranger.as_bytes()).expect("the API takes a head");
+    let answer = connection.read_answer().expect("whoever has no token is answered before the body");
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    assert!(connection.is_closed(), "and its connection is closed");
+    let digest = format!("/v1/sources/sha256:{}", "0".repeat(64));
+    let mut waiting = Connection::open(rung.api_address()).expect("connecting");
+    waiting.send(head(&digest, &token).as_bytes()).expect("the API takes a head");
+    rung.cli(&["doctor"]);
+    rung.api_get("/v1/health").expect("the API serves on");
+}
+
 #[test]
 fn a_host_that_nobody_knows_gets_a_helpful_page() {
     let rung = Rung::start();

@@ -135,6 +135,32 @@ fn a_new_binary_takes_over_under_load_and_an_older_one_goes_back() {
 }
 
 #[test]
+fn an_older_binary_that_knows_no_tls_takes_over_all_the_same() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = tempfile::Builder::new().prefix("rung-e2e-bin-").tempdir().expect("a temporary directory");
+    let older = place.path().join("rung-older");
+    let program = rung_binary().display();
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *--https*) echo \"error: unexpected argument '--https'\" >&2; exit 2;; esac\n\
+         case \"$*\" in *--help*) {program} \"$@\" | grep -v https; exit;; esac\nexec {program} \"$@\"\n"
+    );
+    std::fs::write(&older, script).expect("a script in an older binary's place");
+    std::fs::set_permissions(&older, std::fs::Permissions::from_mode(0o755)).expect("it can be executed");
+    let options = vec!["--https".to_owned(), "127.0.0.1:0".to_owned()];
+    let rung = Rung::start_with(Start { options, ..Start::default() });
+    let app = TestApp::new("elder", 1);
+    rung.deploy(app.directory()).succeeds();
+    rung.wait_until_settled("elder", "web", 1);
+    let lives = rung.lives("elder");
+
+    rung.cli(&["upgrade", older.to_str().expect("UTF-8"), "-y"]).succeeds().mentions("took over");
+    rung.wait_until_said("serves no TLS");
+    rung.wait_until_settled("elder", "web", 1);
+    assert_eq!(rung.lives("elder"), lives, "no instance was restarted");
+    assert!(rung.page("elder", "/").contains("version 1 "));
+}
+
+#[test]
 fn ctrl_c_during_a_deploy_ends_too_and_the_next_start_finishes_what_was_begun() {
     let (mut rung, mut app) = deployed("interrupted");
     app.version = "2".into();
