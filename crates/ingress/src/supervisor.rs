@@ -48,8 +48,10 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 const SILENCES: u32 = 2;
 /// Its own messages; the access log is another file. Cut at a start when it has grown beyond.
 const MESSAGES_MAX: u64 = 1_000_000;
-/// Polling alternates between these names, so that an ingress and its successor are two to the server.
-const PROXY_NAMES: [&str; 2] = ["ingress", "ingress-2"];
+/// Each start of rung polls by the next of these names, so that an ingress and those before it, which may still drain
+/// after several starts in a row, are several to the server.
+const PROXY_NAMES: [&str; 8] =
+    ["ingress", "ingress-2", "ingress-3", "ingress-4", "ingress-5", "ingress-6", "ingress-7", "ingress-8"];
 
 /// Where connections are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +142,8 @@ impl Supervisor {
         let mut proxy = 0;
         if let Ok(living) = meet(&directory) {
             sockets = living.sockets;
-            proxy = usize::from(living.status.proxy == PROXY_NAMES[0]);
+            let known = PROXY_NAMES.iter().position(|name| *name == living.status.proxy);
+            proxy = known.map_or(0, |known| (known + 1) % PROXY_NAMES.len());
             earlier = Some(Earlier { control: living.control, pid: living.status.pid });
         }
         let listener = config.http.open(sockets.http, "--http")?;

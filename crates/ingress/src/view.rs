@@ -32,6 +32,10 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// A proxy counts as silent after 10 s: with this limit it is heard several times before.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
+/// The version that a thread holds which picks from no table any more. While a process drains its threads end one by
+/// one, and those that are left must hear of new tables: what they hold waits for one.
+pub const NEVER_AGAIN: u64 = u64::MAX;
+
 /// What happened, as the shell saw it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -41,7 +45,8 @@ pub enum Event {
     Answered { ticket: u64, answer: ProxyDocuments },
     /// The poll with this ticket failed or was not understood.
     Failed { ticket: u64 },
-    /// A thread picks from the table of this version, and from no older one, from now on.
+    /// A thread picks from the table of this version, and from no older one, from now on; [`NEVER_AGAIN`] from one that
+    /// has ended.
     Applied { thread: usize, version: u64 },
     /// Requests in flight of every draining instance, read just now. Given on [`Effect::Count`], and whenever one
     /// of them went down to zero.
@@ -136,7 +141,7 @@ impl View {
 
     /// Whether every thread picks from the newest table.
     pub fn is_applied(&self) -> bool {
-        self.version > 0 && self.threads.iter().all(|held| *held == self.version)
+        self.version > 0 && self.threads.iter().all(|held| *held >= self.version)
     }
 
     pub fn documents(&self) -> &BTreeMap<AppName, RouteDocument> {
@@ -390,6 +395,22 @@ mod tests {
         let poll = settle(&mut view, 2, &[], AT);
         assert_eq!(poll.after, Generation::new(1, 5));
         assert!(!poll.whole);
+    }
+
+    #[test]
+    fn threads_that_have_ended_are_not_waited_for_so_that_what_is_held_hears_of_new_tables() {
+        let mut view = started(2);
+        settle(&mut view, 2, &[], AT);
+        view.step(Event::Applied { thread: 0, version: NEVER_AGAIN }, AT);
+        for revision in [5, 6] {
+            let ticket = view.ticket;
+            let news = answer(revision, true, vec![document("shop", revision, &["a-1"], &[])]);
+            view.step(Event::Answered { ticket, answer: news }, AT);
+            view.step(Event::Applied { thread: 1, version: view.version }, AT);
+            let effects = view.step(Event::Counted { draining: BTreeMap::new() }, AT);
+            let [Effect::Poll { poll, .. }] = &effects[..] else { panic!("it polls no more: {effects:?}") };
+            assert_eq!(poll.after, Generation::new(1, revision));
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::pool::Pool;
 use crate::stream::Scheme;
 use crate::table::Table;
 use crate::timer::{TICK, Timers};
+use crate::view::NEVER_AGAIN;
 
 /// Before the next try when descriptors ran out: some requests end in that time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -270,7 +271,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         housekeeping: Notify::new(),
         idle: Notify::new(),
     });
-    tokio::task::spawn_local(follow_tables(worker.clone(), index, tables, applied));
+    tokio::task::spawn_local(follow_tables(worker.clone(), index, tables, applied.clone()));
     tokio::task::spawn_local(keep_house(worker.clone()));
     // An error means that the sender is gone, and with it the process.
     let reached = phase.wait_for(|phase| *phase >= Phase::Serving).await.map(|phase| *phase);
@@ -288,6 +289,8 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         }
     }
     drain(&worker).await;
+    // An error means that nobody follows any more.
+    let _ = applied.send(Applied { thread: index, version: NEVER_AGAIN });
     worker.log.flush();
     Ok(())
 }

@@ -241,7 +241,9 @@ fn start_run(draft: &mut Draft<'_>, app: &AppName, id: RunId, kind: RunKind, tim
     draft.add_run(run);
     let deployment = draft.change_deployment(app);
     deployment.run = Some(id.clone());
-    deployment.runs.push(id);
+    deployment.runs.push(id.clone());
+    // Whoever follows the deployment hears of it, and shows the run's log.
+    note_once(draft, app, format!("{id} begins"));
 }
 
 // Rolling.

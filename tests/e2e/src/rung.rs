@@ -126,6 +126,12 @@ impl Rung {
         command
     }
 
+    /// `rung up` that is to refuse, to its end.
+    #[track_caller]
+    pub fn up_in_vain(&self, options: &[String]) -> Said {
+        run_to_its_end("rung up".to_owned(), self.up_command(None, options))
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command
@@ -147,23 +153,7 @@ impl Rung {
     /// When it does not end within [`VERB_PATIENCE`], with what it has said until then.
     #[track_caller]
     pub fn cli(&self, arguments: &[&str]) -> Said {
-        let words = format!("rung {}", arguments.join(" "));
-        let started = Instant::now();
-        let mut command = self.cli_command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting `{words}`: {error}"));
-        let out = read_all(child.stdout.take().expect("it is piped"));
-        let err = read_all(child.stderr.take().expect("it is piped"));
-        let status = wait_at_most(&mut child, VERB_PATIENCE);
-        let said = Said {
-            words,
-            code: status.and_then(|status| status.code()),
-            out: out.join().expect("reading does not panic"),
-            err: err.join().expect("reading does not panic"),
-            took: started.elapsed(),
-        };
-        assert!(status.is_some(), "`{}` did not end; {}", said.words, said.everything());
-        said
+        run_to_its_end(format!("rung {}", arguments.join(" ")), self.cli_command(arguments))
     }
 
     /// A command of the CLI, not yet started.
@@ -392,6 +382,25 @@ impl Drop for Rung {
             }
         }
     }
+}
+
+#[track_caller]
+fn run_to_its_end(words: String, mut command: Command) -> Said {
+    let started = Instant::now();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("starting `{words}`: {error}"));
+    let out = read_all(child.stdout.take().expect("it is piped"));
+    let err = read_all(child.stderr.take().expect("it is piped"));
+    let status = wait_at_most(&mut child, VERB_PATIENCE);
+    let said = Said {
+        words,
+        code: status.and_then(|status| status.code()),
+        out: out.join().expect("reading does not panic"),
+        err: err.join().expect("reading does not panic"),
+        took: started.elapsed(),
+    };
+    assert!(status.is_some(), "`{}` did not end; {}", said.words, said.everything());
+    said
 }
 
 /// `None`: it did not end in time, and was killed.

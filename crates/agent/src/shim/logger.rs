@@ -99,6 +99,8 @@ impl Logger {
     /// Takes what the instance printed. Cuts lines, and drops and counts what is over the rate.
     pub fn take(&mut self, stream: Stream, chunk: &[u8]) {
         if !self.allow(chunk.len() as u64) {
+            // What the line goes on with is dropped: it must not be taken for the beginning of a later one.
+            self.flush_line(stream, End::Partial);
             self.drop_chunk(chunk, "more than 5 MB a second");
             self.keep_flood_end(stream, chunk);
             return;
@@ -203,8 +205,6 @@ impl Logger {
     /// Says how much was dropped, and then its last lines after all.
     fn end_flood(&mut self, last: End) {
         let Some(flood) = self.flood.take() else { return };
-        // Its other end was dropped.
-        self.flush_line(flood.stream, End::Partial);
         self.say_dropped_now();
         let cut = match memchr::memchr(b'\n', &flood.end) {
             Some(end) if flood.is_cut => end + 1,
