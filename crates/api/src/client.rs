@@ -431,7 +431,7 @@ impl<O: DeserializeOwned> EventStream<O> {
                     }
                     Some(Err(source)) => return Some(Err(self.fail(self.client.broken(source)))),
                     None => {
-                        let address = self.client.inner.address.to_string();
+                        let address = self.client.address().to_string();
                         let path = self.path.split('?').next().unwrap_or_default().to_owned();
                         return Some(Err(self.fail(ClientError::BrokenOff { address, path })));
                     }

@@ -92,7 +92,7 @@ impl Failure {
 
     fn message(self, explanation: &str) -> String {
         let with = |text: &str| {
-            if explanation.is_empty() { text.to_owned() } else { format!("{text} {explanation}") }
+            if explanation.is_empty() { format!("{text}.") } else { format!("{text}: {explanation}.") }
         };
         match self {
             Self::BadRequest { why, .. } => format!("The request was refused: {why}."),
@@ -101,9 +101,9 @@ impl Failure {
             Self::NeedsHttp1 => "The application speaks HTTP/2 only, and takes no WebSockets.".into(),
             Self::NoRoute => "No application answers to this host and path.".into(),
             Self::NotReady => "The routes are not known yet. Try again in a moment.".into(),
-            Self::NoInstance(_) => with("No instance of the application can take the request."),
-            Self::HoldFull => with("The application is changing hands and too many requests wait already."),
-            Self::HeldTooLong => with("The application is changing hands and it took too long."),
+            Self::NoInstance(_) => with("No instance of the application can take the request"),
+            Self::HoldFull => with("The application is changing hands and too many requests wait already"),
+            Self::HeldTooLong => with("The application is changing hands and it took too long"),
             Self::ConnectFailed => "The application does not accept connections.".into(),
             Self::ConnectionLost => "The application closed the connection without an answer.".into(),
             Self::BadResponse(why) => format!("The application's answer can't be passed on: {why}."),

@@ -238,12 +238,16 @@ fn start_run(draft: &mut Draft<'_>, app: &AppName, id: RunId, kind: RunKind, tim
     let state = RunState::Pending;
     let run =
         Run { id: id.clone(), app: app.clone(), kind, by, at, node: None, timeout, cancelled: false, state };
+    let is_build = matches!(run.kind, RunKind::Build { .. });
     draft.add_run(run);
     let deployment = draft.change_deployment(app);
     deployment.run = Some(id.clone());
     deployment.runs.push(id.clone());
-    // Whoever follows the deployment hears of it, and shows the run's log.
-    note_once(draft, app, format!("{id} begins"));
+    if is_build {
+        // Whoever follows the deployment hears of it, and shows the build's log. A release command's phase begins with
+        // a word of its own.
+        note_once(draft, app, format!("{id} begins"));
+    }
 }
 
 // Rolling.

@@ -78,7 +78,7 @@ pub async fn logs(session: &mut Session<'_>, args: LogsArgs) -> anyhow::Result<E
                 resumed_after = last;
                 query.since = last.or(query.since);
                 query.tail = None;
-                stream = reopened(&session.client, &app, &query).await.with_context(context)?;
+                stream = reopened(&session.client, &app, &query, &mut outage).await.with_context(context)?;
             }
         }
     }
@@ -123,11 +123,12 @@ async fn reopened(
     client: &Client,
     app: &AppName,
     query: &LogQuery,
+    outage: &mut Outage,
 ) -> Result<EventStream<LogLine>, ClientError> {
     loop {
         tokio::time::sleep(RETRY).await;
         match client.logs(app, query).await {
-            Err(error) if may_pass(&error) => {}
+            Err(error) if may_pass(&error) => outage.tell(&error),
             opened => return opened,
         }
     }

@@ -90,7 +90,11 @@ fn refuse_other_kind<'n>(
 }
 
 fn check_name(name: &str) -> Result<(), ErrorBody> {
-    SecretName::new(name).map_err(|error| ErrorBody::new(Code::InvalidRequest, error.to_string()))?;
+    if let Err(error) = SecretName::new(name) {
+        // Config and secrets are both variables of the environment, and named alike.
+        let message = format!("{name:?} is not the name of a variable: {}", error.why);
+        return Err(ErrorBody::new(Code::InvalidRequest, message));
+    }
     if appfile::is_reserved(name) {
         let message = format!("{name} is given by Rung itself and can't be set");
         return Err(ErrorBody::new(Code::InvalidRequest, message));
