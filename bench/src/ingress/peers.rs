@@ -217,6 +217,7 @@ fn prepare_rung(
         response_timeout: Duration::from_secs(60),
         explanation: String::new(),
         absence: Default::default(),
+        protocol: Default::default(),
     };
     let document = RouteDocument {
         app: AppName::new("bench")?,
