@@ -137,7 +137,7 @@ pub fn service(command: &str) -> Service {
         drain: Duration::from_secs(1),
         stop_grace: Duration::from_secs(5),
         response_timeout: Duration::from_secs(10),
-        protocol: rung_model::Protocol::Http1,
+        protocol: Protocol::Http1,
         hold: Hold { max_requests: 10, max_time: Duration::from_secs(1) },
         mounts: BTreeMap::new(),
     }
