@@ -217,7 +217,6 @@ fn prepare_rung(
         response_timeout: Duration::from_secs(60),
         explanation: String::new(),
         absence: Default::default(),
-        protocol: Default::default(),
     };
     let document = RouteDocument {
         app: AppName::new("bench")?,
