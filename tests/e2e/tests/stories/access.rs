@@ -149,7 +149,7 @@ fn two_teams_neither_see_nor_touch_each_others_app_by_any_endpoint() {
     let source = source_of(&rung, "shop");
     let file = "app = \"blog\"\n[services.web]\ncommand = \"true\"\n";
     let request =
-        serde_json::json!({ "file_name": "rung.toml", "file": file, "source": source, "by": "eve" });
+        serde_json::json!({ "file": { "name": "rung.toml", "text": file }, "source": source, "by": "eve" });
     let stolen = ask(&rung, &teams[0], "POST", "/v1/apps/blog/deployments", &request.to_string());
     assert_eq!(stolen.status, 404, "another team's source was deployed: {}", stolen.text());
     // A run of another app is not there either, through one's own app.

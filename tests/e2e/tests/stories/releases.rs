@@ -15,6 +15,17 @@ fn path(app: &TestApp) -> String {
     app.directory().to_str().expect("temporary directories have names in UTF-8").to_owned()
 }
 
+/// Values of secrets come by standard input only.
+#[track_caller]
+fn set_secret(rung: &Rung, app: &str, name: &str, value: &str) {
+    let mut command = rung.cli_command(&["secret", "set", name, "--app", app]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the CLI starts");
+    child.stdin.take().expect("it is piped").write_all(value.as_bytes()).expect("it reads the value");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{name} was not set: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Newest first.
 fn releases(rung: &Rung, app: &str) -> Vec<ReleaseListing> {
     rung.cli(&["releases", "--app", app, "--json"]).succeeds().json()
@@ -47,7 +58,8 @@ fn the_artifact_that_was_tried_in_staging_is_the_one_that_serves_in_production()
     assert_eq!(here[0].artifact, there[0].artifact, "it is not the very same artifact");
     assert_eq!(rung.page("shop", "/env?name=COLOUR"), "red", "the app file says so for production");
     assert_eq!(rung.page("shop-staging", "/env?name=COLOUR"), "blue");
-    assert_ne!(rung.page("shop", "/env?name=SIZE"), "small", "settings were promoted, too");
+    let unset = rung.get("shop", "/env?name=SIZE").expect("an answer");
+    assert_eq!(unset.status, 404, "settings were promoted, too: {}", unset.text());
     rung.cli(&["releases", "v1", "--app", "shop"]).succeeds().mentions("from shop@staging v2");
     rung.cli(&["logs", "--build", "v1", "--app", "shop"]).succeeds().mentions("the build speaks");
     rung.cli(&["releases", "v1", "--app", "shop@staging"])
@@ -65,7 +77,7 @@ fn two_releases_are_compared_by_files_app_file_config_and_versions_of_secrets() 
     let mut app = TestApp::new("compared", 1);
     rung.deploy(app.directory()).succeeds();
     rung.cli(&["config", "set", "COLOUR=green", "--app", "compared"]).succeeds();
-    rung.cli(&["secret", "set", "TOKEN=hunter2", "--app", "compared"]).succeeds();
+    set_secret(&rung, "compared", "TOKEN", "hunter2");
     app.version = "2 now".into();
     app.web().instances = 2;
     std::fs::write(app.directory().join("added"), "more").expect("a file of the app");
@@ -142,9 +154,9 @@ fn a_rollback_brings_back_artifact_app_file_config_and_secrets() {
     let mut app = TestApp::new("undone", 1);
     rung.deploy(app.directory()).succeeds();
     rung.cli(&["config", "set", "COLOUR=red", "--app", "undone"]).succeeds();
-    rung.cli(&["secret", "set", "TOKEN=one", "--app", "undone"]).succeeds();
+    set_secret(&rung, "undone", "TOKEN", "one");
     rung.cli(&["config", "set", "COLOUR=green", "--app", "undone"]).succeeds();
-    rung.cli(&["secret", "set", "TOKEN=two", "--app", "undone"]).succeeds();
+    set_secret(&rung, "undone", "TOKEN", "two");
     app.version = "2".into();
     app.set("SHAPE", "round");
     rung.deploy(app.directory()).succeeds();
@@ -154,7 +166,8 @@ fn a_rollback_brings_back_artifact_app_file_config_and_secrets() {
     assert!(rung.page("undone", "/").contains("version 1 "));
     assert_eq!(rung.page("undone", "/env?name=COLOUR"), "red");
     assert_eq!(rung.page("undone", "/env?name=TOKEN"), "one");
-    assert_ne!(rung.page("undone", "/env?name=SHAPE"), "round", "the app file is the new one");
+    let unset = rung.get("undone", "/env?name=SHAPE").expect("an answer");
+    assert_eq!(unset.status, 404, "the app file is the new one: {}", unset.text());
     rung.cli(&["config", "get", "COLOUR", "--app", "undone"]).succeeds().mentions("red");
     // What was taken back does not come again with the next change.
     rung.cli(&["config", "set", "SIZE=small", "--app", "undone"]).succeeds();
@@ -320,7 +333,7 @@ fn a_webhook_is_told_how_a_deployment_ended_though_the_server_dies_before_it_lis
     let mut app = TestApp::new("loud", 1);
     app.sections.push(format!("[notify]\nwebhook = {:?}\nsecret = \"HOOK_KEY\"", hook.address));
     rung.deploy(app.directory()).ends_with(1).mentions("HOOK_KEY");
-    rung.cli(&["secret", "set", "HOOK_KEY=hunter2", "--app", "loud"]).succeeds();
+    set_secret(&rung, "loud", "HOOK_KEY", "hunter2");
     rung.cli(&["deploy", &path(&app), "-m", "a new cart"]).succeeds();
     let (_, first) = hook.next();
     rung.kill_9();
