@@ -244,9 +244,7 @@ fn a_deployment_is_explained_afterwards_also_when_the_server_died_in_it() {
     rung.deploy(app.directory()).succeeds();
     app.version = "2".into();
     app.set("BE_SLOW_TO_START", "1500");
-    let mut deploy = rung.cli_command(&["deploy", &path(&app)]);
-    let mut deploy =
-        deploy.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting rung deploy");
+    rung.cli(&["deploy", &path(&app), "--no-wait"]).succeeds();
     let last =
         |rung: &Rung| rung.deployments("told").into_iter().max_by_key(|d| d.number).expect("deployments");
     eventually("the second deployment rolls out", || match last(&rung) {
@@ -255,7 +253,10 @@ fn a_deployment_is_explained_afterwards_also_when_the_server_died_in_it() {
     });
     rung.kill_9();
     rung.up(None, &[]);
-    assert!(deploy.wait().expect("waiting for rung deploy").success(), "it did not go on after the restart");
+    eventually("the deployment goes on to its end after the restart", || match last(&rung) {
+        Deployment { phase: Phase::Succeeded, .. } => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     rung.cli(&["explain", "--app", "told"])
         .succeeds()
         .mentions("told d2")
