@@ -12,6 +12,7 @@ use rung_store::{Guard, Op};
 
 use super::Answer;
 use super::extract::{Body, Named, Query, Wait};
+use crate::access::Caller;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 /// Nobody types at a terminal for longer; what runs longer is a service or a job.
@@ -19,6 +20,7 @@ const ONE_OFF_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 pub async fn start(
     State(control): State<Control>,
+    caller: Caller,
     named: Named,
     Body(request): Body<RunRequest>,
 ) -> Answer<Run> {
@@ -45,6 +47,7 @@ pub async fn start(
         };
         if let Committed::Done = control.create_run(&run).await? {
             control.record(Some(&app), "run", format!("{} runs `{}`", request.by, request.command));
+            tokio::spawn(control.clone().end_with(caller, app, run.id.clone()));
             return Ok(Json(run));
         }
     }
@@ -64,6 +67,21 @@ pub async fn list(State(control): State<Control>, named: Named) -> Answer<Vec<Ru
 }
 
 impl Control {
+    /// A command goes on as long as whoever started it may; also when nobody has attached to it yet.
+    async fn end_with(self, caller: Caller, app: AppName, run: RunId) {
+        let is_over = |reconcile: &crate::reconcile::Reconcile| {
+            reconcile.world().runs.get(&run).is_none_or(|held| held.value.has_ended()).then_some(())
+        };
+        tokio::select! {
+            _ = self.wait_for(ONE_OFF_TIMEOUT, is_over) => {}
+            () = caller.ends() => {
+                if let Err(error) = self.cancel_run(&app, &run).await {
+                    tracing::warn!(%error, %run, "the command of a token that has ended goes on");
+                }
+            }
+        }
+    }
+
     /// Records a run if nobody else took its id.
     pub(crate) async fn create_run(&self, run: &Run) -> Result<Committed, ErrorBody> {
         let key = keys::run(&run.app, &run.id);

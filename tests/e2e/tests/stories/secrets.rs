@@ -145,7 +145,7 @@ fn values_that_no_environment_holds_are_refused_with_the_way_out() {
 
     let refused =
         |value: &[u8]| cli_with_input(&rung, &["secret", "set", "ODD", "--app", "odd"], value).ends_with(1);
-    refused("x".repeat(limit + 8).as_bytes()).mentions("128").mentions("hint");
+    refused("x".repeat(limit + 8).as_bytes()).mentions("131072").mentions("hint");
     refused("x".repeat(1_000_000).as_bytes()).mentions("Linux allows").mentions("hint");
     refused("x".repeat(3_000_000).as_bytes()).mentions("more than 1 MiB");
     refused(b"a\0b").mentions("zero byte").mentions("--base64");
