@@ -167,7 +167,7 @@ mod tests {
 
     fn reached(pattern: &str) -> Vec<&'static str> {
         let pattern: AppPattern = pattern.parse().unwrap();
-        let all = ["shop", "blog"];
+        let all = ["shop", "shop@staging", "blog"];
         all.into_iter().filter(|app| pattern.matches(&AppName::new(*app).unwrap())).collect()
     }
 
@@ -175,9 +175,10 @@ mod tests {
     fn a_pattern_reaches_what_it_says_and_nothing_beside_it() {
         assert_eq!(reached("shop"), ["shop"]);
         assert_eq!(reached("shop@production"), ["shop"]);
-        assert_eq!(reached("shop@*"), ["shop"]);
-        assert_eq!(reached("shop@staging"), [""; 0], "staging's token reached production");
-        assert_eq!(reached("*@*"), ["shop", "blog"]);
+        assert_eq!(reached("shop@*"), ["shop", "shop@staging"]);
+        assert_eq!(reached("shop@staging"), ["shop@staging"], "staging's token reached production");
+        assert_eq!(reached("*@staging"), ["shop@staging"]);
+        assert_eq!(reached("*@*"), ["shop", "shop@staging", "blog"]);
         assert_eq!(reached("sho"), [""; 0], "a part of a name was taken for the whole");
     }
 

@@ -96,6 +96,7 @@ pub async fn doctor(State(control): State<Control>) -> Json<DoctorReport> {
 
 pub async fn scale(
     State(control): State<Control>,
+    caller: Caller,
     named: Named,
     Body(request): Body<ScaleRequest>,
 ) -> Answer<AppStatus> {
@@ -116,7 +117,8 @@ pub async fn scale(
             let asked: Vec<String> =
                 request.services.iter().map(|(service, count)| format!("{service}={count}")).collect();
             control.record(Some(&app), "scaled", format!("{} by {}", asked.join(" "), request.by));
-            return Ok(Json(control.status_of(&app)?));
+            caller.note(asked.join(" "));
+            return Ok(Json(as_seen_by(&caller, control.status_of(&app)?)));
         }
     }
     Err(contended(&format!("app {app}")).into())
