@@ -43,6 +43,14 @@ const NEEDS: &[Need] = &[
         package: "faketime",
         what_for: "the stories of clocks that are set",
     },
+    Need { probe: &["dockerd", "--version"], package: "docker.io", what_for: "the stories of images" },
+    Need {
+        probe: &["docker-registry", "--version"],
+        package: "docker-registry",
+        what_for: "the stories of images",
+    },
+    Need { probe: &["/bin/busybox", "true"], package: "busybox-static", what_for: "the stories of images" },
+    Need { probe: &["ip", "-V"], package: "iproute2", what_for: "the stories of images" },
     Need { probe: &["setpriv", "--version"], package: "util-linux", what_for: "the stories without root" },
 ];
 

@@ -21,7 +21,7 @@ use rung_model::RunId;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
-use crate::driver;
+use crate::driver::TalkError;
 use crate::logs;
 use crate::node::Shared;
 use crate::runs::MAIN;
@@ -128,9 +128,9 @@ async fn await_shim(node: &Shared, run: &RunId) -> Result<tokio::net::UnixStream
     let directory = node.layout.run(run).join(MAIN);
     let until = tokio::time::Instant::now() + ATTACH_WAIT;
     loop {
-        match driver::attach(&directory).await {
+        match node.driver.attach(&directory).await {
             Ok(stream) => return Ok(stream),
-            Err(driver::TalkError::Refused(reason)) => {
+            Err(TalkError::Refused(reason)) => {
                 let message = format!("attaching to run {run}: {reason}");
                 return Err(ApiError(ErrorBody::new(Code::Refused, message)));
             }

@@ -1,24 +1,27 @@
-//! The agent's side of the shims: starting one, finding one again, talking to it.
+//! How a life is run: as a process under a shim, or as a container of the machine's engine.
+//!
+//! A life is known by its directory. Whatever runs it leaves there what is needed to find it again (a socket and
+//! `life.json`, or `container.json`) and, at its end, `exit.json`. So whoever holds the directory asks the same
+//! questions of both kinds: [`Driver::status`], [`Driver::ended`], [`Driver::stop`]. Only what is started differs.
+//!
+//! ```text
+//! Start ─► spawn ─► Alive ── stop, kill, its own end ─► Ended ─► release
+//!                     └── nothing knows of it any more: Lost
+//! ```
+
+pub mod docker;
+pub mod process;
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use crate::procfs;
-use crate::shim::protocol::{EXIT_FILE, Exit, How, LIFE_FILE, Life, Ready, Request, Response, SOCKET, Spec};
-use crate::shim::shim_command;
-
-/// A shim that does not answer in so long is stuck; a status costs it microseconds.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
-/// How long a killed init may take until the kernel has ended its whole tree.
-const TREE_END_WAIT: Duration = Duration::from_secs(10);
-const TREE_END_POLL: Duration = Duration::from_millis(5);
+use crate::engine::{Engine, EngineError};
+use crate::shim::protocol::{EXIT_FILE, Exit, Life, Spec};
+use docker::{ContainerSpec, Containers};
+use process::Processes;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
@@ -29,6 +32,10 @@ pub enum SpawnError {
     /// In words that are meant for people: `making the sandbox: …`.
     #[error("{0}")]
     Failed(String),
+    #[error("starting the container")]
+    Engine(#[from] EngineError),
+    #[error("keeping {path}")]
+    Record { path: String, source: io::Error },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -39,193 +46,177 @@ pub enum TalkError {
     Silent { directory: String },
     #[error("shim refused: {0}")]
     Refused(String),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// What shall live.
+#[derive(Debug)]
+pub enum Start {
+    Process(Box<Spec>),
+    Container(Box<ContainerSpec>),
+}
+
+impl Start {
+    pub fn directory(&self) -> &Path {
+        match self {
+            Self::Process(spec) => &spec.directory,
+            Self::Container(spec) => &spec.directory,
+        }
+    }
+}
+
+/// A life that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Living {
+    /// The command's first process, as the host sees it; 0 while the engine does not say.
+    pub pid: u32,
+    /// Milliseconds since 1970.
+    pub started_ms: i64,
+}
+
+impl From<&Life> for Living {
+    fn from(life: &Life) -> Self {
+        Self { pid: life.main, started_ms: life.started_ms }
+    }
 }
 
 /// What is found in a life's directory.
 #[derive(Debug)]
 pub enum Status {
-    Alive(Life),
+    /// An engine that does not answer is no news of its containers: they count as alive until it says otherwise.
+    Alive(Living),
     Ended(Exit),
-    /// Neither a living shim nor a word about the end: it was never started, or its shim was killed.
+    /// Neither a living shim or container nor a word about the end: it was never started, or its shim was killed.
     Lost,
 }
 
 #[derive(Debug, Clone)]
 pub struct Driver {
-    program: PathBuf,
+    processes: Processes,
+    containers: Containers,
 }
 
 impl Driver {
-    pub fn new(program: PathBuf) -> Self {
-        Self { program }
+    /// `program` becomes a shim when it is started with `shim`. `tag` tells this node's containers from those of another
+    /// Rung on the same engine.
+    pub fn new(program: PathBuf, engine: Engine, tag: &str) -> Self {
+        Self { processes: Processes::new(program), containers: Containers::new(engine, tag) }
+    }
+
+    pub fn processes(&self) -> &Processes {
+        &self.processes
+    }
+
+    pub fn containers(&self) -> &Containers {
+        &self.containers
     }
 
     /// Starts a life, or finds that it was started already.
-    pub async fn spawn(&self, spec: &Spec) -> Result<Life, SpawnError> {
-        let fail = |source| SpawnError::Shim { program: self.program.display().to_string(), source };
-        let mut command = tokio::process::Command::from(shim_command(&self.program, &spec.name));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(fail)?;
-        let text = serde_json::to_vec(spec).expect("a spec serializes");
-        let mut stdin = child.stdin.take().expect("it was asked for");
-        let stdout = child.stdout.take().expect("it was asked for");
-        stdin.write_all(&text).await.map_err(fail)?;
-        drop(stdin);
-        let mut answer = Vec::new();
-        BufReader::new(stdout).read_until(b'\n', &mut answer).await.map_err(fail)?;
-        child.wait().await.map_err(fail)?;
-        match serde_json::from_slice(&answer) {
-            Ok(Ready::Started(life)) => Ok(life),
-            Ok(Ready::Failed { reason }) => Err(SpawnError::Failed(reason)),
-            Ok(Ready::AlreadyAlive) => match status(&spec.directory).await {
-                Status::Alive(life) => Ok(life),
-                Status::Ended(_) | Status::Lost => Err(SpawnError::Silent),
-            },
-            Err(_) => Err(SpawnError::Silent),
+    ///
+    /// # Errors
+    /// It does not live. Nothing of it is left but its directory.
+    pub async fn spawn(&self, start: &Start) -> Result<Living, SpawnError> {
+        match start {
+            Start::Process(spec) => self.processes.spawn(spec).await.map(|life| Living::from(&life)),
+            Start::Container(spec) => self.containers.spawn(spec).await,
         }
     }
-}
 
-/// By the directory's descriptor: a socket's address holds 107 bytes, paths are longer.
-async fn connect(directory: &Path) -> io::Result<UnixStream> {
-    let directory = std::fs::File::open(directory)?;
-    UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())).await
-}
-
-async fn send(stream: &mut UnixStream, request: &Request) -> io::Result<()> {
-    let mut line = serde_json::to_vec(request).expect("requests serialize");
-    line.push(b'\n');
-    stream.write_all(&line).await
-}
-
-async fn receive(stream: &mut BufReader<&mut UnixStream>) -> io::Result<Response> {
-    let mut line = Vec::new();
-    stream.read_until(b'\n', &mut line).await?;
-    serde_json::from_slice(&line).map_err(|error| io::Error::new(io::ErrorKind::UnexpectedEof, error))
-}
-
-/// Waits until the shim of an ended life has said farewell: it stays a while for those who come to attach, and takes its
-/// socket away when it goes.
-pub async fn left(directory: &Path) {
-    let socket = directory.join(SOCKET);
-    while socket.exists() && connect(directory).await.is_ok() {
-        tokio::time::sleep(TREE_END_POLL).await;
+    pub async fn status(&self, directory: &Path) -> Status {
+        match docker::is_container(directory) {
+            true => self.containers.status(directory).await,
+            false => process::status(directory).await,
+        }
     }
-}
 
-async fn ask(directory: &Path, request: &Request, wait: Duration) -> Result<Response, TalkError> {
-    let name = || directory.display().to_string();
-    let talk = async {
-        let mut stream = connect(directory).await?;
-        send(&mut stream, request).await?;
-        receive(&mut BufReader::new(&mut stream)).await
-    };
-    match tokio::time::timeout(wait, talk).await {
-        Ok(Ok(Response::Refused { reason })) => Err(TalkError::Refused(reason)),
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(source)) => Err(TalkError::Io { directory: name(), source }),
-        Err(_) => Err(TalkError::Silent { directory: name() }),
+    /// Waits until the life has ended, to its last process and its last line.
+    pub async fn ended(&self, directory: &Path, attempt: u32) -> Exit {
+        match docker::is_container(directory) {
+            true => self.containers.ended(directory, attempt).await,
+            false => process::ended(directory, attempt).await,
+        }
     }
-}
 
-pub async fn status(directory: &Path) -> Status {
-    // A shim that was just started, or is just ending, is seen the second time.
-    for _ in 0..2 {
-        match ask(directory, &Request::Status, ANSWER_WAIT).await {
-            Ok(Response::Alive { life, .. }) => return Status::Alive(life),
-            Ok(Response::Ended { exit }) => return Status::Ended(exit),
-            Err(TalkError::Silent { .. }) => {
-                // Stopped or swapped out, and alive.
-                if let Some(life) = read_life(directory) {
-                    return Status::Alive(life);
-                }
+    /// Ends what is left of a life that was found [`Status::Lost`]; whoever starts anew must not be sooner.
+    pub async fn end_lost(&self, directory: &Path) {
+        match docker::is_container(directory) {
+            true => self.containers.release(directory).await,
+            false => process::end_lost(directory).await,
+        }
+    }
+
+    /// SIGTERM (or what the image asks for), and SIGKILL after the grace period.
+    ///
+    /// # Errors
+    /// It was not heard; a life that has ended says so, too.
+    pub async fn stop(&self, directory: &Path, grace: Duration) -> Result<(), TalkError> {
+        match docker::is_container(directory) {
+            true => self.containers.stop(directory, grace).await,
+            false => process::stop(directory, grace).await,
+        }
+    }
+
+    /// # Errors
+    /// See [`Driver::stop`].
+    pub async fn kill(&self, directory: &Path) -> Result<(), TalkError> {
+        match docker::is_container(directory) {
+            true => self.containers.kill(directory).await,
+            false => process::kill(directory).await,
+        }
+    }
+
+    /// Runs a command inside; the failure in words.
+    ///
+    /// # Errors
+    /// It did not exit with 0 in time.
+    pub async fn check(&self, directory: &Path, command: &str, timeout: Duration) -> Result<(), String> {
+        match docker::is_container(directory) {
+            true => self.containers.check(directory, command, timeout).await,
+            false => process::check(directory, command, timeout).await,
+        }
+    }
+
+    /// A connection that carries frames of `rung_api::attach` from now on.
+    ///
+    /// # Errors
+    /// There is nothing to attach to, or not yet.
+    pub async fn attach(&self, directory: &Path) -> Result<UnixStream, TalkError> {
+        match docker::is_container(directory) {
+            true => self.containers.attach(directory).await,
+            false => process::attach(directory).await,
+        }
+    }
+
+    /// After the end of a life that somebody may attach to: waits until they had their look at it, or a while.
+    pub async fn left(&self, directory: &Path) {
+        match docker::is_container(directory) {
+            true => self.containers.left(directory).await,
+            false => process::left(directory).await,
+        }
+    }
+
+    /// What an ended life still holds outside its directory.
+    pub async fn release(&self, directory: &Path) {
+        if docker::is_container(directory) {
+            self.containers.release(directory).await;
+        }
+    }
+
+    /// Ends whatever lives in a directory, and waits for it.
+    pub async fn end_life(&self, directory: &Path) {
+        match self.status(directory).await {
+            Status::Alive(_) => {
+                let _ = self.kill(directory).await;
+                self.ended(directory, 0).await;
             }
-            Ok(_) | Err(_) => {}
+            Status::Lost => self.end_lost(directory).await,
+            Status::Ended(_) => {}
         }
-        if let Some(exit) = read_exit(directory) {
-            return Status::Ended(exit);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.release(directory).await;
     }
-    Status::Lost
 }
 
 fn read_exit(directory: &Path) -> Option<Exit> {
     serde_json::from_slice(&std::fs::read(directory.join(EXIT_FILE)).ok()?).ok()
-}
-
-fn read_life(directory: &Path) -> Option<Life> {
-    serde_json::from_slice(&std::fs::read(directory.join(LIFE_FILE)).ok()?).ok()
-}
-
-/// Waits until the life has ended, to its last process.
-pub async fn ended(directory: &Path, attempt: u32) -> Exit {
-    loop {
-        let heard = async {
-            let mut stream = connect(directory).await?;
-            send(&mut stream, &Request::Wait).await?;
-            receive(&mut BufReader::new(&mut stream)).await
-        };
-        if let Ok(Response::Ended { exit }) = heard.await {
-            return exit;
-        }
-        match status(directory).await {
-            Status::Ended(exit) => return exit,
-            Status::Lost => {
-                end_lost(directory).await;
-                let at_ms = jiff::Timestamp::now().as_millisecond();
-                let how = How::Unseen;
-                return Exit { attempt, how, out_of_memory: None, asked: false, timed_out: false, at_ms };
-            }
-            Status::Alive(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
-}
-
-/// The shim is dead. Its init goes by itself; whoever starts anew must not be sooner.
-pub async fn end_lost(directory: &Path) {
-    let Some(life) = read_life(directory).filter(|life| life.boot == procfs::boot_id()) else { return };
-    procfs::signal(life.init, Signal::SIGKILL);
-    let until = tokio::time::Instant::now() + TREE_END_WAIT;
-    while procfs::is_alive(life.init) && tokio::time::Instant::now() < until {
-        tokio::time::sleep(TREE_END_POLL).await;
-    }
-}
-
-pub async fn stop(directory: &Path, grace: Duration) -> Result<(), TalkError> {
-    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-    ask(directory, &Request::Stop { grace_ms }, ANSWER_WAIT).await.map(drop)
-}
-
-pub async fn kill(directory: &Path) -> Result<(), TalkError> {
-    ask(directory, &Request::Kill, ANSWER_WAIT).await.map(drop)
-}
-
-/// Runs a command inside; the failure in words.
-pub async fn check(directory: &Path, command: &str, timeout: Duration) -> Result<(), String> {
-    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    let request = Request::Check { command: command.to_owned(), timeout_ms };
-    match ask(directory, &request, timeout + ANSWER_WAIT).await {
-        Ok(Response::Checked { failure: None }) => Ok(()),
-        Ok(Response::Checked { failure: Some(failure) }) => Err(failure),
-        Ok(_) => Err("shim answered something else".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// A connection that carries frames from now on.
-pub async fn attach(directory: &Path) -> Result<UnixStream, TalkError> {
-    let io_error = |source| TalkError::Io { directory: directory.display().to_string(), source };
-    let mut stream = connect(directory).await.map_err(io_error)?;
-    send(&mut stream, &Request::Attach).await.map_err(io_error)?;
-    // Byte by byte: what follows the line is frames, and belongs to the caller.
-    let mut line = Vec::new();
-    while !line.ends_with(b"\n") {
-        line.push(stream.read_u8().await.map_err(io_error)?);
-    }
-    match serde_json::from_slice(&line) {
-        Ok(Response::Done) => Ok(stream),
-        Ok(Response::Refused { reason }) => Err(TalkError::Refused(reason)),
-        Ok(_) | Err(_) => Err(TalkError::Refused("it answered something else".to_owned())),
-    }
 }

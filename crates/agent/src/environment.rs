@@ -65,7 +65,27 @@ pub fn of_release(
 ) -> BTreeMap<String, String> {
     let tmp = tmp_inside(kind, tmp);
     let mut env = base(&tmp, &tmp);
-    env.extend(launch.env.clone());
+    env.extend(of_life(launch, identity, "127.0.0.1", volumes));
+    env
+}
+
+/// The same for a container: what its image says of `PATH` and `HOME` is left alone, and its port is reached from
+/// outside of it.
+pub fn of_container(
+    launch: &Launch,
+    identity: &Identity<'_>,
+    volumes: &[(VolumeName, PathBuf)],
+) -> BTreeMap<String, String> {
+    of_life(launch, identity, "0.0.0.0", volumes)
+}
+
+fn of_life(
+    launch: &Launch,
+    identity: &Identity<'_>,
+    host: &str,
+    volumes: &[(VolumeName, PathBuf)],
+) -> BTreeMap<String, String> {
+    let mut env = launch.env.clone();
     let mut set = |name: &str, value: String| drop(env.insert(name.to_owned(), value));
     set("RUNG_APP", launch.release.app.base().to_string());
     set("RUNG_ENVIRONMENT", launch.release.app.environment().to_string());
@@ -76,7 +96,7 @@ pub fn of_release(
     }
     if let Some(port) = identity.port {
         set("PORT", port.to_string());
-        set("HOST", "127.0.0.1".to_owned());
+        set("HOST", host.to_owned());
     }
     for (name, path) in volumes {
         set(&volume_variable(name), path.display().to_string());
@@ -104,16 +124,29 @@ pub fn of_build(
     tmp: &Path,
 ) -> BTreeMap<String, String> {
     let mut env = base(home, tmp);
+    env.extend(ways_to_the_network());
+    env.extend(of_build_image(app, own));
+    env
+}
+
+/// What the machine's own environment says of how the network is reached.
+pub fn ways_to_the_network() -> impl Iterator<Item = (String, String)> {
     let passed_on = |name: &str| {
         BUILD_NETWORK.iter().any(|known| name == *known || (known.ends_with('_') && name.starts_with(known)))
     };
-    env.extend(std::env::vars_os().filter_map(|(name, value)| {
+    std::env::vars_os().filter_map(move |(name, value)| {
         let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
         passed_on(&name).then_some((name, value))
-    }));
-    env.insert("CI".to_owned(), "true".to_owned());
+    })
+}
+
+/// Of a test in a container of the image that was built.
+pub fn of_build_image(app: &AppName, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     // Not in which environment: what is built may serve in others, too.
-    env.insert("RUNG_APP".to_owned(), app.base().to_string());
+    let mut env = BTreeMap::from([
+        ("CI".to_owned(), "true".to_owned()),
+        ("RUNG_APP".to_owned(), app.base().to_string()),
+    ]);
     env.extend(own.clone());
     env
 }

@@ -7,7 +7,8 @@ use rung_model::NodeFacts;
 use rung_model::node::IsolationFact;
 
 use crate::cgroups::Cgroups;
-use crate::driver::{self, Driver};
+use crate::driver::process::{self, Processes};
+use crate::engine::Engine;
 use crate::shim::protocol::{Access, How, Io, Isolation, Limits, Spec};
 
 /// How instances are run here.
@@ -17,6 +18,8 @@ pub struct Capabilities {
     /// Why not better, when it is not the best.
     pub shortfall: Option<String>,
     pub cgroups: Cgroups,
+    /// Which container engine answered at the start, or why none did.
+    pub engine: Result<String, String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +34,8 @@ const TRIAL_UID: u32 = 69_999;
 
 impl Capabilities {
     /// Starts a life of each kind, the best first, until one works.
-    pub async fn detect(driver: &Driver, scratch: &Path, cgroups: Cgroups) -> Self {
+    pub async fn detect(driver: &Processes, scratch: &Path, cgroups: Cgroups, engine: &Engine) -> Self {
+        let engine = describe_engine(engine).await;
         let is_root = nix::unistd::geteuid().is_root();
         let best = if is_root {
             (Kind::OwnUsers, Isolation::OwnUser { uid: TRIAL_UID, gid: TRIAL_UID })
@@ -39,10 +43,10 @@ impl Capabilities {
             (Kind::UserNamespace, Isolation::UserNamespace)
         };
         match try_life(driver, scratch, best.1).await {
-            Ok(()) => Self { kind: best.0, shortfall: None, cgroups },
+            Ok(()) => Self { kind: best.0, shortfall: None, cgroups, engine },
             Err(reason) => {
                 tracing::warn!(reason, "instances can't be isolated");
-                Self { kind: Kind::Plain, shortfall: Some(reason), cgroups }
+                Self { kind: Kind::Plain, shortfall: Some(reason), cgroups, engine }
             }
         }
     }
@@ -94,6 +98,17 @@ impl Capabilities {
                 self.cgroups.processes,
                 "a fork bomb in an instance is not stopped; give rung a cgroup (`rung service install` does)",
             ),
+            fact(
+                &format!(
+                    "container engine{}",
+                    self.engine.as_ref().map(|name| format!(" ({name})")).unwrap_or_default()
+                ),
+                self.engine.is_ok(),
+                &format!(
+                    "apps with `[build] image` or `dockerfile` can't run here: {}",
+                    self.engine.as_ref().err().map_or("", String::as_str)
+                ),
+            ),
             fact("no new privileges", true, ""),
             fact("no capabilities", true, ""),
             fact(
@@ -110,7 +125,12 @@ impl Capabilities {
     }
 }
 
-async fn try_life(driver: &Driver, scratch: &Path, isolation: Isolation) -> Result<(), String> {
+/// Its name and version; otherwise why there is none, in words.
+pub async fn describe_engine(engine: &Engine) -> Result<String, String> {
+    engine.version().await.map(|version| version.name()).map_err(|error| error.to_string())
+}
+
+async fn try_life(driver: &Processes, scratch: &Path, isolation: Isolation) -> Result<(), String> {
     let directory = scratch.join("trial");
     let tmp = directory.join("tmp");
     let _ = std::fs::remove_dir_all(&directory);
@@ -133,7 +153,7 @@ async fn try_life(driver: &Driver, scratch: &Path, isolation: Isolation) -> Resu
         time_limit_ms: Some(10_000),
     };
     let tried = match driver.spawn(&spec).await {
-        Ok(_) => match driver::ended(&directory, 1).await.how {
+        Ok(_) => match process::ended(&directory, 1).await.how {
             How::Exited { code: 0 } => Ok(()),
             how => Err(format!("a trial ended with {how:?}")),
         },

@@ -13,7 +13,7 @@ use rung_model::appfile::{Check, Health};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::driver;
+use crate::driver::process;
 use crate::procfs;
 
 /// So much of an answer is read, and for so long, whatever its status was.
@@ -44,20 +44,31 @@ pub async fn probe(target: &Target<'_>, health: &Health) -> Result<(), Failure> 
     let within = tokio::time::timeout(health.timeout, check(target, health)).await;
     match within {
         Ok(outcome) => outcome,
-        Err(_) => {
-            Err(Failure::Check(format!("no answer within {} to the health check", words(health.timeout))))
-        }
+        Err(_) => Err(late(health)),
     }
+}
+
+/// Asks over HTTP only, within the check's time: a container that was looked at.
+pub async fn probe_http(app: &AppName, port: u16, health: &Health) -> Result<(), Failure> {
+    let Check::Http { path } = &health.check else { return Ok(()) };
+    let asked = tokio::time::timeout(health.timeout, http(app, port, path)).await;
+    asked.unwrap_or_else(|_| Err(late(health)))
+}
+
+fn late(health: &Health) -> Failure {
+    Failure::Check(format!("no answer within {} to the health check", words(health.timeout)))
 }
 
 async fn check(target: &Target<'_>, health: &Health) -> Result<(), Failure> {
     match (&health.check, target.port) {
         (Check::Http { path }, Some(port)) => http(target.app, port, path).await,
         (Check::Tcp, Some(port)) => connect(port).await.map(drop),
-        (Check::Command { command }, _) => driver::check(target.directory, command, health.timeout)
+        (Check::Command { command }, _) => process::check(target.directory, command, health.timeout)
             .await
             .map_err(|failure| Failure::Check(format!("health command {failure}"))),
-        (Check::Up, _) | (Check::Http { .. } | Check::Tcp, None) => Ok(()),
+        // A process has no image: its port is what there is to look at.
+        (Check::Image, Some(port)) => connect(port).await.map(drop),
+        (Check::Up, _) | (Check::Http { .. } | Check::Tcp | Check::Image, None) => Ok(()),
     }
 }
 

@@ -4,18 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rung_api::wire::Launch;
+use rung_model::appfile::Health;
 use rung_model::{AssignedInstance, InstanceId};
 use tokio::sync::mpsc;
 
 use crate::artifacts::{blocking, chain};
+use crate::containers::{self, Wanted};
 use crate::converge::{Event, ExitKind, Exited, Found, FoundLife, PortChoice, ProbeOutcome};
-use crate::driver::{self, Status};
+use crate::driver::docker::{self, Failing, Reached};
+use crate::driver::process::read_life;
+use crate::driver::{Living, Start, Status};
 use crate::environment::{self, Identity};
 use crate::health::{self, Failure, Target};
 use crate::ledger::Entry;
 use crate::logs;
 use crate::node::{PrepareError, Purpose, Shared, ensure_volumes, fresh_life};
-use crate::shim::protocol::{Access, Exit, Io, Life, Spec};
+use crate::shim::protocol::{Access, Exit, Io, Spec};
 
 pub type Events = mpsc::UnboundedSender<Event>;
 
@@ -48,7 +53,7 @@ impl Instances {
         let entries = self.node.ledger().instances().clone();
         for (id, entry) in entries {
             let directory = self.node.layout.life(&id, entry.attempt);
-            let status = driver::status(&directory).await;
+            let status = self.node.driver.status(&directory).await;
             let found = |life| Found {
                 instance: id.clone(),
                 assigned: entry.assigned.clone(),
@@ -58,9 +63,9 @@ impl Instances {
             };
             match status {
                 Status::Alive(life) => {
-                    tracing::info!(instance = %id, pid = life.main, "adopted");
+                    tracing::info!(instance = %id, pid = life.pid, "adopted");
                     self.tell(Event::Found(found(FoundLife::Alive {
-                        pid: life.main,
+                        pid: life.pid,
                         running_for: age(&life),
                     })));
                     self.watch(id.clone(), entry.assigned.clone(), entry.attempt);
@@ -68,9 +73,10 @@ impl Instances {
                 Status::Ended(exit) => {
                     self.tell(Event::Found(found(FoundLife::Ended)));
                     self.tell_exit(&id, &entry.assigned, exit).await;
+                    self.node.driver.release(&directory).await;
                 }
                 Status::Lost => {
-                    driver::end_lost(&directory).await;
+                    self.node.driver.end_lost(&directory).await;
                     self.tell(Event::Found(found(FoundLife::Ended)));
                 }
             }
@@ -86,7 +92,7 @@ impl Instances {
                 continue;
             }
             for life in std::fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-                end_life(&life.path()).await;
+                self.node.driver.end_life(&life.path()).await;
             }
             tracing::warn!(directory = %entry.path().display(), "removed an instance that nobody knows");
             let _ = rung_artifact::remove_tree(&entry.path());
@@ -96,7 +102,7 @@ impl Instances {
     pub async fn launch(&self, id: InstanceId, assigned: AssignedInstance, attempt: u32, port: PortChoice) {
         match self.try_launch(&id, &assigned, attempt, port).await {
             Ok((life, port)) => {
-                self.tell(Event::Started { instance: id.clone(), attempt, pid: life.main, port });
+                self.tell(Event::Started { instance: id.clone(), attempt, pid: life.pid, port });
                 self.watch(id.clone(), assigned, attempt);
                 self.remove_older_lives(&id, attempt).await;
             }
@@ -110,10 +116,10 @@ impl Instances {
         assigned: &AssignedInstance,
         attempt: u32,
         choice: PortChoice,
-    ) -> Result<(Life, Option<u16>), String> {
-        let (spec, port) =
+    ) -> Result<(Living, Option<u16>), String> {
+        let (start, port) =
             self.prepare(id, assigned, attempt, choice).await.map_err(|error| chain(&error))?;
-        let life = self.node.driver.spawn(&spec).await.map_err(|error| chain(&error))?;
+        let life = self.node.driver.spawn(&start).await.map_err(|error| chain(&error))?;
         Ok((life, port))
     }
 
@@ -123,9 +129,12 @@ impl Instances {
         assigned: &AssignedInstance,
         attempt: u32,
         choice: PortChoice,
-    ) -> Result<(Spec, Option<u16>), PrepareError> {
+    ) -> Result<(Start, Option<u16>), PrepareError> {
         let node = &self.node;
         let launch = node.launch(&assigned.app, assigned.release).await?;
+        if containers::runs_image(&launch.release.file) {
+            return self.prepare_container(&launch, id, assigned, attempt, choice).await;
+        }
         let tree = node.artifacts.ensure(&launch.release.artifact).await?;
         let service = launch.release.file.services.get(&assigned.service).ok_or_else(|| {
             PrepareError::NoService { release: assigned.release, service: assigned.service.to_string() }
@@ -142,7 +151,7 @@ impl Instances {
             name: id.to_string(),
             attempt,
             logs: node.layout.instance_logs(&assigned.app, &assigned.service, id),
-            command: service.command.clone(),
+            command: service.command.clone().unwrap_or_default(),
             env: environment::of_release(&launch, &identity, &volumes, node.kind(), &tmp),
             tree,
             tree_access: Access::ReadOnly,
@@ -155,7 +164,39 @@ impl Instances {
             io: Io::Logs,
             time_limit_ms: None,
         };
-        Ok((spec, port))
+        Ok((Start::Process(Box::new(spec)), port))
+    }
+
+    async fn prepare_container(
+        &self,
+        launch: &Launch,
+        id: &InstanceId,
+        assigned: &AssignedInstance,
+        attempt: u32,
+        choice: PortChoice,
+    ) -> Result<(Start, Option<u16>), PrepareError> {
+        let node = &self.node;
+        let image = node.images.ensure(&launch.release.artifact).await?;
+        let service = launch.release.file.services.get(&assigned.service).ok_or_else(|| {
+            PrepareError::NoService { release: assigned.release, service: assigned.service.to_string() }
+        })?;
+        let port = self.record(id, assigned, attempt, choice)?;
+        let wanted = Wanted {
+            launch,
+            id: id.as_str(),
+            service: Some(&assigned.service),
+            attempt,
+            directory: node.layout.life(id, attempt),
+            logs: node.layout.instance_logs(&assigned.app, &assigned.service, id),
+            command: service.command.clone(),
+            port: containers::port_of(&image, service.image_port, port),
+            mounts: service.mounts.iter().collect(),
+            limits: node.limits(&format!("{id}.{attempt}"), service.memory_bytes, service.cpu_millis),
+            io: Io::Logs,
+            time_limit_ms: None,
+        };
+        let spec = containers::prepare(node, &image, wanted)?;
+        Ok((Start::Container(Box::new(spec)), port))
     }
 
     /// Before the process exists: an agent that is killed in between finds what it began.
@@ -178,23 +219,22 @@ impl Instances {
     }
 
     async fn remove_older_lives(&self, id: &InstanceId, attempt: u32) {
-        let directory = self.node.layout.instance(id);
-        blocking(move || {
-            for life in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-                if life.file_name().to_str() != Some(attempt.to_string().as_str()) {
-                    let _ = rung_artifact::remove_tree(&life.path());
-                }
+        for life in std::fs::read_dir(self.node.layout.instance(id)).into_iter().flatten().flatten() {
+            if life.file_name().to_str() != Some(attempt.to_string().as_str()) {
+                self.node.driver.release(&life.path()).await;
+                blocking(move || drop(rung_artifact::remove_tree(&life.path()))).await;
             }
-        })
-        .await;
+        }
     }
 
     /// Tells the machine of the life's end, whenever that is.
     fn watch(&self, id: InstanceId, assigned: AssignedInstance, attempt: u32) {
         let this = self.clone();
         tokio::spawn(async move {
-            let exit = driver::ended(&this.node.layout.life(&id, attempt), attempt).await;
+            let directory = this.node.layout.life(&id, attempt);
+            let exit = this.node.driver.ended(&directory, attempt).await;
             this.tell_exit(&id, &assigned, exit).await;
+            this.node.driver.release(&directory).await;
         });
     }
 
@@ -219,8 +259,8 @@ impl Instances {
     /// SIGTERM, grace, SIGKILL. The end is told by the watch; a shim that is gone has told it already.
     pub async fn stop(&self, id: &InstanceId, attempt: u32, grace: Duration) {
         let directory = self.node.layout.life(id, attempt);
-        if let Err(error) = driver::stop(&directory, grace).await {
-            tracing::debug!(instance = %id, error = chain(&error), "the stop found no shim");
+        if let Err(error) = self.node.driver.stop(&directory, grace).await {
+            tracing::debug!(instance = %id, error = chain(&error), "the stop was not heard");
         }
     }
 
@@ -236,6 +276,9 @@ impl Instances {
         let release = node.launch(&entry.assigned.app, entry.assigned.release).await.ok()?.release;
         let health = &release.file.services.get(&entry.assigned.service)?.health;
         let directory = node.layout.life(id, attempt);
+        if docker::is_container(&directory) {
+            return Some(self.probe_container(id, &entry, &directory, health, with_tail).await);
+        }
         let shim = shim_pid(&directory).unwrap_or(0);
         let target = Target { app: &entry.assigned.app, directory: &directory, shim, port: entry.port };
         let outcome = match health::probe(&target, health).await {
@@ -262,6 +305,30 @@ impl Instances {
                 ProbeOutcome::Failed { reason: elsewhere.unwrap_or(reason), log_tail: Vec::new() }
             }
         })
+    }
+
+    async fn probe_container(
+        &self,
+        id: &InstanceId,
+        entry: &Entry,
+        directory: &std::path::Path,
+        health: &Health,
+        with_tail: bool,
+    ) -> ProbeOutcome {
+        let looked = match self.node.driver.containers().look(directory, health).await {
+            Ok(Reached::Well) => Ok(()),
+            Ok(Reached::At(port)) => health::probe_http(&entry.assigned.app, port, health).await,
+            Err(Failing::Check(reason)) => Err(Failure::Check(reason)),
+            Err(Failing::Unheard(reason)) => Err(Failure::Unheard(reason)),
+        };
+        match looked {
+            Ok(()) => ProbeOutcome::Passed,
+            Err(Failure::PortTaken(reason)) => ProbeOutcome::PortTaken { reason },
+            Err(Failure::Check(reason) | Failure::Unheard(reason)) => {
+                let log_tail = if with_tail { self.tail(id, entry).await } else { Vec::new() };
+                ProbeOutcome::Failed { reason, log_tail }
+            }
+        }
     }
 
     async fn prove(
@@ -303,6 +370,9 @@ impl Instances {
             tracing::warn!(instance = %id, error = chain(&error), "forgetting an instance");
         }
         let node = self.node.clone();
+        for life in std::fs::read_dir(node.layout.instance(&id)).into_iter().flatten().flatten() {
+            node.driver.release(&life.path()).await;
+        }
         blocking(move || {
             let _ = rung_artifact::remove_tree(&node.layout.instance(&id));
             let live: BTreeSet<String> = node.ledger().instances().keys().map(ToString::to_string).collect();
@@ -312,26 +382,11 @@ impl Instances {
     }
 }
 
-fn age(life: &Life) -> Duration {
+fn age(life: &Living) -> Duration {
     let now = jiff::Timestamp::now().as_millisecond();
     Duration::from_millis(u64::try_from(now - life.started_ms).unwrap_or(0))
 }
 
 fn shim_pid(directory: &std::path::Path) -> Option<u32> {
-    let life: Life =
-        serde_json::from_slice(&std::fs::read(directory.join(crate::shim::protocol::LIFE_FILE)).ok()?)
-            .ok()?;
-    Some(life.shim.pid)
-}
-
-/// Ends whatever lives in a directory, and waits for it.
-pub async fn end_life(directory: &std::path::Path) {
-    match driver::status(directory).await {
-        Status::Alive(_) => {
-            let _ = driver::kill(directory).await;
-            driver::ended(directory, 0).await;
-        }
-        Status::Lost => driver::end_lost(directory).await,
-        Status::Ended(_) => {}
-    }
+    read_life(directory).map(|life| life.shim.pid)
 }

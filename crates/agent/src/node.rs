@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rung_api::Client;
 use rung_api::wire::Launch;
-use rung_model::{AppName, NodeId, ReleaseNumber};
+use rung_model::{AppName, Digest, NodeId, ReleaseNumber};
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, chain};
+use crate::converge::Cause;
 use crate::driver::Driver;
 use crate::facts::{Capabilities, Kind};
+use crate::images::{ImageError, Images};
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError};
 use crate::shim::protocol::{Isolation, Limits, Mount};
@@ -27,6 +29,7 @@ pub struct Node {
     pub client: Client,
     pub driver: Driver,
     pub artifacts: Artifacts,
+    pub images: Images,
     pub capabilities: Capabilities,
     pub(crate) ledger: Mutex<Ledger>,
 }
@@ -42,8 +45,12 @@ pub enum PrepareError {
     Make { path: String, source: io::Error },
     #[error(transparent)]
     Fetch(#[from] crate::artifacts::FetchError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
     #[error("fetching the release {app} {release}")]
     Launch { app: AppName, release: ReleaseNumber, source: rung_api::ClientError },
+    #[error("image {image} has no command of its own; write `command` below [services.{service}]")]
+    NoCommand { image: String, service: String },
     #[error("{release} has no service {service}")]
     NoService { release: ReleaseNumber, service: String },
 }
@@ -84,6 +91,27 @@ impl Node {
         Limits { cgroups, memory_bytes, cpu_millis, processes: Some(PROCESSES_MAX) }
     }
 
+    /// Makes sure that what a release runs is here: its tree, or its image.
+    ///
+    /// # Errors
+    /// Why it is not, and whether trying again may help.
+    pub async fn ensure_artifact(&self, digest: &Digest) -> Result<(), (String, Cause)> {
+        let is_image = self
+            .ledger()
+            .launches()
+            .any(|launch| launch.release.artifact == *digest && launch.release.file.build.image.is_some());
+        if is_image {
+            return match self.images.ensure(digest).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err((chain(&error), error.cause())),
+            };
+        }
+        match self.artifacts.ensure(digest).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err((chain(&error), error.cause())),
+        }
+    }
+
     /// The release with its environment; kept, so that instances start while no server answers.
     pub async fn launch(&self, app: &AppName, release: ReleaseNumber) -> Result<Launch, PrepareError> {
         if let Some(launch) = self.ledger().launch(app, release) {
@@ -116,6 +144,16 @@ pub fn ensure_volumes(mounts: &[Mount], isolation: Isolation) -> Result<(), Prep
         .iter()
         .filter(|mount| !mount.source.exists())
         .try_for_each(|mount| ensure_owned(&mount.source, isolation))
+}
+
+/// The same for containers, whose image says who writes there; answers those that were made just now.
+pub fn ensure_container_volumes(mounts: &[Mount]) -> Result<Vec<PathBuf>, PrepareError> {
+    let mut fresh = Vec::new();
+    for mount in mounts.iter().filter(|mount| !mount.source.exists()) {
+        ensure_owned(&mount.source, Isolation::Plain)?;
+        fresh.push(mount.source.clone());
+    }
+    Ok(fresh)
 }
 
 /// A clean directory for one life, with its private temporary directory.

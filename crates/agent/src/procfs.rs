@@ -123,11 +123,21 @@ pub struct Listener {
 }
 
 pub fn listeners() -> Vec<Listener> {
-    ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .flat_map(|text| text.lines().skip(1).filter_map(parse_listener).collect::<Vec<_>>())
-        .collect()
+    listeners_at("/proc/net").unwrap_or_default()
+}
+
+/// Of the network that this process sees, which a container has for its own. `None`: there is no such process, or it
+/// can't be looked at.
+pub fn listeners_seen_by(pid: u32) -> Option<Vec<Listener>> {
+    listeners_at(&format!("/proc/{pid}/net"))
+}
+
+fn listeners_at(directory: &str) -> Option<Vec<Listener>> {
+    // A kernel without IPv6 has the first of them only.
+    let four = fs::read_to_string(format!("{directory}/tcp")).ok()?;
+    let six = fs::read_to_string(format!("{directory}/tcp6")).unwrap_or_default();
+    let of = |text: &str| text.lines().skip(1).filter_map(parse_listener).collect::<Vec<_>>();
+    Some([of(&four), of(&six)].concat())
 }
 
 fn parse_listener(line: &str) -> Option<Listener> {

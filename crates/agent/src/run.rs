@@ -19,7 +19,9 @@ use crate::artifacts::{Artifacts, blocking, chain};
 use crate::cgroups::Cgroups;
 use crate::converge::{Converge, Effect, Event, Now};
 use crate::driver::Driver;
+use crate::engine::Engine;
 use crate::facts::{Capabilities, node_facts};
+use crate::images::Images;
 use crate::instances::{Events, Instances};
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError};
@@ -36,6 +38,11 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_secs(10);
 /// Every grace period ends in a kill; an instance that is still there after this is beyond the kernel's help.
 const STOP_MAX: Duration = Duration::from_secs(120);
+
+/// A container whose removal failed is looked for again.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Images are looked at once in so many sweeps, as often as the server looks at its artifacts.
+const IMAGES_EVERY: u32 = 10;
 
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -91,6 +98,7 @@ pub async fn run(config: AgentConfig, shutdown: watch::Receiver<Shutdown>) -> Re
     let mut tasks = JoinSet::new();
     tasks.spawn(api::serve(listener, node.clone()));
     tasks.spawn(keep_registered(node.clone(), config.socket.clone()));
+    tasks.spawn(keep_engine_clean(node.clone()));
     tasks.spawn(send_reports(node.client.clone(), to_report));
     tasks.spawn(follow_assignment(node.clone(), events, following));
     agent.run(received, shutdown).await;
@@ -113,15 +121,17 @@ async fn open(config: &AgentConfig) -> Result<Shared, AgentError> {
     std::fs::set_permissions(layout.root(), std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
     let ledger = Ledger::open(layout.clone())?;
     let artifacts = Artifacts::open(layout.clone(), config.api.clone()).map_err(fail)?;
-    let driver = Driver::new(config.program.clone());
     let name = cgroup_name(layout.root());
+    let engine = Engine::of_this_machine();
+    let driver = Driver::new(config.program.clone(), engine.clone(), &name);
+    let images = Images::new(engine.clone(), artifacts.clone(), config.api.clone());
     let cgroups = blocking(move || {
         let cgroups = Cgroups::detect(&name);
         cgroups.sweep();
         cgroups
     })
     .await;
-    let capabilities = Capabilities::detect(&driver, layout.root(), cgroups).await;
+    let capabilities = Capabilities::detect(driver.processes(), layout.root(), cgroups, &engine).await;
     // The whole data directory is out of sight: the store and the keys lie beside the node's part of it.
     let masked = vec![layout.root().parent().unwrap_or(layout.root()).to_owned()];
     Ok(Shared::new(Node {
@@ -131,6 +141,7 @@ async fn open(config: &AgentConfig) -> Result<Shared, AgentError> {
         client: config.api.clone(),
         driver,
         artifacts,
+        images,
         capabilities,
         ledger: std::sync::Mutex::new(ledger),
     }))
@@ -250,12 +261,9 @@ impl Agent {
             }
             Effect::FetchArtifact { digest } => {
                 tokio::spawn(async move {
-                    let event = match node.artifacts.ensure(&digest).await {
-                        Ok(_) => Event::Artifact { digest },
-                        Err(error) => {
-                            let (reason, cause) = (chain(&error), error.cause());
-                            Event::ArtifactFailed { digest, reason, cause }
-                        }
+                    let event = match node.ensure_artifact(&digest).await {
+                        Ok(()) => Event::Artifact { digest },
+                        Err((reason, cause)) => Event::ArtifactFailed { digest, reason, cause },
                     };
                     let _ = events.send(event);
                 });
@@ -398,5 +406,23 @@ async fn follow_assignment(node: Shared, events: Events, held: watch::Receiver<r
                 retry.pause().await;
             }
         }
+    }
+}
+
+/// Containers that nobody knows, and images that no release needs. An engine that does not answer, or is not there, is
+/// asked again the next time.
+async fn keep_engine_clean(node: Shared) {
+    let homes = [node.layout.instances(), node.layout.runs()];
+    for turn in 0_u32.. {
+        let homes: Vec<&Path> = homes.iter().map(PathBuf::as_path).collect();
+        let swept = node.driver.containers().sweep(&homes).await;
+        if swept.is_ok() && turn.is_multiple_of(IMAGES_EVERY) {
+            match node.images.prune().await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "images pruned"),
+                Err(error) => tracing::debug!(error = chain(&error), "pruning images"),
+            }
+        }
+        tokio::time::sleep(SWEEP_EVERY).await;
     }
 }

@@ -5,22 +5,25 @@
 //! begun anew.
 
 mod build;
+mod image;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rung_api::wire::Launch;
 use rung_model::run::Terminal;
 use rung_model::{ReleaseNumber, Run, RunId, RunKind, RunOutcome};
 use tokio::sync::watch;
 
 use crate::artifacts::{blocking, chain};
+use crate::containers::{self, Wanted};
 use crate::converge::Event;
-use crate::driver::{self, Status};
+use crate::driver::{Start, Status};
 use crate::environment::{self, Identity};
 use crate::health::words;
-use crate::instances::{Events, end_life};
+use crate::instances::Events;
 use crate::logs;
 use crate::node::{PrepareError, Purpose, Shared, ensure_volumes, fresh_life};
 use crate::shim::protocol::{Access, Exit, How, Io, Spec};
@@ -56,6 +59,17 @@ impl Failure {
 
     fn of(error: &dyn std::error::Error) -> Self {
         Self::before_start(chain(error))
+    }
+}
+
+/// What a job finds beside its release's environment, and what a terminal needs.
+fn extend_env(env: &mut BTreeMap<String, String>, run: &Run, io: Io) {
+    if let RunKind::Job { env: own, run: of, .. } = &run.kind {
+        env.extend(environment::of_job(of));
+        env.extend(own.clone());
+    }
+    if let Io::Terminal { .. } = io {
+        env.entry("TERM".to_owned()).or_insert_with(|| "xterm-256color".to_owned());
     }
 }
 
@@ -119,7 +133,7 @@ impl RunsDriver {
                 continue;
             }
             for life in std::fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-                end_life(&life.path()).await;
+                self.node.driver.end_life(&life.path()).await;
             }
             let _ = rung_artifact::remove_tree(&entry.path());
         }
@@ -128,7 +142,7 @@ impl RunsDriver {
     async fn end_lives(&self, run: &Run) {
         for life in std::fs::read_dir(self.node.layout.run(&run.id)).into_iter().flatten().flatten() {
             if life.path().is_dir() {
-                end_life(&life.path()).await;
+                self.node.driver.end_life(&life.path()).await;
             }
         }
     }
@@ -139,11 +153,14 @@ impl RunsDriver {
 
     async fn execute(&self, run: &Run) -> RunOutcome {
         let outcome = match &run.kind {
-            RunKind::Build { source, command, test, env } => {
+            RunKind::Build { source, command, test, env, image } => {
                 self.tell_started(run);
                 let plan =
                     build::Plan { run, source, command: command.as_deref(), test: test.as_deref(), env };
-                self.build(&plan).await.map(Some)
+                match image {
+                    Some(image) => self.build_image(&plan, image).await.map(Some),
+                    None => self.build(&plan).await.map(Some),
+                }
             }
             RunKind::Release { release, command } => {
                 self.run_once(run, *release, command, Io::Logs).await.map(|()| None)
@@ -177,8 +194,8 @@ impl RunsDriver {
         let directory = home.join(MAIN);
         let is_attachable = io != Io::Logs;
         if home.join(BEGUN).exists() {
-            if let Status::Lost = driver::status(&directory).await {
-                driver::end_lost(&directory).await;
+            if let Status::Lost = self.node.driver.status(&directory).await {
+                self.node.driver.end_lost(&directory).await;
                 let reason = "was interrupted: the machine or its shim was killed while it ran".to_owned();
                 return Err(Failure::before_start(reason));
             }
@@ -193,11 +210,12 @@ impl RunsDriver {
             self.node.driver.spawn(&spec).await.map_err(|error| Failure::of(&error))?;
         }
         self.tell_started(run);
-        let exit = driver::ended(&directory, 1).await;
+        let exit = self.node.driver.ended(&directory, 1).await;
         if is_attachable {
             // Whoever attaches to a command that was quick finds its output: it is forgotten once its end is reported.
-            driver::left(&directory).await;
+            self.node.driver.left(&directory).await;
         }
+        self.node.driver.release(&directory).await;
         self.judge(run, "", &exit).await
     }
 
@@ -208,9 +226,12 @@ impl RunsDriver {
         command: &str,
         io: Io,
         directory: &Path,
-    ) -> Result<Spec, PrepareError> {
+    ) -> Result<Start, PrepareError> {
         let node = &self.node;
         let launch = node.launch(&run.app, release).await?;
+        if containers::runs_image(&launch.release.file) {
+            return self.prepare_container(run, &launch, command, io, directory).await;
+        }
         let tree = node.artifacts.ensure(&launch.release.artifact).await?;
         let isolation = node.isolation(&run.app, Purpose::Run)?;
         let tmp = fresh_life(directory, isolation)?;
@@ -227,14 +248,8 @@ impl RunsDriver {
         ensure_volumes(&mounts, isolation)?;
         let identity = Identity { id: run.id.as_str(), service: None, port: None };
         let mut env = environment::of_release(&launch, &identity, &volumes, node.kind(), &tmp);
-        if let RunKind::Job { env: own, run: of, .. } = &run.kind {
-            env.extend(environment::of_job(of));
-            env.extend(own.clone());
-        }
-        if let Io::Terminal { .. } = io {
-            env.entry("TERM".to_owned()).or_insert_with(|| "xterm-256color".to_owned());
-        }
-        Ok(Spec {
+        extend_env(&mut env, run, io);
+        Ok(Start::Process(Box::new(Spec {
             name: run.id.to_string(),
             attempt: 1,
             directory: directory.to_owned(),
@@ -254,7 +269,43 @@ impl RunsDriver {
             ),
             io,
             time_limit_ms: Some(u64::try_from(run.timeout.as_millis()).unwrap_or(u64::MAX)),
-        })
+        })))
+    }
+
+    async fn prepare_container(
+        &self,
+        run: &Run,
+        launch: &Launch,
+        command: &str,
+        io: Io,
+        directory: &Path,
+    ) -> Result<Start, PrepareError> {
+        let node = &self.node;
+        let image = node.images.ensure(&launch.release.artifact).await?;
+        let file = &launch.release.file;
+        let job = run.of_job().and_then(|of| file.jobs.get(&of.job));
+        let mounts = match job {
+            Some(job) => job.mounts.iter().collect(),
+            None => file.services.values().flat_map(|service| &service.mounts).collect(),
+        };
+        let (memory, cpu) = (job.and_then(|job| job.memory_bytes), job.and_then(|job| job.cpu_millis));
+        let wanted = Wanted {
+            launch,
+            id: run.id.as_str(),
+            service: None,
+            attempt: 1,
+            directory: directory.to_owned(),
+            logs: node.layout.run_logs(&run.app, &run.id),
+            command: Some(command.to_owned()),
+            port: None,
+            mounts,
+            limits: node.limits(run.id.as_str(), memory, cpu),
+            io,
+            time_limit_ms: Some(u64::try_from(run.timeout.as_millis()).unwrap_or(u64::MAX)),
+        };
+        let mut spec = containers::prepare(node, &image, wanted)?;
+        extend_env(&mut spec.env, run, io);
+        Ok(Start::Container(Box::new(spec)))
     }
 
     /// `what` is put in front: `test exited with code 1`.

@@ -12,7 +12,7 @@
 mod attach;
 mod cgroup;
 mod client;
-mod complaint;
+pub mod complaint;
 mod init;
 pub mod kernel;
 pub mod logger;

@@ -23,7 +23,7 @@ fn build(world: &World, files: &[(&str, &str)], command: &str, test: Option<&str
     let (source, archive) = world.pack(files);
     world.server.artifacts.lock().unwrap().insert(source.to_string(), archive);
     let env = BTreeMap::from([("LEVEL".to_owned(), "high".to_owned())]);
-    RunKind::Build { source, command: Some(command.into()), test: test.map(Into::into), env }
+    RunKind::Build { source, command: Some(command.into()), test: test.map(Into::into), env, image: None }
 }
 
 fn reason(outcome: RunOutcome) -> (String, Vec<String>) {

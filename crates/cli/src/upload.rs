@@ -65,6 +65,18 @@ pub async fn ensure_source(
     Err(Hinted::failed(message, "name what is written there in .rungignore, and deploy again").into())
 }
 
+/// The same of an empty directory: an app that runs from an image by its name needs no file of this one.
+///
+/// # Errors
+/// There is no place for an empty directory, or the server did not take it.
+pub async fn ensure_nothing(client: &Client, screen: &mut Screen) -> anyhow::Result<Packed> {
+    let empty = std::env::temp_dir().join(format!("rung-nothing-{}", std::process::id()));
+    std::fs::create_dir_all(&empty).with_context(|| format!("making {}", empty.display()))?;
+    let packed = ensure_source(client, &empty, Tree::Directory, screen).await;
+    let _ = std::fs::remove_dir(&empty);
+    packed
+}
+
 async fn digest(dir: &Path, tree: Tree) -> anyhow::Result<Packed> {
     let owned = dir.to_owned();
     let digested = tokio::task::spawn_blocking(move || match tree {

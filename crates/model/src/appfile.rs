@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::ids::{AppName, JobName, SecretName, ServiceName, VolumeName};
+use crate::image::{ImageBuild, ImageSource};
 use crate::job::{CatchUp, Overlap};
 use crate::routes::Protocol;
 use crate::schedule::{Schedule, Zone};
@@ -82,6 +83,15 @@ pub struct Notify {
     pub secret: Option<SecretName>,
 }
 
+impl AppFile {
+    /// What a build run of this file makes, when its services run from an image.
+    pub fn image_build(&self) -> Option<ImageBuild> {
+        let source = self.build.image.clone()?;
+        let commandless = self.services.iter().filter(|(_, service)| service.command.is_none());
+        Some(ImageBuild { source, commandless: commandless.map(|(name, _)| name.clone()).collect() })
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Build {
     pub command: Option<String>,
@@ -89,11 +99,14 @@ pub struct Build {
     #[serde(rename = "timeout_ms", with = "duration::ms")]
     #[schema(value_type = u64)]
     pub timeout: Duration,
+    /// The app runs in containers of this image instead of the deployed tree.
+    #[serde(default)]
+    pub image: Option<ImageSource>,
 }
 
 impl Build {
     pub fn is_empty(&self) -> bool {
-        self.command.is_none() && self.test.is_none()
+        self.command.is_none() && self.test.is_none() && self.image.is_none()
     }
 }
 
@@ -144,10 +157,13 @@ impl GitPolicy {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Service {
-    /// Goes through `/bin/sh -c`, in the artifact's root.
-    pub command: String,
+    /// Goes through `/bin/sh -c`, in the artifact's root. `None`: the image's own.
+    pub command: Option<String>,
     /// Whether it gets `PORT` and listens on it.
     pub port: bool,
+    /// The port that the image listens on, where the file says so.
+    #[serde(default)]
+    pub image_port: Option<u16>,
     pub instances: u32,
     /// One process owns its state: never two at a time.
     #[serde(default)]
@@ -207,6 +223,8 @@ pub enum Check {
     Command { command: String },
     /// Has stayed up for half a second. The default of a service without a port.
     Up,
+    /// As the image's HEALTHCHECK says; without one as `Tcp` or `Up`. The default of a service of an image.
+    Image,
 }
 
 /// Work that runs to completion, on a schedule or on demand.

@@ -14,6 +14,7 @@ pub mod deployment;
 pub mod duration;
 pub mod generation;
 pub mod ids;
+pub mod image;
 pub mod job;
 pub mod keys;
 pub mod member;
@@ -37,6 +38,7 @@ pub use ids::{
     AppName, CommitId, DeploymentNumber, Digest, EnvironmentName, InstanceId, InvalidId, JobName, NodeId,
     ReleaseNumber, RunId, SecretName, ServiceName, TokenName, VolumeName,
 };
+pub use image::{ImageBuild, ImageName, ImageSource};
 pub use job::{CatchUp, JobRun, JobState, Overlap};
 pub use member::Member;
 pub use node::{Node, NodeFacts, NodeRole};

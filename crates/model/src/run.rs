@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::ids::{AppName, Digest, NodeId, ReleaseNumber, RunId};
+use crate::image::ImageBuild;
 use crate::job::JobRun;
 
 /// A run, at `runs/<app>/<id>`; written before it is launched, so that it is never launched unrecorded.
@@ -37,7 +38,15 @@ pub struct Run {
 pub enum RunKind {
     /// Unpack `source` into a clean directory, run `command`, keep the tree as an artifact, run `test`.
     /// Sees the app file's `[env]`, no config and no secrets.
-    Build { source: Digest, command: Option<String>, test: Option<String>, env: BTreeMap<String, String> },
+    /// With an `image` it is pulled or built instead, and what is kept as the artifact says which image it is.
+    Build {
+        source: Digest,
+        command: Option<String>,
+        test: Option<String>,
+        env: BTreeMap<String, String>,
+        #[serde(default)]
+        image: Option<ImageBuild>,
+    },
     /// The release command, with the environment of the release that is about to start.
     Release { release: ReleaseNumber, command: String },
     /// A job, in the environment of a release; `env` wins over the release's.

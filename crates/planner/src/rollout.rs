@@ -167,6 +167,7 @@ fn advance_build(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
         command: build.command.clone(),
         test: build.test.clone(),
         env: pending.file.env.clone(),
+        image: pending.file.image_build(),
     };
     match follow_run(draft, app, "build", kind, build.timeout, remaining) {
         Followed::Going => {}

@@ -92,7 +92,7 @@ pub fn any_file(app: &AppName, rng: &mut Rng) -> AppFile {
 
 fn any_service(base: &Service, rng: &mut Rng) -> Service {
     let mut service = base.clone();
-    service.command = Behaviour::any(rng).command();
+    service.command = Some(Behaviour::any(rng).command());
     service.instances = rng.u32(1..4);
     service.health.grace = Duration::from_secs(3);
     service.health.interval = Duration::from_secs(1);

@@ -400,7 +400,8 @@ impl Story {
         };
         self.audit_spawn(instance, &assigned, &release);
         let service = &release.file.services[&assigned.service];
-        let (behaviour, is_exclusive) = (Behaviour::of(&service.command), service.exclusive);
+        let (behaviour, is_exclusive) =
+            (Behaviour::of(service.command.as_deref().unwrap_or_default()), service.exclusive);
         say!(self, "{instance} starts, attempt {attempt}: {behaviour:?}");
         let (started, ill_until) = (self.now, Duration::ZERO);
         self.machine.processes.insert(

@@ -86,7 +86,7 @@ impl Story {
                 if states.len() != wanted {
                     return Err(format!("{app}/{service} has {} of {wanted} instances", states.len()));
                 }
-                let is_good = Behaviour::of(&declared.command).is_good();
+                let is_good = Behaviour::of(declared.command.as_deref().unwrap_or_default()).is_good();
                 if is_good && states.iter().any(|state| *state != Some(InstanceState::Healthy)) {
                     return Err(format!("{app}/{service} is {states:?}"));
                 }

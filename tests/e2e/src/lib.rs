@@ -11,6 +11,7 @@
 mod app;
 mod binary;
 mod clock;
+pub mod engine;
 pub mod git;
 pub mod http;
 mod load;

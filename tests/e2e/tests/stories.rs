@@ -18,6 +18,8 @@ mod exclusive;
 mod failed_deploys;
 #[path = "stories/first_minutes.rs"]
 mod first_minutes;
+#[path = "stories/images.rs"]
+mod images;
 #[path = "stories/instances.rs"]
 mod instances;
 #[path = "stories/jobs.rs"]

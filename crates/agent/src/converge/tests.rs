@@ -30,8 +30,9 @@ fn digest() -> Digest {
 
 fn release(check: Check) -> Release {
     let service = Service {
-        command: "serve".into(),
+        command: Some("serve".into()),
         port: true,
+        image_port: None,
         instances: 1,
         exclusive: false,
         memory_bytes: None,

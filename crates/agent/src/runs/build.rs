@@ -6,16 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
 use rung_model::{Digest, Run};
 
 use crate::artifacts::{blocking, chain};
-use crate::driver;
+use crate::driver::Start;
 use crate::environment;
 use crate::facts::{self, Kind};
+use crate::images;
 use crate::node::{PrepareError, Purpose, ensure_owned, fresh_life};
 use crate::runs::{Failure, RunsDriver};
 use crate::shim::protocol::{Access, Io, Isolation, Mount, Spec};
@@ -52,7 +49,7 @@ impl RunsDriver {
         Ok(digest)
     }
 
-    async fn unpack(&self, plan: &Plan<'_>) -> Result<PathBuf, Failure> {
+    pub(super) async fn unpack(&self, plan: &Plan<'_>) -> Result<PathBuf, Failure> {
         let tree = self.node.layout.build(&plan.run.app, &plan.run.id);
         self.remove_build(plan.run).await;
         let parent = tree.parent().expect("builds lie in the directory of their app").to_owned();
@@ -81,8 +78,9 @@ impl RunsDriver {
     ) -> Result<(), Failure> {
         let left = until.saturating_duration_since(Instant::now());
         let spec = self.prepare_step(plan, what, command, tree, left).map_err(|error| Failure::of(&error))?;
-        self.node.driver.spawn(&spec).await.map_err(|error| Failure::of(&error))?;
-        let exit = driver::ended(&spec.directory, 1).await;
+        let start = Start::Process(Box::new(spec));
+        self.node.driver.spawn(&start).await.map_err(|error| Failure::of(&error))?;
+        let exit = self.node.driver.ended(start.directory(), 1).await;
         let prefix = if what == "build" { String::new() } else { format!("{what} ") };
         self.judge(plan.run, &prefix, &exit).await
     }
@@ -124,8 +122,8 @@ impl RunsDriver {
     }
 
     /// Kept on the server before the build counts as done.
-    async fn send(&self, digest: &Digest, archive: &Path) -> Result<(), Failure> {
-        let body = file_body(archive)
+    pub(super) async fn send(&self, digest: &Digest, archive: &Path) -> Result<(), Failure> {
+        let body = images::file_body(archive)
             .map_err(|error| Failure::before_start(format!("reading {}: {error}", archive.display())))?;
         self.node
             .client
@@ -179,7 +177,7 @@ fn build_memory() -> u64 {
     facts::memory_bytes() / 4 * 3
 }
 
-async fn pack(tree: &Path, archive: &Path) -> Result<Digest, Failure> {
+pub(super) async fn pack(tree: &Path, archive: &Path) -> Result<Digest, Failure> {
     let (tree, archive) = (tree.to_owned(), archive.to_owned());
     blocking(move || {
         let file = fs::File::create(&archive).map_err(|error| Failure::of(&error))?;
@@ -205,32 +203,4 @@ fn size_of_tree(path: &Path) -> u64 {
         return meta.len();
     }
     fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size_of_tree(&entry.path())).sum()
-}
-
-/// A file as a request's body, read in pieces by a thread of its own.
-fn file_body(path: &Path) -> io::Result<rung_api::client::Body> {
-    const CHUNK: usize = 256 * 1024;
-    let mut file = fs::File::open(path)?;
-    let (sender, receiver) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(4);
-    tokio::task::spawn_blocking(move || {
-        loop {
-            let mut chunk = vec![0; CHUNK];
-            let piece = match io::Read::read(&mut file, &mut chunk) {
-                Ok(0) => return,
-                Ok(count) => {
-                    chunk.truncate(count);
-                    Ok(Bytes::from(chunk))
-                }
-                Err(error) => Err(error),
-            };
-            let failed = piece.is_err();
-            if sender.blocking_send(piece).is_err() || failed {
-                return;
-            }
-        }
-    });
-    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|chunk| (chunk, receiver))
-    });
-    Ok(BodyExt::boxed(StreamBody::new(stream.map(|chunk| chunk.map(Frame::data)))))
 }

@@ -131,6 +131,26 @@ impl Logger {
         self.write_batch(records);
     }
 
+    /// Takes one line, or a part of one, that somebody else has noted the moment of.
+    pub fn take_noted(&mut self, micros: i64, stream: Stream, end: End, line: &[u8]) {
+        if !self.allow(line.len() as u64 + 1) {
+            self.dropped_lines += 1;
+            self.dropped_bytes += line.len() as u64 + 1;
+            self.why_dropped = "more than 5 MB a second";
+            return;
+        }
+        self.say_dropped();
+        let mut pieces = line.chunks(RECORD_MAX).peekable();
+        if pieces.peek().is_none() {
+            encode(&mut self.batch, micros, stream, end, b"");
+        }
+        while let Some(piece) = pieces.next() {
+            let end = if pieces.peek().is_some() { End::Partial } else { end };
+            encode(&mut self.batch, micros, stream, end, piece);
+        }
+        self.write_batch(1);
+    }
+
     /// When an unfinished line shall be written.
     pub fn wake_at(&self) -> Option<Instant> {
         let flood = self.flood.as_ref().map(|flood| flood.at);
@@ -265,12 +285,14 @@ impl Logger {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let file = OpenOptions::new()
+                let mut file = OpenOptions::new()
+                    .read(true)
                     .append(true)
                     .create(true)
                     .mode(0o600)
                     .open(self.directory.join(FILE))?;
                 self.size = file.metadata()?.len();
+                end_torn_record(&mut file, self.size)?;
                 self.file.insert(file)
             }
         };
@@ -292,6 +314,16 @@ impl Logger {
         self.size = 0;
         Ok(())
     }
+}
+
+/// Whoever wrote before was killed in the middle of it: what follows must not become a part of that.
+fn end_torn_record(file: &mut File, size: u64) -> io::Result<()> {
+    if size == 0 {
+        return Ok(());
+    }
+    let mut last = [0];
+    std::os::unix::fs::FileExt::read_exact_at(file, &mut last, size - 1)?;
+    if last != *b"\n" { file.write_all(b"\n") } else { Ok(()) }
 }
 
 trait TrimLine {

@@ -120,8 +120,9 @@ pub fn id(name: &str) -> InstanceId {
 /// A service that is checked by connecting to its port.
 pub fn service(command: &str) -> Service {
     Service {
-        command: command.to_owned(),
+        command: Some(command.to_owned()),
         port: true,
+        image_port: None,
         instances: 1,
         exclusive: false,
         memory_bytes: None,

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use rung_api::Client;
 use rung_api::wire::{DeployRequest, PromoteRequest, ReleaseRequest};
 use rung_model::appfile::{self, AppFile};
-use rung_model::{AppName, Asked, EnvironmentName, Goal, Origin, ReleaseCommand, ReleaseNumber};
+use rung_model::{AppName, Asked, EnvironmentName, Goal, ImageSource, Origin, ReleaseCommand, ReleaseNumber};
 
 use super::Session;
 use crate::app::{FoundFile, find_file, in_environment};
@@ -16,7 +16,7 @@ use crate::edge::{Exit, Hinted};
 use crate::follow::{Follow, OnInterrupt};
 use crate::import::{Note, app_json};
 use crate::screen::Screen;
-use crate::upload::{Tree, ensure_source};
+use crate::upload::{Tree, ensure_nothing, ensure_source};
 
 /// How a directory is deployed.
 #[derive(Debug, Clone)]
@@ -154,8 +154,9 @@ async fn deploy_since(
     for note in &notes {
         screen.say(&format!("  {}", note.line_in(&app_json)))?;
     }
+    let is_image_by_name = matches!(&file.build.image, Some(ImageSource::Name { .. }));
     let source = match options.sends {
-        Sends::Everything => Some(ensure_source(client, dir, options.tree, screen).await?.digest),
+        Sends::Everything if is_image_by_name => Some(ensure_nothing(client, screen).await?.digest),
         Sends::AppFileOnly => None,
     };
     let request = DeployRequest {

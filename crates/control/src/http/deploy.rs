@@ -10,8 +10,8 @@ use rung_api::wire::{DeployRequest, RestartRequest, RollbackRequest, Started};
 use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
 use rung_model::{
-    App, AppFile, AppName, Asked, Deployment, DeploymentKind, DeploymentNumber, Digest, Draft, Phase,
-    Provenance, Release, ReleaseNumber, Role, TimelineEntry, keys,
+    App, AppFile, AppName, Asked, Deployment, DeploymentKind, DeploymentNumber, Digest, Draft, ImageSource,
+    Phase, Provenance, Release, ReleaseNumber, Role, TimelineEntry, keys,
 };
 use rung_store::{Guard, Op};
 
@@ -244,6 +244,10 @@ impl Control {
 
     /// A release of the same source and build section whose artifact is still kept.
     async fn built_before(&self, app: &AppName, draft: &Draft) -> Result<Option<Release>, ErrorBody> {
+        // What a tag names is looked up at each deploy.
+        if draft.file.build.image.as_ref().is_some_and(ImageSource::may_move) {
+            return Ok(None);
+        }
         let same = |release: &Release| {
             release.source == draft.source
                 && release.file.build == draft.file.build

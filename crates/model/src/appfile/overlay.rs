@@ -317,7 +317,7 @@ health.path = "/ready"
         let web = &file.services[&service("web")];
         assert_eq!(file.app.as_str(), "shop@staging");
         assert_eq!(file.domains, ["staging.example.com"]);
-        assert_eq!((web.instances, web.command.as_str()), (1, "serve"));
+        assert_eq!((web.instances, web.command.as_deref()), (1, Some("serve")));
         let interval = std::time::Duration::from_secs(5);
         assert_eq!(web.health.interval, interval, "the file's word on what the overlay does not name");
         assert_eq!((file.build.command.as_deref(), file.build.test), (Some("make"), None));

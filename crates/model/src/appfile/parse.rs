@@ -13,9 +13,10 @@ use super::notify;
 use super::overlay::Texts;
 use super::read::{Field, Table, clip};
 use super::schema;
-use super::service;
+use super::service::{self, Runs};
 use super::{AppFile, Build, DeployPolicy, GitPolicy, Job, Route, Service, Volume, values};
 use crate::ids::{AppName, EnvironmentName, InvalidId, JobName, SecretName, ServiceName, VolumeName};
+use crate::image::ImageSource;
 
 /// Reads a `rung.toml` as it is in production, without overlays in files. `file_name` is how it is called in errors.
 ///
@@ -42,7 +43,7 @@ pub(super) fn read(
     environment: &EnvironmentName,
     findings: &mut Findings<'_>,
 ) -> Option<AppFile> {
-    let mut file = Reader { findings, places: Places::default() }.file(document)?;
+    let mut file = Reader { findings, places: Places::default(), runs: Runs::Tree }.file(document)?;
     file.app = file.app.in_environment(environment);
     Some(file)
 }
@@ -93,6 +94,8 @@ fn way_out_of_syntax(message: &str) -> Option<String> {
 struct Reader<'r, 't> {
     findings: &'r mut Findings<'t>,
     places: Places,
+    /// Known once the build section was read.
+    runs: Runs,
 }
 
 impl Reader<'_, '_> {
@@ -183,7 +186,7 @@ impl Reader<'_, '_> {
     }
 
     fn build(&mut self, top: &Table<'_, '_>) -> Build {
-        let mut build = Build { command: None, test: None, timeout: defaults::BUILD_TIMEOUT };
+        let mut build = Build { timeout: defaults::BUILD_TIMEOUT, ..Build::default() };
         let Some(field) = top.field("build") else { return build };
         let example = "[build] with command = \"make\" below it";
         let Some(table) = field.table(&schema::BUILD, self.findings, example) else { return build };
@@ -191,6 +194,7 @@ impl Reader<'_, '_> {
         let test = table.field("test");
         build.command = command.and_then(|field| self.command(&field));
         build.test = test.and_then(|field| self.command(&field));
+        build.image = self.image(&table);
         if let Some(field) = table.field("timeout") {
             if let Some(timeout) = field.duration(self.findings, defaults::WORK_BOUNDS) {
                 build.timeout = timeout;
@@ -198,6 +202,28 @@ impl Reader<'_, '_> {
             self.places.build_timeout = Some(field.key_span.clone());
         }
         build
+    }
+
+    fn image(&mut self, build: &Table<'_, '_>) -> Option<ImageSource> {
+        let (image, dockerfile) = (build.field("image"), build.field("dockerfile"));
+        if image.is_some() || dockerfile.is_some() {
+            self.runs = Runs::Image;
+        }
+        let given: Vec<Field<'_, '_>> =
+            ["command", "image", "dockerfile"].into_iter().filter_map(|key| build.field(key)).collect();
+        if let [first, second, ..] = given.as_slice() {
+            second.report(
+                self.findings,
+                format!("`{}` and `{}` are two ways to build", first.key, second.key),
+                "an app has one: take the others out (`test` goes with each)",
+            );
+        }
+        if let Some(field) = image {
+            let image = field.parsed(self.findings, "\"ghcr.io/acme/shop:2.1\"", values::image)?;
+            return Some(ImageSource::Name { image });
+        }
+        let path = dockerfile?.parsed(self.findings, "\"Dockerfile\"", values::path_inside)?;
+        Some(ImageSource::Dockerfile { path })
     }
 
     fn command(&mut self, field: &Field<'_, '_>) -> Option<String> {
@@ -411,7 +437,7 @@ impl Reader<'_, '_> {
             let name =
                 self.named(&entry, entry.key_span.clone(), ServiceName::new(entry.key.as_str()), &entry.key);
             let Some(table) = entry.table(&schema::SERVICE, self.findings, example) else { continue };
-            let (service, places) = service::read(&table, self.findings);
+            let (service, places) = service::read(&table, self.runs, self.findings);
             if let Some(name) = name {
                 self.places.services.insert(name.clone(), places);
                 services.insert(name, service);

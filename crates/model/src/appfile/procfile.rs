@@ -6,7 +6,7 @@ use super::defaults;
 use super::error::{AppFileErrors, Findings};
 use super::parse::text_of;
 use super::read::clip;
-use super::service::default_health;
+use super::service::{Runs, default_health};
 use super::{AppFile, Build, DeployPolicy, GitPolicy, Service};
 use crate::ids::{AppName, ServiceName};
 use crate::routes::{Hold, Protocol};
@@ -39,7 +39,7 @@ fn empty(app: AppName) -> AppFile {
     AppFile {
         app,
         domains: Vec::new(),
-        build: Build { command: None, test: None, timeout: defaults::BUILD_TIMEOUT },
+        build: Build { timeout: defaults::BUILD_TIMEOUT, ..Build::default() },
         env: BTreeMap::new(),
         required_secrets: Vec::new(),
         volumes: BTreeMap::new(),
@@ -94,13 +94,14 @@ fn read_line(line: &str, start: usize, file: &mut AppFile, findings: &mut Findin
 
 fn service_of(command: &str, port: bool) -> Service {
     Service {
-        command: command.to_owned(),
+        command: Some(command.to_owned()),
         port,
+        image_port: None,
         instances: defaults::INSTANCES,
         exclusive: false,
         memory_bytes: None,
         cpu_millis: None,
-        health: default_health(port),
+        health: default_health(port, Runs::Tree),
         drain: defaults::DRAIN,
         stop_grace: defaults::STOP_GRACE,
         response_timeout: defaults::RESPONSE_TIMEOUT,

@@ -79,10 +79,8 @@ pub const ENVIRONMENT: Section = Section {
 
 pub const BUILD: Section = Section {
     title: "[build]",
-    keys: &["command", "test", "timeout"],
+    keys: &["command", "test", "timeout", "image", "dockerfile"],
     refused: &[
-        later("image", "give a `command` that builds the application"),
-        later("dockerfile", "give a `command` that builds the application"),
         later("cache", "the build starts in a clean directory"),
         elsewhere("env", "`[env]` holds for the build, too"),
     ],
@@ -141,7 +139,7 @@ pub const SERVICE: Section = Section {
     refused: &[
         later("place", "there is one machine, and everything runs on it"),
         later("allow", "on one machine every app can reach every service"),
-        later("image", "give a `command`; it runs in the built tree"),
+        elsewhere("image", "one image holds for the whole app: write it below `[build]`"),
         elsewhere("schedule", "what ends is a job: write it `[jobs.<name>]`"),
         elsewhere("env", "the environment holds for the whole app: write it below `[env]`"),
         elsewhere("release", "write it below `[deploy]`"),

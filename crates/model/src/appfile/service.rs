@@ -18,18 +18,23 @@ pub(super) struct ServicePlaces {
     pub mounts: BTreeMap<VolumeName, Range<usize>>,
 }
 
-pub(super) fn read(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> (Service, ServicePlaces) {
-    let port = table.field("port").and_then(|field| field.boolean(findings)).unwrap_or(true);
+pub(super) fn read(
+    table: &Table<'_, '_>,
+    runs: Runs,
+    findings: &mut Findings<'_>,
+) -> (Service, ServicePlaces) {
+    let (port, image_port) = port(table, runs, findings);
     let exclusive = table.field("exclusive").and_then(|field| field.boolean(findings)).unwrap_or(false);
     let (mounts, places) = mounts(table, findings);
     let service = Service {
-        command: command(table, findings),
+        command: command(table, runs, findings),
         port,
+        image_port,
         instances: instances(table, exclusive, findings),
         exclusive,
         memory_bytes: table.field("memory").and_then(|field| field.size(findings, defaults::MEMORY_BOUNDS)),
         cpu_millis: table.field("cpu").and_then(|field| field.cores(findings, defaults::CPU_BOUNDS)),
-        health: health(table, port, findings),
+        health: health(table, port, runs, findings),
         drain: wait(table, "drain", findings).unwrap_or(defaults::DRAIN),
         stop_grace: wait(table, "stop_grace", findings).unwrap_or(defaults::STOP_GRACE),
         response_timeout: response_timeout(table, findings),
@@ -42,15 +47,41 @@ pub(super) fn read(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> (Servi
     (service, places)
 }
 
-fn command(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> String {
+/// What the services of the file are copies of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runs {
+    Tree,
+    Image,
+}
+
+fn command(table: &Table<'_, '_>, runs: Runs, findings: &mut Findings<'_>) -> Option<String> {
     match table.field("command") {
-        Some(field) => field.text(findings, "\"bin/server\"").unwrap_or_default().to_owned(),
+        Some(field) => field.text(findings, "\"bin/server\"").map(str::to_owned),
+        None if runs == Runs::Image => None,
         None => {
             let message = format!("`{}` has no command", clip(&table.name));
             findings.missing(table.span.clone(), message, "write command = \"bin/server\"");
-            String::new()
+            None
         }
     }
+}
+
+/// Whether it has one, and the number where an image listens on a port of its own choice.
+fn port(table: &Table<'_, '_>, runs: Runs, findings: &mut Findings<'_>) -> (bool, Option<u16>) {
+    let Some(field) = table.field("port") else { return (true, None) };
+    if !matches!(field.value(), toml::de::DeValue::Integer(_)) {
+        return (field.boolean(findings).unwrap_or(true), None);
+    }
+    if runs == Runs::Tree {
+        field.report(
+            findings,
+            "`port` is true or false: which port it is, a service finds in $PORT",
+            "take it out, and make the service listen on $PORT",
+        );
+        return (true, None);
+    }
+    let number = field.integer(findings, 1..=i64::from(u16::MAX));
+    (true, number.and_then(|number| u16::try_from(number).ok()))
 }
 
 fn instances(table: &Table<'_, '_>, exclusive: bool, findings: &mut Findings<'_>) -> u32 {
@@ -181,9 +212,14 @@ fn below(path: &str, dir: &str) -> bool {
 }
 
 /// What an app file that says nothing gets.
-pub(super) fn default_health(port: bool) -> Health {
+pub(super) fn default_health(port: bool, runs: Runs) -> Health {
+    let check = match (runs, port) {
+        (Runs::Image, _) => Check::Image,
+        (Runs::Tree, true) => Check::Tcp,
+        (Runs::Tree, false) => Check::Up,
+    };
     Health {
-        check: if port { Check::Tcp } else { Check::Up },
+        check,
         grace: defaults::HEALTH_GRACE,
         interval: defaults::HEALTH_INTERVAL,
         timeout: defaults::HEALTH_TIMEOUT,
@@ -192,8 +228,8 @@ pub(super) fn default_health(port: bool) -> Health {
     }
 }
 
-fn health(service: &Table<'_, '_>, port: bool, findings: &mut Findings<'_>) -> Health {
-    let mut health = default_health(port);
+fn health(service: &Table<'_, '_>, port: bool, runs: Runs, findings: &mut Findings<'_>) -> Health {
+    let mut health = default_health(port, runs);
     let Some(field) = service.field("health") else { return health };
     let example = "health = { path = \"/up\" }";
     let Some(table) = field.table(&schema::HEALTH, findings, example) else { return health };

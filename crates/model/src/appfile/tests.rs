@@ -443,8 +443,11 @@ fn a_procfile_is_an_app_file_too() {
     let text = "# processes\nweb: bin/server -p $PORT\nworker: bin/jobs\r\n\nrelease: bin/migrate --all\n";
     let file = parse_procfile(app.clone(), text).unwrap();
     assert_eq!(file.deploy.release.as_deref(), Some("bin/migrate --all"));
-    let ports: Vec<(&str, bool, &str)> =
-        file.services.iter().map(|(name, s)| (name.as_str(), s.port, s.command.as_str())).collect();
+    let ports: Vec<(&str, bool, &str)> = file
+        .services
+        .iter()
+        .map(|(name, s)| (name.as_str(), s.port, s.command.as_deref().unwrap_or_default()))
+        .collect();
     assert_eq!(ports, [("web", true, "bin/server -p $PORT"), ("worker", false, "bin/jobs")]);
     let text = AppText { name: "Procfile".into(), text: text.to_owned(), overlays: Default::default() };
     assert_eq!(text.parse(&app).unwrap(), file);
@@ -743,4 +746,44 @@ fn any_file() -> impl Strategy<Value = String> {
         1 => ".{0,100}",
         4 => proptest::collection::vec(line, 0..25).prop_map(|lines| lines.join("\n")),
     ]
+}
+
+#[test]
+fn an_image_needs_no_command_and_says_its_own_port() {
+    let file = accepted(
+        r#"
+        app = "shop"
+        build.image = "ghcr.io/acme/shop:2.1"
+
+        [services.web]
+        port = 8080
+
+        [services.worker]
+        command = "bin/jobs"
+        port = false
+        "#,
+    );
+    let service = |name: &str| &file.services[&ServiceName::new(name).unwrap()];
+    assert_eq!((service("web").port, service("web").image_port), (true, Some(8080)));
+    assert_eq!(service("web").health.check, Check::Image, "the image's HEALTHCHECK counts");
+    assert_eq!(service("worker").command.as_deref(), Some("bin/jobs"));
+    let build = file.image_build().expect("the file names an image");
+    assert_eq!(build.commandless, [ServiceName::new("web").unwrap()]);
+    assert!(build.source.may_move(), "a tag is not a digest");
+    assert!(!file.build.is_empty(), "an image has to be looked up");
+}
+
+#[test]
+fn an_image_that_contradicts_the_file_is_refused() {
+    for (build, message) in [
+        ("image = \"Shop\"", "lower case"),
+        ("image = \"shop:1\"\ncommand = \"make\"", "two ways to build"),
+        ("image = \"shop:1\"\ndockerfile = \"Dockerfile\"", "two ways to build"),
+        ("dockerfile = \"../Dockerfile\"", "not a file of the directory"),
+    ] {
+        let messages = messages(&format!("app = \"shop\"\n[build]\n{build}\n[services.web]\n"));
+        assert!(messages.iter().any(|found| found.contains(message)), "{build}: {messages:?}");
+    }
+    let messages = messages(&web("port = 8080\n"));
+    assert!(messages.iter().any(|found| found.contains("$PORT")), "{messages:?}");
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::image::ImageName;
 use crate::schedule::{Schedule, Zone};
 
 /// Why a value was refused, and how to write it.
@@ -277,6 +278,25 @@ const SYSTEM_DIRECTORIES: [&str; 13] = [
     "/app", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys",
     "/usr",
 ];
+
+/// The name of an image.
+pub fn image(text: &str) -> Result<ImageName, InvalidValue> {
+    ImageName::new(text).map_err(|error| {
+        let message = format!("{text:?} is not {}: {}", error.what, error.why);
+        invalid(message, "write it like \"ghcr.io/acme/shop:2.1\"")
+    })
+}
+
+/// A file of the deployed tree.
+pub fn path_inside(text: &str) -> Result<String, InvalidValue> {
+    let is_inside = |part: &str| !matches!(part, "" | "." | "..");
+    let path = text.strip_prefix("./").unwrap_or(text);
+    if path.split('/').all(is_inside) {
+        return Ok(path.to_owned());
+    }
+    let message = format!("{text:?} is not a file of the directory that is deployed");
+    Err(invalid(message, "write its path from there, like \"deploy/Dockerfile\""))
+}
 
 /// Where a volume is seen: an absolute path that hides nothing of the system.
 pub fn mount_path(text: &str) -> Result<String, InvalidValue> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rung_model::app::Migrated;
 use rung_model::{
-    App, AppName, DeploymentKind, Digest, Goal, Notification, NotificationState, Outcome, Phase, Release,
-    ReleaseCommand, RunKind,
+    App, AppName, DeploymentKind, Digest, Goal, ImageSource, Notification, NotificationState, Outcome, Phase,
+    Release, ReleaseCommand, RunKind,
 };
 
 use super::{Followed, RUN_MARGIN, deployed_release, end, enter, fail, follow_run, note, set_budget};
@@ -42,7 +42,11 @@ pub(super) fn make_release(draft: &mut Draft<'_>, app: &AppName, artifact: Diges
         note: pending.note,
         provenance,
     };
+    let moved = moved_tag(draft, &release);
     draft.add_release(release.clone());
+    if let Some(message) = moved {
+        note(draft, app, message);
+    }
     go_on(draft, app, &release, format!("{number} is made"));
 }
 
@@ -79,6 +83,16 @@ fn go_on(draft: &mut Draft<'_>, app: &AppName, release: &Release, beginning: Str
         None => (policy.deadline, Phase::Rolling, beginning),
     };
     enter(draft, app, phase, budget, message);
+}
+
+/// The same name of an image is another image than in the release that serves.
+fn moved_tag(draft: &Draft<'_>, release: &Release) -> Option<String> {
+    let Some(ImageSource::Name { image }) = release.file.build.image.as_ref() else { return None };
+    let from = draft.deployment(&release.app)?.from?;
+    let before = draft.release(&release.app, from)?;
+    let is_same_name = before.file.build.image == release.file.build.image;
+    (is_same_name && before.artifact != release.artifact)
+        .then(|| format!("{image} has moved: it is another image than in {from}"))
 }
 
 fn has_run(app: &App, artifact: &Digest, command: &str) -> bool {

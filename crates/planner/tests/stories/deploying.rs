@@ -1,6 +1,6 @@
 //! Deployments from their beginning to each of their ends.
 
-use rung_model::{DeploymentKind, Phase, ReleaseNumber, RunKind};
+use rung_model::{DeploymentKind, ImageName, ImageSource, Phase, ReleaseNumber, RunKind};
 
 use crate::files::{add, app, web, worker};
 use crate::scene::{Scene, name};
@@ -286,4 +286,19 @@ fn the_count_of_instances_survives_deploys_until_the_file_says_something_new() {
     scene.play("success", |scene| scene.has_ended("shop"));
     scene.play("two, as the file says now", |scene| scene.assigned("shop").len() == 2);
     assert!(scene.world.apps[&name("shop")].value.scale.len() == 1);
+}
+
+#[test]
+fn a_tag_that_names_another_image_than_in_the_release_that_serves_is_told() {
+    let mut scene = Scene::new();
+    let mut file = app("shop", "good", 1);
+    let image = ImageName::new("registry.example/shop:stable").expect("it is a name");
+    file.build.image = Some(ImageSource::Name { image });
+    for (content, moved) in [("image 1", false), ("image 1", false), ("image 2", true)] {
+        // In these stories what a build makes differs with its source.
+        scene.deploy(&file, content);
+        scene.play("success", |scene| scene.has_ended("shop"));
+        let said = scene.says("shop", "registry.example/shop:stable has moved");
+        assert_eq!(said, moved, "{content}: {:?}", scene.deployment("shop").timeline);
+    }
 }

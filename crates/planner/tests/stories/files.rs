@@ -19,7 +19,7 @@ pub fn app(name: &str, command: &str, instances: u32) -> AppFile {
     let mut file = AppFile {
         app: AppName::new(name).unwrap(),
         domains: Vec::new(),
-        build: Build { command: None, test: None, timeout: Duration::from_secs(30) },
+        build: Build { timeout: Duration::from_secs(30), ..Build::default() },
         env: BTreeMap::new(),
         required_secrets: Vec::new(),
         volumes: BTreeMap::new(),
@@ -50,8 +50,9 @@ pub fn web(file: &mut AppFile) -> &mut Service {
 
 pub fn service(command: &str, instances: u32) -> Service {
     Service {
-        command: command.into(),
+        command: Some(command.into()),
         port: true,
+        image_port: None,
         instances,
         exclusive: false,
         memory_bytes: None,

@@ -270,7 +270,8 @@ impl Scene {
             let seen = before.as_ref().and_then(|observed| observed.instances.get(id));
             let file = self.world.release(&assigned.app, assigned.release).map(|release| &release.file);
             let service = &file.expect("an assigned release is kept").services[&assigned.service];
-            let (state, restarts) = next_state(seen, assigned.intent, &service.command);
+            let (state, restarts) =
+                next_state(seen, assigned.intent, service.command.as_deref().unwrap_or_default());
             let number = id.as_str().rsplit('a').next().and_then(|n| n.parse::<u16>().ok()).unwrap_or(0);
             instances.insert(
                 id.clone(),

@@ -1,0 +1,367 @@
+//! Apps that run from container images, on an engine of the story's own.
+
+use std::path::Path;
+
+use rung_e2e::engine::{Access, Dockerd, PASSWORD, Registry};
+use rung_e2e::{Rung, Start, eventually, example};
+use rung_model::observed::InstanceState;
+use tempfile::TempDir;
+
+/// An image's web server: pages from `/www`, and a script that tells its environment.
+const SERVE: &str = r#"CMD ["httpd","-f","-p","8080","-h","/www"]"#;
+const EXPOSE: &str = "EXPOSE 8080";
+const TELL: &str = "#!/bin/sh\necho 'Content-Type: text/plain'\necho\nid -u\nenv\n";
+
+struct Stage {
+    engine: Dockerd,
+    config: TempDir,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let config = tempfile::tempdir().expect("a temporary directory");
+        Self { engine: Dockerd::start(), config }
+    }
+
+    /// `rung up` for the user whose `~/.docker` is the stage's.
+    fn rung(&self) -> Rung {
+        Rung::start_with(Start { environment: self.env(), ..Start::default() })
+    }
+
+    fn env(&self) -> Vec<(String, String)> {
+        let config = self.config.path().display().to_string();
+        vec![("DOCKER_HOST".into(), self.engine.host()), ("DOCKER_CONFIG".into(), config)]
+    }
+
+    /// An image that serves this page, and more.
+    fn image(&self, name: &str, page: &str, more: &[&str]) {
+        let files = [("www/index.html", page), ("www/cgi-bin/tell", TELL)];
+        self.engine.import_with(name, more, &files);
+    }
+
+    fn web(&self, name: &str, page: &str) {
+        self.image(name, page, &[SERVE, EXPOSE]);
+    }
+}
+
+/// The directory of an app that is its app file only.
+fn app(file: &str) -> TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    write(directory.path(), file);
+    directory
+}
+
+fn write(directory: &Path, file: &str) {
+    std::fs::write(directory.join("rung.toml"), file).expect("an app file");
+}
+
+/// BusyBox's server, as the first process of a container, passes over SIGTERM: its grace period is short.
+fn of_image(name: &str, image: &str, more: &str) -> String {
+    format!("app = \"{name}\"\n[build]\nimage = \"{image}\"\n{more}\n[services.web]\nstop_grace = \"1s\"\n")
+}
+
+/// What the timeline of the newest deployment says.
+fn timeline(rung: &Rung, app: &str) -> String {
+    let newest = rung.deployments(app).into_iter().max_by_key(|deployment| deployment.number);
+    let entries = newest.map(|deployment| deployment.timeline).unwrap_or_default();
+    entries.iter().map(|entry| format!("{}\n", entry.message)).collect()
+}
+
+#[test]
+fn an_image_is_pinned_when_it_is_deployed_and_a_tag_that_moved_is_told() {
+    let stage = Stage::new();
+    let registry = Registry::start(Access::Anybody);
+    stage.web("shop:1", "the first");
+    let image = registry.push(&stage.engine, "shop:1", "acme/shop:stable");
+    let rung = stage.rung();
+    let directory = example("image");
+    let file = std::fs::read_to_string(directory.path().join("rung.toml")).expect("the example's app file");
+    write(directory.path(), &file.replace("nginx:1.27", &image));
+    rung.deploy(directory.path()).succeeds();
+    rung.wait_until_settled("image", "web", 1);
+    assert!(rung.page("image", "/").contains("the first"));
+    let pages = rung.page("image", "/cgi-bin/tell");
+    assert!(pages.contains("PORT=8080"), "the port that the image exposes is its PORT: {pages}");
+
+    // The tag moves; what was released does not.
+    stage.web("shop:2", "the second");
+    registry.push(&stage.engine, "shop:2", "acme/shop:stable");
+    rung.cli(&["restart", "--app", "image"]).succeeds();
+    rung.wait_until_settled("image", "web", 1);
+    assert!(rung.page("image", "/").contains("the first"), "a restart brought what the tag means now");
+
+    rung.deploy(directory.path()).succeeds();
+    assert!(rung.page("image", "/").contains("the second"));
+    let told = timeline(&rung, "image");
+    assert!(told.contains("has moved"), "nobody was told that the tag moved: {told}");
+
+    rung.cli(&["rollback", "--app", "image"]).succeeds();
+    assert!(rung.page("image", "/").contains("the first"), "the release before had another image");
+}
+
+#[test]
+fn a_dockerfile_is_built_by_the_engine_and_its_image_outlives_the_engines_clean_up() {
+    let stage = Stage::new();
+    let rung = stage.rung();
+    let directory = example("dockerfile");
+    let file = std::fs::read_to_string(directory.path().join("rung.toml")).expect("the example's app file");
+    write(directory.path(), &file.replace("busybox:stable", "base:1"));
+    rung.deploy(directory.path()).succeeds();
+    assert!(rung.page("dockerfile", "/").contains("built from a Dockerfile"));
+
+    std::fs::write(directory.path().join("www/index.html"), "another page").expect("a page");
+    rung.deploy(directory.path()).succeeds();
+    assert!(rung.page("dockerfile", "/").contains("another page"));
+    rung.wait_until_settled("dockerfile", "web", 1);
+    // Somebody makes room on the machine: no container of the first image is left, and nobody else has it.
+    stage.engine.docker(&["image", "prune", "-a", "-f"]);
+    rung.cli(&["rollback", "--app", "dockerfile"]).succeeds();
+    assert!(rung.page("dockerfile", "/").contains("built from a Dockerfile"), "the image was not kept");
+
+    stage.engine.import("base:1", &[]);
+    write(
+        directory.path(),
+        &file.replace("base:1", "no-such-base:1").replace("busybox:stable", "no-such-base:1"),
+    );
+    rung.deploy(directory.path()).ends_with(1).mentions("building Dockerfile failed");
+    write(
+        directory.path(),
+        &file.replace("busybox:stable", "base:1").replace("test -s /www/index.html", "echo no; exit 3"),
+    );
+    rung.deploy(directory.path()).ends_with(1).mentions("test exited with code 3");
+    assert!(rung.page("dockerfile", "/").contains("built from a Dockerfile"), "a failed build was felt");
+}
+
+#[test]
+fn kill_9_of_the_platform_leaves_containers_running_and_loses_and_doubles_no_line() {
+    let stage = Stage::new();
+    stage.engine.import(
+        "counter:1",
+        &[r#"CMD ["sh","-c","i=0; while true; do i=$((i+1)); echo line $i; sleep 0.01; done"]"#],
+    );
+    let mut rung = stage.rung();
+    let directory =
+        app("app = \"counter\"\n[build]\nimage = \"counter:1\"\n[services.worker]\nport = false\n");
+    rung.deploy(directory.path()).succeeds();
+    let before = rung.lives("counter");
+    let lines = |rung: &Rung| -> Vec<u64> {
+        let said = rung.cli(&["logs", "--app", "counter", "-n", "100000"]).succeeds().out;
+        let numbers = said.lines().filter_map(|line| line.rsplit_once("line ")?.1.trim().parse().ok());
+        numbers.collect()
+    };
+    for _ in 0..3 {
+        let known = lines(&rung).last().copied().unwrap_or(0);
+        rung.kill_9();
+        assert!(before.values().all(|life| life.goes_on()), "a container died with the platform: {before:?}");
+        rung.up(None, &[]);
+        eventually("new lines are in the log", || {
+            let last = lines(&rung).last().copied().unwrap_or(0);
+            if last > known + 50 { Ok(()) } else { Err(format!("{last} after {known}")) }
+        });
+    }
+    assert_eq!(rung.lives("counter"), before, "the next start must adopt, not restart");
+    let all = lines(&rung);
+    let expected: Vec<u64> = (1..=all.len() as u64).collect();
+    assert!(all == expected, "lines are missing or there twice: {} lines up to {:?}", all.len(), all.last());
+    drop(rung);
+    assert_eq!(stage.engine.containers(), Vec::<String>::new(), "a container was left behind");
+}
+
+#[test]
+fn images_run_as_their_authors_expect() {
+    let stage = Stage::new();
+    let rung = stage.rung();
+
+    // A user, and a volume that becomes the user's.
+    stage.image("user:1", "hi", &[SERVE, EXPOSE, "USER app"]);
+    let file = of_image("user", "user:1", "[volumes.data]\nsize = \"1MB\"")
+        + "mounts = { data = \"/data\" }\n[deploy]\nrelease = \"echo migrated by $(id -u) > /data/done\"\n";
+    let directory = app(&file);
+    rung.deploy(directory.path()).succeeds();
+    let told = rung.page("user", "/cgi-bin/tell");
+    assert!(told.starts_with("1234\n"), "it does not run as the image's user: {told}");
+    rung.cli(&["run", "--app", "user", "cat /data/done"]).succeeds().mentions("migrated by 1234");
+    rung.cli(&["logs", "--app", "user"]).succeeds().mentions("user app").mentions("its own command `httpd");
+
+    // An entrypoint of its own; a command of the app file replaces it, and that is said.
+    stage.image(
+        "entry:1",
+        "hi",
+        &[r#"ENTRYPOINT ["httpd","-f","-h","/www","-p"]"#, r#"CMD ["8080"]"#, EXPOSE],
+    );
+    let directory = app(&of_image("entry", "entry:1", ""));
+    rung.deploy(directory.path()).succeeds();
+    rung.page("entry", "/");
+    write(
+        directory.path(),
+        &(of_image("entry", "entry:1", "") + "command = \"exec httpd -f -h /www -p $PORT\"\n"),
+    );
+    rung.deploy(directory.path()).succeeds();
+    rung.page("entry", "/");
+    rung.cli(&["logs", "--app", "entry"]).succeeds().mentions("replaces its entrypoint");
+
+    // No port in the image: it gets a number, as a process does; a second service says its own.
+    stage.image("bare:1", "bare", &[r#"CMD ["sh","-c","exec httpd -f -h /www -p $PORT"]"#]);
+    rung.deploy(app(&of_image("bare", "bare:1", "")).path()).succeeds();
+    assert!(rung.page("bare", "/").contains("bare"));
+    stage.image("own:1", "own", &[SERVE]);
+    rung.deploy(app(&(of_image("own", "own:1", "") + "port = 8080\n")).path()).succeeds();
+    assert!(rung.page("own", "/").contains("own"));
+
+    // HEALTHCHECK: it is healthy when the image says so, and not before.
+    let check = "HEALTHCHECK --interval=200ms --timeout=2s --retries=1 CMD test -e /tmp/ready";
+    stage.image("check:1", "checked", &[SERVE, EXPOSE, check]);
+    let directory =
+        app(&(of_image("check", "check:1", "") + "health = { grace = \"2s\", interval = \"200ms\" }\n"));
+    rung.deploy(directory.path()).ends_with(1).mentions("HEALTHCHECK");
+}
+
+#[test]
+fn images_that_can_not_run_are_refused_with_the_way_out() {
+    let stage = Stage::new();
+    let mut registry = Registry::start(Access::Anybody);
+    let rung = stage.rung();
+
+    stage.image("silent:1", "no command", &[EXPOSE]);
+    let directory = app(&of_image("silent", "silent:1", ""));
+    rung.deploy(directory.path()).ends_with(1).mentions("no command of its own").mentions("[services.web]");
+
+    // It listens where nobody else can hear it.
+    stage.image("inward:1", "x", &[r#"CMD ["httpd","-f","-p","127.0.0.1:8080","-h","/www"]"#, EXPOSE]);
+    let directory =
+        app(&(of_image("inward", "inward:1", "[deploy]\ndeadline = \"20s\"")
+            + "health = { grace = \"1s\" }\n"));
+    rung.deploy(directory.path()).ends_with(1).mentions("make it listen on 0.0.0.0:8080");
+
+    let missing = registry.image("acme/nothing:7");
+    rung.deploy(app(&of_image("missing", &missing, "")).path())
+        .ends_with(1)
+        .mentions("look at its tag or digest");
+    let wrong = registry.image(&format!("acme/nothing@sha256:{}", "0".repeat(64)));
+    rung.deploy(app(&of_image("wrong", &wrong, "")).path())
+        .ends_with(1)
+        .mentions("look at its tag or digest");
+
+    // A registry that goes away leaves what serves alone.
+    stage.web("shop:1", "the first");
+    let image = registry.push(&stage.engine, "shop:1", "acme/shop:1");
+    let directory = app(&of_image("shop", &image, ""));
+    rung.deploy(directory.path()).succeeds();
+    registry.down();
+    rung.deploy(directory.path()).ends_with(1).mentions("can't be reached").mentions("deploy again");
+    assert!(rung.page("shop", "/").contains("the first"), "a registry that is down was felt");
+    rung.cli(&["restart", "--app", "shop"]).succeeds();
+    assert!(rung.page("shop", "/").contains("the first"), "a restart needed the registry");
+    registry.up();
+    rung.deploy(directory.path()).succeeds();
+}
+
+#[test]
+fn credentials_are_asked_for_at_each_pull() {
+    let stage = Stage::new();
+    let registry = Registry::start(Access::Ada);
+    stage.web("shop:1", "private");
+    let image = registry.push(&stage.engine, "shop:1", "acme/shop:1");
+    let config = stage.config.path().join("config.json");
+    let programs = tempfile::tempdir().expect("a temporary directory");
+    let mut env = stage.env();
+    let path = std::env::var("PATH").expect("there is one");
+    env.push(("PATH".into(), format!("{}:{path}", programs.path().display())));
+    let rung = Rung::start_with(Start { environment: env, ..Start::default() });
+    let directory = app(&of_image("shop", &image, ""));
+
+    rung.deploy(directory.path()).ends_with(1).mentions("docker login");
+    std::fs::write(&config, registry.client_config("wrong")).expect("a file");
+    rung.deploy(directory.path()).ends_with(1).mentions("config.json").mentions("docker login");
+    std::fs::write(&config, registry.client_config(PASSWORD)).expect("a file");
+    rung.deploy(directory.path()).succeeds();
+    assert!(rung.page("shop", "/").contains("private"));
+
+    // A helper whose first token has ended: it is asked again, and the second is good.
+    let helper = programs.path().join("docker-credential-story");
+    let state = programs.path().join("asked");
+    let script = format!(
+        "#!/bin/sh\nread registry\nif [ -e {0} ]; then secret='{PASSWORD}'; else secret=ended; fi\ntouch {0}\nprintf '{{\"ServerURL\":\"%s\",\"Username\":\"ada\",\"Secret\":\"%s\"}}' \"$registry\" \"$secret\"\n",
+        state.display()
+    );
+    std::fs::write(&helper, script).expect("a helper");
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+    std::fs::write(&config, format!("{{\"credHelpers\":{{\"{}\":\"story\"}}}}", registry.name()))
+        .expect("a file");
+    stage.web("shop:2", "the second");
+    registry.push(&stage.engine, "shop:2", "acme/shop:1");
+    rung.deploy(directory.path()).succeeds();
+    assert!(rung.page("shop", "/").contains("the second"));
+
+    // It is gone in the middle of everything: what serves goes on, and the next deploy says what is missing.
+    std::fs::remove_file(&helper).expect("it is there");
+    rung.deploy(directory.path()).ends_with(1).mentions("docker-credential-story").mentions("docker login");
+    assert!(rung.page("shop", "/").contains("the second"));
+    let secrets = rung.cli(&["logs", "--app", "shop"]).everything() + &rung.output();
+    assert!(!secrets.contains(PASSWORD), "a password is in a log");
+}
+
+#[test]
+fn an_engine_that_goes_away_is_told_and_its_instances_come_back_with_it() {
+    let mut stage = Stage::new();
+    stage.web("shop:1", "still here");
+    let rung = stage.rung();
+    let directory = app(&(of_image("shop", "shop:1", "") + "health = { interval = \"200ms\" }\n"));
+    rung.deploy(directory.path()).succeeds();
+    rung.wait_until_settled("shop", "web", 1);
+    stage.engine.down();
+    eventually("the instance says that the engine does not answer", || {
+        let instances = rung.instances("shop");
+        let reason = instances.first().and_then(|instance| instance.reason.clone()).unwrap_or_default();
+        if reason.contains("no container engine answers") { Ok(()) } else { Err(format!("{instances:?}")) }
+    });
+    assert!(rung.instances("shop").iter().all(|instance| instance.state != InstanceState::Healthy));
+    rung.deploy(directory.path()).ends_with(1).mentions("no container engine answers");
+    stage.engine.up();
+    rung.wait_until_settled("shop", "web", 1);
+    assert!(rung.page("shop", "/").contains("still here"));
+}
+
+#[test]
+fn what_a_container_gets_is_in_no_argument_list_and_its_limits_hold() {
+    let stage = Stage::new();
+    stage.image("shop:1", "hi", &[SERVE, EXPOSE]);
+    let rung = stage.rung();
+    let hungry = "[jobs.hungry]\ncommand = \"x=$(cat /dev/zero | tr '\\\\0' 'x' | head -c 200000000); echo ${#x}\"\nmemory = \"32MB\"\n";
+    let file = "[secrets]\nrequired = [\"TOKEN\"]\n[env]\nLEVEL = \"high\"";
+    let directory = app(&(of_image("shop", "shop:1", file) + hungry));
+    rung.cli(&["secret", "set", "--app", "shop", "TOKEN=quiet as a mouse"]).succeeds();
+    rung.deploy(directory.path()).succeeds();
+    let told = rung.page("shop", "/cgi-bin/tell");
+    assert!(told.contains("TOKEN=quiet as a mouse") && told.contains("LEVEL=high"), "{told}");
+    for entry in std::fs::read_dir("/proc").expect("there is a /proc").flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        assert!(
+            !String::from_utf8_lossy(&line).contains("quiet as a mouse"),
+            "a secret is in an argument list: {}",
+            String::from_utf8_lossy(&line)
+        );
+    }
+    rung.cli(&["job", "run", "hungry", "--app", "shop"]).ends_with(137).mentions("memory limit of 32 MB");
+    let ids = stage.engine.containers();
+    let name = ids.first().expect("the instance has a container");
+    let ports = stage.engine.docker(&["port", name]);
+    assert!(
+        ports.contains("127.0.0.1:") && !ports.contains("0.0.0.0"),
+        "it is published to everybody: {ports}"
+    );
+
+    // A person at a container, with input and an exit code.
+    rung.cli(&["run", "--app", "shop", "echo to both; echo aside >&2; exit 7"])
+        .ends_with(7)
+        .mentions("to both");
+
+    // What nobody knows is removed.
+    stage.engine.docker(&["rm", "-f", name]);
+    rung.wait_until_settled("shop", "web", 1);
+    rung.cli(&["destroy", "--app", "shop", "-y"]).succeeds();
+    eventually("no container is left", || {
+        let left = stage.engine.containers();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
