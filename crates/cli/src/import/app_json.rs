@@ -175,7 +175,7 @@ impl Writer<'_> {
             let said = formation.get(name.as_str());
             out.push_str(&format!(
                 "\n[services.{name}]\ncommand = {}\nport = {}\n",
-                text(&service.command),
+                text(service.command.as_deref().unwrap_or_default()),
                 service.port
             ));
             if let Some(quantity) = said.and_then(|said| said.get("quantity")).and_then(Value::as_u64) {

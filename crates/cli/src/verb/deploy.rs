@@ -157,6 +157,7 @@ async fn deploy_since(
     let is_image_by_name = matches!(&file.build.image, Some(ImageSource::Name { .. }));
     let source = match options.sends {
         Sends::Everything if is_image_by_name => Some(ensure_nothing(client, screen).await?.digest),
+        Sends::Everything => Some(ensure_source(client, dir, options.tree, screen).await?.digest),
         Sends::AppFileOnly => None,
     };
     let request = DeployRequest {
