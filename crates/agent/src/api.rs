@@ -19,7 +19,12 @@ use rung_api::wire::{LogLine, LogQuery};
 use rung_api::{Code, ErrorBody, paths};
 use rung_model::RunId;
 use tokio::net::UnixListener;
+use rung_api::{Code, ErrorBody, paths, sse};
+use rung_model::{NodeRole, RunId};
+use rung_trust::{Caller, Guarded};
+use tokio::net::{TcpStream, UnixListener};
 use tokio::sync::mpsc;
+use tokio_rustls::server::TlsStream;
 
 use crate::driver::TalkError;
 use crate::logs;
@@ -55,13 +60,44 @@ pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-pub async fn serve(listener: UnixListener, node: Shared) {
-    let router = Router::new()
+fn router(node: Shared) -> Router {
+    Router::new()
         .route(paths::AGENT_LOGS, get(read_logs))
         .route(paths::AGENT_ATTACH, get(attach).post(attach))
-        .with_state(node);
-    if let Err(error) = axum::serve(listener, router).await {
+        .with_state(node)
+}
+
+pub async fn serve(listener: UnixListener, node: Shared) {
+    if let Err(error) = axum::serve(listener, router(node)).await {
         tracing::error!(%error, "serving the agent's socket");
+    }
+}
+
+/// For servers on other machines.
+pub async fn serve_servers(listener: rung_trust::Listener, node: Shared) {
+    if let Err(error) = axum::serve(ServersOnly(listener), router(node)).await {
+        tracing::error!(%error, "serving the agent's port");
+    }
+}
+
+/// Other nodes have no business here: their connections are dropped.
+struct ServersOnly(rung_trust::Listener);
+
+impl axum::serve::Listener for ServersOnly {
+    type Io = Guarded<TlsStream<TcpStream>>;
+    type Addr = std::net::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let accepted = self.0.accept().await;
+            if matches!(&accepted.caller, Caller::Member(peer) if peer.role == NodeRole::Server) {
+                return (accepted.stream, accepted.address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        Ok(self.0.local_addr())
     }
 }
 

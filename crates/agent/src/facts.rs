@@ -163,11 +163,21 @@ async fn try_life(driver: &Processes, scratch: &Path, isolation: Isolation) -> R
     tried
 }
 
+/// Where others find what runs on this node.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    /// The agent's own API.
+    pub agent: String,
+    /// The proxy for requests of other machines.
+    pub proxy: Option<std::net::SocketAddr>,
+}
+
 /// What the node says of itself when it registers.
-pub fn node_facts(agent: &Path, capabilities: &Capabilities) -> NodeFacts {
+pub fn node_facts(reached: &Reached, capabilities: &Capabilities) -> NodeFacts {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     NodeFacts {
-        agent: format!("unix:{}", agent.display()),
+        agent: reached.agent.clone(),
+        proxy: reached.proxy,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cpu_millis: cores as u64 * 1000,
         memory_bytes: memory_bytes(),

@@ -36,5 +36,5 @@ pub mod run;
 pub mod runs;
 pub mod shim;
 
-pub use run::{AgentConfig, AgentError, Shutdown, run};
+pub use run::{AgentConfig, AgentError, Outside, Shutdown, run};
 pub use shim::shim_main;

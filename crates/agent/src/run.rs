@@ -20,7 +20,7 @@ use crate::cgroups::Cgroups;
 use crate::converge::{Converge, Effect, Event, Now};
 use crate::driver::Driver;
 use crate::engine::Engine;
-use crate::facts::{Capabilities, node_facts};
+use crate::facts::{Capabilities, Reached, node_facts};
 use crate::images::Images;
 use crate::instances::{Events, Instances};
 use crate::layout::Layout;
@@ -30,7 +30,10 @@ use crate::runs::RunsDriver;
 
 /// The server takes a node for lost after 8 s without a beat.
 const BEAT: Duration = Duration::from_secs(2);
-const POLL_WAIT: Duration = Duration::from_secs(30);
+/// A beat or a report is answered at once; a silence of this length is a broken path.
+const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+/// Short enough that a poll into a machine that has died is noticed soon.
+const POLL_WAIT: Duration = Duration::from_secs(10);
 /// Between attempts to reach a server that does not answer: soon at first, for it is usually just being restarted.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -76,8 +79,22 @@ pub enum AgentError {
     Socket { path: String, source: io::Error },
 }
 
-/// Runs the node role until it is told to end.
-pub async fn run(config: AgentConfig, shutdown: watch::Receiver<Shutdown>) -> Result<(), AgentError> {
+/// How other machines reach this node.
+#[derive(Debug)]
+pub struct Outside {
+    pub listener: rung_trust::Listener,
+    /// Of the agent, `10.0.0.2:7865`.
+    pub agent: std::net::SocketAddr,
+    /// Of the node's proxy.
+    pub proxy: std::net::SocketAddr,
+}
+
+/// Runs the node role until it is told to end. Without an outside the node is alone.
+pub async fn run(
+    config: AgentConfig,
+    outside: Option<Outside>,
+    shutdown: watch::Receiver<Shutdown>,
+) -> Result<(), AgentError> {
     let node = open(&config).await?;
     let listener = api::bind(&config.socket)
         .map_err(|source| AgentError::Socket { path: config.socket.display().to_string(), source })?;
@@ -97,7 +114,14 @@ pub async fn run(config: AgentConfig, shutdown: watch::Receiver<Shutdown>) -> Re
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(api::serve(listener, node.clone()));
-    tasks.spawn(keep_registered(node.clone(), config.socket.clone()));
+    let reached = match &outside {
+        Some(outside) => Reached { agent: format!("https://{}", outside.agent), proxy: Some(outside.proxy) },
+        None => Reached { agent: format!("unix:{}", config.socket.display()), proxy: None },
+    };
+    if let Some(outside) = outside {
+        tasks.spawn(api::serve_servers(outside.listener, node.clone()));
+    }
+    tasks.spawn(keep_registered(node.clone(), reached));
     tasks.spawn(keep_engine_clean(node.clone()));
     tasks.spawn(send_reports(node.client.clone(), to_report));
     tasks.spawn(follow_assignment(node.clone(), events, following));
@@ -350,20 +374,46 @@ impl Retry {
     }
 }
 
-async fn keep_registered(node: Shared, socket: PathBuf) {
-    let facts = node_facts(&socket, &node.capabilities);
+async fn keep_registered(node: Shared, reached: Reached) {
+    let facts = node_facts(&reached, &node.capabilities);
     let mut retry = Retry::new();
+    let mut told = false;
     loop {
-        if let Err(error) = node.client.register(&node.id, &facts).await {
+        if let Err(error) = in_time(ANSWER_WITHIN, node.client.register(&node.id, &facts)).await {
+            if matches!(&error, CallError::Client(error) if error.code() == Some(rung_api::Code::Removed))
+                && !told
+            {
+                told = true;
+                eprintln!("this node was taken out of its cluster: {}", chain(&error));
+            }
             tracing::debug!(error = chain(&error), "registering");
             retry.pause().await;
             continue;
         }
         retry = Retry::new();
         // A server that lost sight of the node wants to hear of it from the beginning.
-        while node.client.beat(&node.id).await.is_ok() {
+        while in_time(ANSWER_WITHIN, node.client.beat(&node.id)).await.is_ok() {
             tokio::time::sleep(BEAT).await;
         }
+    }
+}
+
+/// A server whose machine has died says nothing at all.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    #[error(transparent)]
+    Client(#[from] rung_api::ClientError),
+    #[error("no answer in time")]
+    Silence,
+}
+
+async fn in_time<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, rung_api::ClientError>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(CallError::Silence),
     }
 }
 
@@ -373,7 +423,7 @@ async fn send_reports(client: Client, mut reports: watch::Receiver<Option<Observ
     while reports.changed().await.is_ok() {
         loop {
             let Some(observed) = reports.borrow_and_update().clone() else { break };
-            match client.report(&observed).await {
+            match in_time(ANSWER_WITHIN, client.report(&observed)).await {
                 Ok(()) => {
                     retry = Retry::new();
                     break;
@@ -392,7 +442,7 @@ async fn follow_assignment(node: Shared, events: Events, held: watch::Receiver<r
     let mut after = *held.borrow();
     loop {
         after = after.max(*held.borrow());
-        match node.client.assignment(&node.id, after, POLL_WAIT).await {
+        match in_time(POLL_WAIT + ANSWER_WITHIN, node.client.assignment(&node.id, after, POLL_WAIT)).await {
             Ok(Some(assignment)) => {
                 retry = Retry::new();
                 after = assignment.generation;

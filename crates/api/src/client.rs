@@ -30,6 +30,10 @@ use rung_model::{
 };
 
 use crate::error::{Code, ErrorBody};
+use crate::join::{
+    CertificateRequest, Certified, DrainRequest, JoinRequest, MemberReport, NodeListing, RemoveRequest,
+    TokenIssued, TokenRequest,
+};
 use crate::paths;
 use crate::sse::Message;
 use crate::wire::{
@@ -690,8 +694,47 @@ impl Client {
     }
 }
 
+/// For those who look after the cluster, and for machines that join it.
+impl Client {
+    pub async fn make_join_token(&self, role: NodeRole, by: &str) -> Result<JoinTokenIssued, ClientError> {
+        self.call(Method::POST, paths::JOIN_TOKENS, &JoinTokenRequest { role, by: by.to_owned() }).await
+    }
+
+    pub async fn nodes(&self) -> Result<Vec<NodeListing>, ClientError> {
+        self.get(paths::NODES).await
+    }
+
+    pub async fn drain(&self, node: &NodeId, request: &DrainRequest) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::NODE_DRAIN, &[node]), request).await
+    }
+
+    /// Lets a drained node take instances again.
+    pub async fn undrain(&self, node: &NodeId, by: &str) -> Result<(), ClientError> {
+        self.call(Method::DELETE, &fill(paths::NODE_DRAIN, &[node]), &by).await
+    }
+
+    pub async fn remove_node(&self, node: &NodeId, request: &RemoveRequest) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::NODE_REMOVE, &[node]), request).await
+    }
+
+    pub async fn join(&self, request: &JoinRequest) -> Result<Certified, ClientError> {
+        self.call(Method::POST, paths::JOIN, request).await
+    }
+}
+
 /// For nodes.
 impl Client {
+    pub async fn renew_certificate(&self, node: &NodeId, key: &str) -> Result<Certified, ClientError> {
+        let request = CertificateRequest { key: key.to_owned() };
+        self.call(Method::POST, &fill(paths::CERTIFICATE, &[node]), &request).await
+    }
+
+    /// The members once they are others than those that `after` names, at the latest after `wait`.
+    pub async fn members(&self, after: &str, wait: Duration) -> Result<MemberReport, ClientError> {
+        self.get(&format!("{}&after={}", with_wait(paths::MEMBERS.to_owned(), wait), encode_query(after)))
+            .await
+    }
+
     pub async fn register(&self, node: &NodeId, facts: &NodeFacts) -> Result<(), ClientError> {
         self.call(Method::PUT, &fill(paths::NODE, &[node]), facts).await
     }

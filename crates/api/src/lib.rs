@@ -9,6 +9,8 @@ pub mod attach;
 pub mod audit;
 pub mod client;
 pub mod error;
+pub mod join;
+pub mod members;
 pub mod paths;
 pub mod seal;
 pub mod sse;

@@ -50,8 +50,17 @@ pub const GIT_RECEIVE: &str = "/git/{app}/git-receive-pack";
 pub const GIT_UPLOAD: &str = "/git/{app}/git-upload-pack";
 /// The remote that a repository pushes to.
 pub const GIT: &str = "/git/{app}";
+pub const JOIN_TOKENS: &str = "/v1/join-tokens";
+pub const NODES: &str = "/v1/nodes";
+pub const NODE_DRAIN: &str = "/v1/nodes/{node}/drain";
+pub const NODE_REMOVE: &str = "/v1/nodes/{node}/remove";
+
+// For machines that want to become nodes.
+pub const JOIN: &str = "/v1/join";
 
 // For nodes.
+pub const MEMBERS: &str = "/v1/members";
+pub const CERTIFICATE: &str = "/v1/nodes/{node}/certificate";
 pub const NODE: &str = "/v1/nodes/{node}";
 pub const NODE_BEAT: &str = "/v1/nodes/{node}/beat";
 pub const ASSIGNMENT: &str = "/v1/nodes/{node}/assignment";

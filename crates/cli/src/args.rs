@@ -5,15 +5,18 @@ mod audit;
 mod secret;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use access::{LoginArgs, TokenCommand, TokenCreateArgs};
 pub use audit::{AuditArgs, AuditCommand};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use rung_api::join::JoinToken;
 use rung_model::{
-    AppName, DeploymentNumber, EnvironmentName, InstanceId, JobName, ReleaseCommand, ReleaseNumber, RunId,
-    ServiceName,
+    AppName, DeploymentNumber, EnvironmentName, InstanceId, JobName, NodeId, NodeRole, ReleaseCommand, ReleaseNumber,
+    RunId, ServiceName,
 };
 use rung_trust::Fingerprint;
 pub use secret::{AlphabetChoice, SecretCommand, SecretGenerateArgs, is_refused};
@@ -92,6 +95,8 @@ pub struct Global {
 pub enum Command {
     /// Start the platform on this machine, and deploy a directory to it
     Up(UpArgs),
+    /// Make this machine a node of a cluster, as what its token says; alone: start it again
+    Join(JoinArgs),
     #[command(flatten)]
     Verb(Verb),
     /// Let a new binary take over the running platform; every instance goes on
@@ -118,6 +123,10 @@ pub struct UpArgs {
     /// Serve apps over TLS too [without ADDR: 127.0.0.1:8443, or the next free port]
     #[arg(long, value_name = "ADDR", num_args = 0..=1)]
     pub https: Option<Option<String>>,
+    /// The address by which other machines reach this one, when --api is for others too [default: its own, or the first
+    /// of its network]
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
     /// The global `--api`: where the API is served; `None`: 127.0.0.1:7864, or the next free port.
     #[arg(skip)]
     pub api: Option<String>,
@@ -131,6 +140,74 @@ impl UpArgs {
     pub const HTTPS: &str = "127.0.0.1:8443";
     /// RUNG on a keypad.
     pub const API: &str = "127.0.0.1:7864";
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct JoinArgs {
+    /// A server, like 10.0.0.1:7864
+    #[arg(value_name = "SERVER", requires = "token")]
+    pub server: Option<String>,
+    /// What `rung node token` printed there
+    #[arg(value_name = "TOKEN")]
+    pub token: Option<JoinToken>,
+    /// This node's name [default: the machine's]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<NodeId>,
+    /// The address by which other nodes reach this one [default: the one from which it reaches the server]
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// The address to listen on for other nodes [default: all of them]
+    #[arg(long, value_name = "IP")]
+    pub listen: Option<IpAddr>,
+    /// Of an ingress: where apps are served [default: 0.0.0.0:8080, or the next free port]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Of an ingress: serve apps over TLS too
+    #[arg(long, value_name = "ADDR", num_args = 0..=1)]
+    pub https: Option<Option<String>>,
+    /// Leave the instances running when it is stopped
+    #[arg(long)]
+    pub keep: bool,
+}
+
+impl JoinArgs {
+    pub const HTTP: &str = "0.0.0.0:8080";
+
+    pub fn listen(&self) -> IpAddr {
+        self.listen.unwrap_or(IpAddr::from([0, 0, 0, 0]))
+    }
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum NodeCommand {
+    /// Print the command by which a machine joins; it works once, for 15 minutes
+    Token {
+        /// What the machine shall be: worker, ingress
+        #[arg(long, default_value = "worker")]
+        role: NodeRole,
+    },
+    /// List nodes, and how they are
+    List,
+    /// Move everything off a node without losing a request, and wait until it runs nothing
+    Drain {
+        node: NodeId,
+        /// End what can't be moved after this time, like 10m
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        deadline: Option<Duration>,
+        /// Do not wait until it is done
+        #[arg(long)]
+        no_wait: bool,
+        /// Let it take instances again
+        #[arg(long, conflicts_with_all = ["deadline", "no_wait"])]
+        undo: bool,
+    },
+    /// Take a node out: nobody of the cluster speaks with it any more
+    Remove {
+        node: NodeId,
+        /// Even while it runs instances; they are started elsewhere
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Clone, Args)]
@@ -206,6 +283,9 @@ pub enum Verb {
     /// Deploy with `git push`
     #[command(subcommand)]
     Git(GitCommand),
+    /// Add machines to the cluster, empty them, take them out
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Show what happened
     Events(EventsArgs),
     /// Print the app's address, and open it where there is a desktop
@@ -493,6 +573,10 @@ fn scale_of(text: &str) -> Result<(ServiceName, u32), String> {
     let service = ServiceName::new(service).map_err(|error| error.to_string())?;
     let count = count.parse().map_err(|_| format!("{count:?} is not a number of instances"))?;
     Ok((service, count))
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    rung_model::appfile::values::duration(text).map_err(|error| error.to_string())
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -29,7 +29,9 @@ pub mod server_file;
 pub mod upload;
 pub mod verb;
 
-pub use args::{Cli, Command, Global, ServiceCommand, ServiceInstallArgs, UpArgs, UpgradeArgs, Verb};
+pub use args::{
+    Cli, Command, Global, JoinArgs, ServiceCommand, ServiceInstallArgs, UpArgs, UpgradeArgs, Verb,
+};
 pub use edge::{Exit, explain};
 pub use follow::{Follow, OnInterrupt};
 pub use gate::gate_main;

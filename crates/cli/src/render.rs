@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod explain;
 pub mod instances;
 pub mod jobs;
+pub mod nodes;
 pub mod paint;
 pub mod progress;
 pub mod release;

@@ -10,6 +10,7 @@ mod git;
 mod job;
 mod login;
 mod logs;
+mod node;
 mod read;
 mod releases;
 mod scale;
@@ -108,6 +109,7 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Git(GitCommand::Credential { .. }) => {
             unreachable!("it was answered above, without asking the server")
         }
+        Verb::Node(command) => node::node(session, command).await,
         Verb::Events(args) => logs::events(session, &args).await,
         Verb::Open => read::open(session).await,
         Verb::Destroy(args) => destroy::destroy(session, &args).await,

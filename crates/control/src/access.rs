@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 pub(crate) use caller::{Caller, LOCAL, OWNER, Who};
 use doorkeeper::{Door, Doorkeeper};
-pub(crate) use text::TokenText;
+pub(crate) use text::{TokenText, is_equal};
 
 use crate::shared::{Control, store_error};
 

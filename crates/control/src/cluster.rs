@@ -144,7 +144,7 @@ impl Control {
         Ok(Issued { certificate, authority: authority.file().certificate.clone() })
     }
 
-    /// Makes this machine a member and gives it an identity that is renewed as long as the server runs.
+    /// `api` is where other machines reach the API. Makes this machine a member and gives it an identity that is renewed as long as the server runs.
     ///
     /// # Errors
     /// The store or the directory can't be written to.
@@ -152,14 +152,16 @@ impl Control {
         &self,
         directory: TrustDirectory,
         addresses: Vec<IpAddr>,
+        api: String,
     ) -> Result<Arc<Identity>, ClusterError> {
         self.ensure_authority().await?;
         let key = directory.ensure_key()?.public();
-        self.admit_itself(&key).await?;
+        self.admit_itself(&key, api).await?;
         let issued = self.certify(&self.inner.node, NodeRole::Server, &key, &addresses)?;
         directory.keep(&issued.certificate, &issued.authority)?;
         let credentials = directory.read()?.ok_or(ClusterError::Damaged)?;
         let identity = Identity::new(&credentials)?;
+        let identity = self.inner.identity.get_or_init(|| identity).clone();
         tokio::spawn(self.clone().renew_own(directory, identity.clone(), key, addresses));
         Ok(identity)
     }
@@ -185,16 +187,17 @@ impl Control {
         }
     }
 
-    async fn admit_itself(&self, key: &PublicKey) -> Result<(), ClusterError> {
+    async fn admit_itself(&self, key: &PublicKey, api: String) -> Result<(), ClusterError> {
         let node = &self.inner.node;
         let held = self.inner.store.get(&keys::member(node)).await?.value;
         let known = held.as_ref().and_then(|entry| serde_json::from_slice::<Member>(&entry.value).ok());
         let fingerprint = key.fingerprint().to_string();
-        if known.is_some_and(|known| known.key == fingerprint && known.role == NodeRole::Server) {
+        let joined = known.as_ref().map_or_else(Timestamp::now, |known| known.joined);
+        let member =
+            Member { node: node.clone(), role: NodeRole::Server, key: fingerprint, joined, api: Some(api) };
+        if known.as_ref() == Some(&member) {
             return Ok(());
         }
-        let member =
-            Member { node: node.clone(), role: NodeRole::Server, key: fingerprint, joined: Timestamp::now() };
         let value = serde_json::to_vec(&member).expect("documents of the model serialize");
         let guard = match held {
             Some(entry) => Guard::Modified { key: entry.key, revision: entry.modified },

@@ -14,6 +14,7 @@ mod extract;
 mod git;
 mod guard;
 mod jobs;
+mod join;
 mod nodes;
 mod openapi;
 mod releases;
@@ -150,11 +151,19 @@ fn endpoints() -> Described {
 
 /// For everybody who can connect.
 fn open() -> Described {
-    Described::new().get(
-        paths::HEALTH,
-        apps::health,
-        says(Right::Anybody, "The server's version, and where it serves").answers::<wire::HealthReport>(),
-    )
+    Described::new()
+        .get(
+            paths::HEALTH,
+            apps::health,
+            says(Right::Anybody, "The server's version, and where it serves").answers::<wire::HealthReport>(),
+        )
+        .post(
+            paths::JOIN,
+            join::join,
+            says(Right::Anybody, "Become a node, by a join token")
+                .takes::<rung_api::join::JoinRequest>()
+                .answers::<rung_api::join::Certified>(),
+        )
 }
 
 /// For people and their tools.
@@ -343,6 +352,33 @@ fn people() -> Described {
             says(Right::Admin, "What is not as it should be").answers::<wire::DoctorReport>(),
         )
         .post(
+            paths::JOIN_TOKENS,
+            join::token,
+            says(Right::Admin, "A token by which a machine joins, once")
+                .takes::<rung_api::join::JoinTokenRequest>()
+                .answers::<rung_api::join::JoinTokenIssued>(),
+        )
+        .get(
+            paths::NODES,
+            join::list,
+            says(Right::Admin, "Nodes, and how they are").answers::<Vec<rung_api::join::NodeListing>>(),
+        )
+        .post(
+            paths::NODE_DRAIN,
+            join::drain,
+            says(Right::Admin, "Move everything off a node").takes::<rung_api::join::DrainRequest>(),
+        )
+        .delete(
+            paths::NODE_DRAIN,
+            join::undrain,
+            says(Right::Admin, "Let a drained node take instances again; who asks").takes::<String>(),
+        )
+        .post(
+            paths::NODE_REMOVE,
+            join::remove,
+            says(Right::Admin, "Take a node out of the cluster").takes::<rung_api::join::RemoveRequest>(),
+        )
+        .post(
             paths::UPGRADE,
             apps::upgrade,
             says(Right::Admin, "Let another binary take over").takes::<wire::UpgradeRequest>(),
@@ -402,6 +438,20 @@ fn for_git() -> Described {
 /// For nodes and proxies.
 fn roles() -> Described {
     Described::new()
+        .get(
+            paths::MEMBERS,
+            join::members,
+            says(Right::Node, "Who belongs to the cluster, once it is not the list that `after` names")
+                .query(&["after", "wait_ms"])
+                .answers::<rung_api::join::MemberReport>(),
+        )
+        .post(
+            paths::CERTIFICATE,
+            join::certificate,
+            says(Right::Node, "A node's certificate anew")
+                .takes::<rung_api::join::CertificateRequest>()
+                .answers::<rung_api::join::Certified>(),
+        )
         .put(paths::NODE, nodes::register, says(Right::Node, "Join as a node").takes::<NodeFacts>())
         .post(paths::NODE_BEAT, nodes::beat, says(Right::Node, "Say that the agent is alive"))
         .get(

@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rung_api::wire::ProxyDocuments;
-use rung_model::{AppName, Generation, InstanceId, keys};
-use rung_planner::{Clock, Input, Plan, Progress, Proxies, Proxy, Step, Waiting, World, plan};
+use rung_model::{AppName, Generation, InstanceId, NodeId, keys};
+use rung_planner::{Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Waiting, World, plan};
 use rung_store::{Batch, Entry, Event as StoreEvent, Guard, Op, Revision, Txn};
 
 /// How long to wait after the store could not be written.
@@ -58,6 +58,10 @@ pub enum Event {
     ProxyGone {
         proxy: String,
     },
+    /// A node's agent let itself be heard.
+    Heard {
+        node: NodeId,
+    },
     /// The outcome of the step in flight; `None`: the store was not available, nothing was written.
     Written(Option<Txn>),
     Tick,
@@ -86,6 +90,7 @@ pub enum Effect {
 pub struct Reconcile {
     world: World,
     proxies: Proxies,
+    liveness: Liveness,
     /// The polls that wait here, by proxy.
     polls: BTreeMap<String, BTreeSet<PollId>>,
     progress: Progress,
@@ -113,6 +118,7 @@ impl Reconcile {
         Self {
             world: World::new(epoch),
             proxies: Proxies::default(),
+            liveness: Liveness::default(),
             polls: BTreeMap::new(),
             progress: Progress::default(),
             fence,
@@ -132,6 +138,10 @@ impl Reconcile {
 
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    pub fn liveness(&self) -> &Liveness {
+        &self.liveness
     }
 
     pub fn proxies(&self) -> &Proxies {
@@ -175,6 +185,9 @@ impl Reconcile {
     pub fn step(&mut self, event: Event, clock: Clock) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.take_in(event, clock, &mut effects);
+        if self.is_listed {
+            self.is_dirty |= self.liveness.look(self.world.nodes.keys(), clock.elapsed);
+        }
         if self.wake_at.is_some_and(|at| clock.elapsed >= at) {
             self.wake_at = None;
             self.is_dirty = true;
@@ -202,6 +215,7 @@ impl Reconcile {
                 self.polls.remove(&proxy);
                 self.is_dirty |= self.proxies.0.remove(&proxy).is_some();
             }
+            Event::Heard { node } => self.is_dirty |= self.liveness.heard(&node, clock.elapsed),
             Event::Written(outcome) => self.take_outcome(outcome, clock, effects),
             Event::Tick => {}
         }
@@ -326,7 +340,7 @@ impl Reconcile {
     fn go_on(&mut self, clock: Clock, effects: &mut Vec<Effect>) {
         if self.in_flight.is_none() && self.queue.is_empty() && self.may_plan(clock) {
             self.is_dirty = false;
-            let input = Input { world: &self.world, proxies: &self.proxies, clock };
+            let input = Input { world: &self.world, proxies: &self.proxies, liveness: &self.liveness, clock };
             let Plan { steps, waiting, wake_at } = plan(input, &mut self.progress);
             self.queue = steps.into();
             self.waiting = waiting;
@@ -343,6 +357,7 @@ impl Reconcile {
         if self.is_dirty && self.blocked_until > clock.elapsed {
             wake_at = wake_at.min(self.blocked_until);
         }
+        wake_at = wake_at.min(self.liveness.next_look(clock.elapsed).unwrap_or(wake_at));
         effects.push(Effect::WakeAt(wake_at));
     }
 

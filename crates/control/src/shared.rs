@@ -9,7 +9,7 @@ use rung_api::{Code, ErrorBody};
 use rung_model::{AppName, NodeId};
 use rung_planner::{Clock, World};
 use rung_store::{Guard, Op, Store, StoreError, Txn};
-use rung_trust::{Authority, Members};
+use rung_trust::{Authority, Identity, Members};
 use tokio::sync::{mpsc, watch};
 
 use crate::ControlConfig;
@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     /// Made when the API is first served to other machines.
     pub authority: OnceLock<Authority>,
     pub members: Members,
+    /// Who this server is to agents on other machines.
+    pub identity: OnceLock<Arc<Identity>>,
     /// When each node's agent last beat.
     pub beats: Mutex<std::collections::BTreeMap<NodeId, Instant>>,
 }
@@ -121,6 +123,7 @@ impl Control {
             store_trouble: Mutex::default(),
             authority: OnceLock::new(),
             members: Members::default(),
+            identity: OnceLock::new(),
             beats: Mutex::default(),
         };
         let control = Self { inner: Arc::new(inner) };

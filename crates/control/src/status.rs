@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use rung_api::join::{NodeListing, NodeState};
 use rung_api::wire::{
     AppStatus, DeploymentSummary, EnvironmentStatus, InstanceStatus, ReleaseListing, ServiceStatus,
 };
 use rung_model::{
-    App, AppName, AssignedInstance, Deployment, Digest, InstanceId, InstanceState, Intent, NodeId, Outcome,
-    Release, ReleaseNumber, RouteDocument, ServiceName,
+    App, AppName, AssignedInstance, Deployment, Digest, InstanceId, InstanceState, Intent, NodeId, NodeRole,
+    Outcome, Release, ReleaseNumber, RouteDocument, ServiceName,
 };
-use rung_planner::{Held, World};
+use rung_planner::{Held, Waiting, World};
 
 use crate::prune::{artifacts_in_use, is_available, waits};
 use crate::reconcile::Reconcile;
@@ -22,10 +23,15 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
     let mut problems: Vec<String> = services.iter().flat_map(service_problems).collect();
     for waiting in reconcile.waiting().iter().filter(|waiting| waiting.app == *app) {
         let service = &waiting.service;
-        let reasons: Vec<String> =
-            waiting.reasons.iter().map(|(node, refusal)| format!("{node}: {refusal}")).collect();
-        let why = if reasons.is_empty() { "no node has joined".to_owned() } else { reasons.join("; ") };
+        let why = reasons(waiting);
         problems.push(format!("{service}: {} instances can't be placed yet ({why})", waiting.instances));
+    }
+    if reconcile.liveness().is_braked() {
+        problems.push(
+            "most nodes were not heard of for a while: nothing is moved until they are back or are removed \
+             (`rung node list`)"
+                .to_owned(),
+        );
     }
     Some(AppStatus {
         app: app.clone(),
@@ -191,6 +197,54 @@ fn has_failed(world: &World, app: &AppName, release: ReleaseNumber) -> bool {
         .peekable();
     outcomes.peek().is_some()
         && outcomes.all(|outcome| matches!(outcome, Some(Outcome::Failed | Outcome::RolledBack)))
+}
+
+/// Every member of the cluster, and nodes of a machine that is alone.
+pub fn nodes(reconcile: &Reconcile) -> Vec<NodeListing> {
+    let world = reconcile.world();
+    let mut names: Vec<&NodeId> = world.nodes.keys().chain(world.members.keys()).collect();
+    names.sort();
+    names.dedup();
+    names.into_iter().map(|node| node_listing(reconcile, node)).collect()
+}
+
+fn node_listing(reconcile: &Reconcile, id: &NodeId) -> NodeListing {
+    let world = reconcile.world();
+    let node = world.nodes.get(id).map(|held| &held.value);
+    let role = world.members.get(id).map_or(NodeRole::Server, |held| held.value.role);
+    let assignment = world.assignments.get(id).map(|held| &held.value);
+    let instances = assignment.map_or(0, |assignment| assignment.instances.len()) as u32;
+    let runs = assignment.map_or(0, |assignment| assignment.runs.len());
+    let state = match node {
+        None if role == NodeRole::Ingress => NodeState::Serving,
+        None => NodeState::Lost,
+        Some(_) if reconcile.liveness().is_lost(id) => NodeState::Lost,
+        Some(node) if node.drain.is_none() => NodeState::Ready,
+        Some(_) if instances == 0 && runs == 0 => NodeState::Drained,
+        Some(_) => NodeState::Draining,
+    };
+    let mut blocked = Vec::new();
+    if state == NodeState::Draining {
+        let here: BTreeSet<_> = assignment
+            .into_iter()
+            .flat_map(|assignment| assignment.instances.values())
+            .map(|assigned| (&assigned.app, &assigned.service))
+            .collect();
+        let waiting = reconcile.waiting().iter();
+        for waiting in waiting.filter(|waiting| here.contains(&(&waiting.app, &waiting.service))) {
+            blocked.push(format!("{} {}: {}", waiting.app, waiting.service, reasons(waiting)));
+        }
+        let runs = assignment.into_iter().flat_map(|assignment| assignment.runs.keys());
+        blocked.extend(runs.map(|run| format!("run {run} goes on")));
+    }
+    let version = node.map(|node| node.facts.version.clone());
+    NodeListing { node: id.clone(), role, state, instances, version, blocked }
+}
+
+fn reasons(waiting: &Waiting) -> String {
+    let reasons: Vec<String> =
+        waiting.reasons.iter().map(|(node, refusal)| format!("{node}: {refusal}")).collect();
+    if reasons.is_empty() { "no node has joined".to_owned() } else { reasons.join("; ") }
 }
 
 /// Newest first.

@@ -14,6 +14,7 @@ use rung_model::InstanceId;
 use tokio::sync::Notify;
 
 use crate::clock::now_ms;
+use crate::upstream::Relay;
 
 /// The first ejection: the time in which a crashed process is usually up again.
 const EJECT_FIRST: Duration = Duration::from_millis(250);
@@ -204,6 +205,8 @@ impl Registry {
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: std::net::SocketAddr,
+    /// How it is reached on another machine.
+    pub(crate) relay: Option<Arc<Relay>>,
     pub(crate) weight: u32,
     pub(crate) load: Arc<InstanceLoad>,
 }
@@ -313,6 +316,7 @@ mod tests {
         let service = registry.service("shop", "web");
         let target = |(n, weight): (usize, &u32)| Target {
             address: "127.0.0.1:1".parse().unwrap(),
+            relay: None,
             weight: *weight,
             load: registry.routed(&InstanceId::new(format!("a-{n}")).unwrap(), &service),
         };

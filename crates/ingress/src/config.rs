@@ -14,12 +14,17 @@ pub struct Config {
     pub listen: Vec<RawFd>,
     /// Inherited listening sockets whose connections begin with a TLS handshake.
     pub https: Vec<RawFd>,
+    /// Inherited listening sockets for other machines of the cluster.
+    pub peers: Vec<RawFd>,
+    /// Where this machine keeps who it is, when it is one of several.
+    pub trust: Option<PathBuf>,
     pub redirect: RedirectSetting,
     /// How long browsers shall remember that a host with a certificate of its own is for HTTPS only.
     pub hsts: Option<Duration>,
     /// Where documents, the control socket and the access log are.
     pub directory: PathBuf,
-    pub api: Address,
+    /// Any of them.
+    pub api: Vec<Address>,
     pub token: Option<String>,
     /// The name under which it polls.
     pub proxy: String,
@@ -100,9 +105,10 @@ pub enum ConfigError {
 impl Config {
     /// Reads `--name value` pairs. The token comes from `RUNG_TOKEN`, where other users can't see it.
     pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
-        let (mut listen, mut https) = (Vec::new(), Vec::new());
+        let (mut listen, mut https, mut peers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut trust = None;
         let (mut redirect, mut hsts) = (RedirectSetting::On, None);
-        let (mut directory, mut api) = (None, None);
+        let (mut directory, mut api) = (None, Vec::new());
         let mut proxy = "ingress".to_owned();
         let mut threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut access_log = AccessLogSetting::On;
@@ -123,6 +129,8 @@ impl Config {
                     listen.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?)
                 }
                 "--https-fd" => https.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?),
+                "--peer-fd" => peers.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?),
+                "--trust-dir" => trust = Some(PathBuf::from(value)),
                 "--redirect" => {
                     redirect = match value.as_str() {
                         "on" => RedirectSetting::On,
@@ -138,7 +146,7 @@ impl Config {
                 }
                 "--data" => directory = Some(PathBuf::from(value)),
                 "--api" => {
-                    api = Some(value.parse().map_err(|e: rung_api::client::InvalidAddress| invalid(&e))?)
+                    api.push(value.parse().map_err(|e: rung_api::client::InvalidAddress| invalid(&e))?)
                 }
                 "--proxy" => proxy = value.clone(),
                 "--threads" => {
@@ -166,16 +174,21 @@ impl Config {
                 _ => return Err(ConfigError::Unknown(name.clone())),
             }
         }
-        if listen.is_empty() {
+        if listen.is_empty() && peers.is_empty() {
             return Err(ConfigError::Missing("--listen-fd, the number of an inherited listening socket"));
+        }
+        if api.is_empty() {
+            return Err(ConfigError::Missing("--api, the address of the server"));
         }
         Ok(Self {
             listen,
             https,
+            peers,
+            trust,
             redirect,
             hsts,
             directory: directory.ok_or(ConfigError::Missing("--data, the directory of the ingress"))?,
-            api: api.ok_or(ConfigError::Missing("--api, the address of the server"))?,
+            api,
             token: std::env::var("RUNG_TOKEN").ok().filter(|token| !token.is_empty()),
             proxy,
             threads,

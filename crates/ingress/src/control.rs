@@ -54,6 +54,9 @@ pub struct Status {
     /// So many of its listening sockets, the last ones, are for HTTPS.
     #[serde(default)]
     pub https: usize,
+    /// So many after these are for other machines of the cluster.
+    #[serde(default)]
+    pub peers: usize,
 }
 
 /// The serving side.

@@ -27,6 +27,7 @@ use crate::response::ClientConnection;
 use crate::stream::ClientStream;
 use crate::timer::Timer;
 use crate::tunnel::tunnel;
+use crate::upstream::{RelayRefusal, Upstream};
 use crate::worker::{Choice, Chosen, Worker};
 
 /// With two instances of which one has crashed, the second attempt succeeds; more are for worse days.
@@ -310,20 +311,34 @@ impl<S: ClientStream> Exchange<'_, S> {
         })
     }
 
-    async fn connect(&self, chosen: &Chosen) -> Result<TcpStream, Attempt> {
-        self.timer.arm(self.worker.limits().connect);
-        let connected = self.timer.limit(TcpStream::connect(chosen.address)).await;
+    async fn connect(&self, chosen: &Chosen) -> Result<Upstream, Attempt> {
+        let failed = |failure| Attempt::Failed { failure, retry: Retry::Elsewhere };
+        let limit = self.worker.limits().connect;
+        let connected = match &chosen.relay {
+            None => {
+                self.timer.arm(limit);
+                let connected = self.timer.limit(TcpStream::connect(chosen.address)).await;
+                connected.map(|connected| connected.map(Upstream::Local).map_err(RelayRefusal::Io))
+            }
+            Some(relay) => {
+                // A handshake more than on this machine.
+                self.timer.arm(limit * 2);
+                self.timer.limit(Upstream::relayed(relay)).await
+            }
+        };
         self.timer.disarm();
         let stream = match connected {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if is_out_of_descriptors(&error) => {
+            Ok(Err(RelayRefusal::Io(error))) if is_out_of_descriptors(&error) => {
                 // Nobody's fault but this process's: make room and say that it is busy.
                 self.worker.pool.clear();
-                return Err(Attempt::Failed { failure: Failure::Overloaded, retry: Retry::Elsewhere });
+                return Err(failed(Failure::Overloaded));
             }
-            Ok(Err(_)) | Err(_) => {
+            // Nothing is wrong with it: its node knows better which instances get requests.
+            Ok(Err(RelayRefusal::NotRouted)) => return Err(failed(Failure::ConnectFailed)),
+            Ok(Err(RelayRefusal::Io(_))) | Err(_) => {
                 chosen.in_flight.load().unreachable();
-                return Err(Attempt::Failed { failure: Failure::ConnectFailed, retry: Retry::Elsewhere });
+                return Err(failed(Failure::ConnectFailed));
             }
         };
         // Un-routed while connecting: from its acknowledgement on, nothing more is sent there.
@@ -331,7 +346,7 @@ impl<S: ClientStream> Exchange<'_, S> {
             return Err(Attempt::Rerouted);
         }
         // Without it small writes wait for acknowledgements; a failure costs only that.
-        let _ = stream.set_nodelay(true);
+        stream.socket(|socket| drop(socket.set_nodelay(true)));
         Ok(stream)
     }
 
@@ -412,7 +427,7 @@ fn break_off(client: &impl ClientStream) {
 
 async fn send_whole<S: ClientStream>(
     client: &mut S,
-    instance: &mut TcpStream,
+    instance: &mut Upstream,
     buffer: &mut Buffer,
     head: &[u8],
     receive: Receive<'_>,
@@ -435,7 +450,7 @@ async fn send_whole<S: ClientStream>(
 /// Also says whether nothing of the body was taken, so that it could be sent again.
 async fn send_streamed<S: ClientStream>(
     client: &mut S,
-    instance: &mut TcpStream,
+    instance: &mut Upstream,
     buffer: &mut Buffer,
     head: &[u8],
     receive: Receive<'_>,

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::balance::Registry;
+use crate::cluster;
 use crate::documents::Documents;
 use crate::table::Table;
 use crate::view::{Effect, Event, View};
@@ -71,7 +72,7 @@ impl Follower {
         following: watch::Sender<Following>,
     ) -> Self {
         let config = &shared.config;
-        let client = Client::new(config.api.clone(), config.token.clone());
+        let client = cluster::client(config, shared.cluster());
         Self {
             view: View::new(config.threads),
             registry: Registry::new(),
@@ -139,7 +140,7 @@ impl Follower {
     }
 
     fn publish(&mut self, version: u64, documents: &[RouteDocument]) {
-        let table = Table::build(version, documents, &mut self.registry);
+        let table = Table::build(version, documents, &mut self.registry, self.shared.cluster());
         if self.view.is_heard() || !documents.is_empty() {
             self.shared.knows_routes.store(true, Ordering::Relaxed);
         }

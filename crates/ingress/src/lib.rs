@@ -9,6 +9,9 @@
 //! Over TLS a connection begins with a [`handshake`] that shows one of the [`certificates`]; everything above is generic
 //! over the [`stream`]. A stream of [`http2`] is served as the HTTP/1.1 request that it stands for.
 //!
+//! Instances on other machines are reached through the proxy of their node ([`upstream`]), which is this process in
+//! another role there ([`peer`]); [`cluster`] says who is who.
+//!
 //! What it deliberately does not do: it knows nothing of the store and decides nothing about what is routed; it does not
 //! check the health of instances beyond what requests show; it speaks HTTP/1.1 to them, does not fetch certificates, and
 //! caches nothing.
@@ -19,6 +22,7 @@ mod body;
 mod buffer;
 mod certificates;
 mod clock;
+mod cluster;
 mod config;
 mod control;
 mod development;
@@ -32,6 +36,7 @@ mod head;
 mod hold;
 mod http2;
 mod listeners;
+mod peer;
 mod pool;
 mod receive;
 mod redirect;
@@ -45,11 +50,13 @@ mod supervisor;
 mod table;
 mod timer;
 mod tunnel;
+mod upstream;
 pub mod view;
 mod worker;
 
+pub use cluster::ClusterError;
 pub use config::{AccessLogSetting, Config, ConfigError, Limits, TrustedProxies};
 pub use control::{Control, Status};
 pub use development::AuthorityError;
 pub use run::{RunError, run_process};
-pub use supervisor::{Listen, Supervisor, SupervisorConfig, SupervisorError};
+pub use supervisor::{ClusterSetting, Listen, Supervisor, SupervisorConfig, SupervisorError};

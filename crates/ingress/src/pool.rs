@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::clock::now_ms;
 use crate::slots::SlotMap;
+use crate::upstream::Upstream;
 
 /// As many as a thread usually has in flight to one instance; beyond, connections are closed after use.
 const KEPT_PER_INSTANCE: usize = 128;
@@ -18,7 +18,7 @@ const IDLE_MAX_MS: u64 = 60_000;
 
 #[derive(Debug)]
 struct Kept {
-    stream: TcpStream,
+    stream: Upstream,
     address: SocketAddr,
     since_ms: u64,
 }
@@ -39,7 +39,7 @@ pub(crate) enum Assurance {
 }
 
 impl Pool {
-    pub(crate) fn take(&self, slot: u64, address: SocketAddr, assurance: Assurance) -> Option<TcpStream> {
+    pub(crate) fn take(&self, slot: u64, address: SocketAddr, assurance: Assurance) -> Option<Upstream> {
         let mut kept = self.kept.borrow_mut();
         let connections = kept.get_mut(&slot)?;
         while let Some(connection) = connections.pop() {
@@ -51,7 +51,7 @@ impl Pool {
         None
     }
 
-    pub(crate) fn put(&self, slot: u64, address: SocketAddr, stream: TcpStream) {
+    pub(crate) fn put(&self, slot: u64, address: SocketAddr, stream: Upstream) {
         let mut kept = self.kept.borrow_mut();
         let connections = kept.entry(slot).or_default();
         if connections.len() < KEPT_PER_INSTANCE {
@@ -90,11 +90,15 @@ impl Pool {
 }
 
 /// An idle connection has nothing to read; an end, an error or unasked bytes all mean that it is of no use.
-fn is_open(stream: &mut TcpStream, assurance: Assurance) -> bool {
+fn is_open(stream: &mut Upstream, assurance: Assurance) -> bool {
     if assurance == Assurance::Certain {
         let mut byte = [std::mem::MaybeUninit::uninit()];
-        let peeked = socket2::SockRef::from(&*stream).peek(&mut byte);
-        if !peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+        let mut is_silent = false;
+        stream.socket(|socket| {
+            let peeked = socket2::SockRef::from(socket).peek(&mut byte);
+            is_silent = peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        });
+        if !is_silent {
             return false;
         }
     }

@@ -10,21 +10,20 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rung_api::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::access_log::{AccessLog, Writer};
 use crate::certificates::Certificates;
+use crate::cluster::{self, Cluster, ClusterError};
 use crate::config::{AccessLogSetting, Config, ConfigError, RedirectSetting};
 use crate::control::{Facts, Server, Status};
 use crate::development::{AUTHORITY, AuthorityError, DevelopmentAuthority};
 use crate::documents::Documents;
 use crate::follow::{Follower, Following};
 use crate::sockets;
-use crate::stream::Scheme;
 use crate::table::Table;
-use crate::worker::{self, Applied, Https, Listening, Phase, Shared, WorkerStart};
+use crate::worker::{self, Applied, Entrance, Https, Listening, Phase, Shared, WorkerStart};
 
 /// With nothing on disk and no server in sight for so long, clients get an error page rather than silence.
 const START_WITHOUT_ROUTES: Duration = Duration::from_secs(5);
@@ -46,6 +45,8 @@ pub enum RunError {
     Listener { number: i32, source: io::Error },
     #[error("starting the ingress: {act}")]
     Start { act: &'static str, source: io::Error },
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error("preparing TLS")]
@@ -70,15 +71,17 @@ pub fn run_process(args: &[String]) -> Result<(), RunError> {
     let open_max = raise_descriptor_limit();
     std::fs::create_dir_all(&config.directory)
         .map_err(|source| RunError::Directory { path: config.directory.clone(), source })?;
-    let mut listeners = listening(&config.listen, Scheme::Http)?;
+    let mut listeners = listening(&config.listen, Entrance::Http)?;
     let https = prepare_https(&config)?;
     listeners.extend(https.sockets);
+    listeners.extend(listening(&config.peers, Entrance::Peers)?);
+    let cluster = config.trust.as_deref().map(Cluster::open).transpose()?.map(Arc::new);
     let (log, writer) = open_log(&config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(Default::default())
         .map_err(start_error("making a runtime"))?;
-    let shared = Arc::new(Shared::new(config, https.serving, open_max));
+    let shared = Arc::new(Shared::new(config, https.serving, cluster, open_max));
     let result = runtime.block_on(Process { shared, listeners, log }.run(ready.file));
     // Tasks hold ways to the log; with the runtime they end.
     drop(runtime);
@@ -89,12 +92,12 @@ pub fn run_process(args: &[String]) -> Result<(), RunError> {
 }
 
 /// Plain sockets come first, so that the control socket can tell them apart by a number.
-fn listening(numbers: &[RawFd], scheme: Scheme) -> Result<Vec<Listening>, RunError> {
+fn listening(numbers: &[RawFd], entrance: Entrance) -> Result<Vec<Listening>, RunError> {
     let take = |number: &RawFd| {
         let number = *number;
         let socket = sockets::inherited_listener(number);
         let socket = socket.map_err(|source| RunError::Listener { number, source })?;
-        Ok(Listening { scheme, socket })
+        Ok(Listening { entrance, socket })
     };
     numbers.iter().map(take).collect()
 }
@@ -105,7 +108,7 @@ struct PreparedHttps {
 }
 
 fn prepare_https(config: &Config) -> Result<PreparedHttps, RunError> {
-    let sockets = listening(&config.https, Scheme::Https)?;
+    let sockets = listening(&config.https, Entrance::Https)?;
     let Some(first) = sockets.first() else { return Ok(PreparedHttps { sockets, serving: None }) };
     let port = first.socket.local_addr().map_err(start_error("asking where HTTPS is served"))?.port();
     let authority = DevelopmentAuthority::ensure(&config.directory.join(AUTHORITY))?;
@@ -210,13 +213,18 @@ impl Process {
         drop((table_changes, applied, end));
         let follower = Follower::new(self.shared.clone(), documents, tables, following);
         let following_task = tokio::task::spawn_local(follower.run(applied_events));
+        if let Some(cluster) = self.shared.cluster.clone() {
+            tokio::spawn(cluster.follow(config.clone()));
+        }
         if let Some(https) = self.shared.https() {
             tokio::spawn(https.certificates.clone().follow());
         }
         drop(self.log);
-        let count = self.listeners.iter().filter(|listening| listening.scheme == Scheme::Https).count();
+        let count =
+            |entrance| self.listeners.iter().filter(|listening| listening.entrance == entrance).count();
+        let counts = (count(Entrance::Https), count(Entrance::Peers));
         let facts = Rc::new(Facts {
-            status: status(self.shared, count, followed.clone(), phases),
+            status: status(self.shared.clone(), counts, followed.clone(), phases),
             listeners: self.listeners.into_iter().map(|listening| listening.socket).collect(),
             drain: Notify::new(),
         });
@@ -258,7 +266,7 @@ impl Process {
         following_task.abort();
         // Its poll goes with it: no later one takes the leaving back.
         let _ = following_task.await;
-        leave(&config).await;
+        leave(&self.shared).await;
         if let Some(task) = serving {
             task.abort();
             // Its end removes the socket.
@@ -307,8 +315,9 @@ async fn join(threads: Vec<Thread>, mut ends: mpsc::UnboundedReceiver<()>) -> Re
 }
 
 /// Nobody need wait for the acknowledgements of an ingress that has drained.
-async fn leave(config: &Config) {
-    let client = Client::new(config.api.clone(), config.token.clone());
+async fn leave(shared: &Shared) {
+    let config = &shared.config;
+    let client = cluster::client(config, shared.cluster());
     match tokio::time::timeout(LEAVE_TIMEOUT, client.leave(&config.proxy)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "the server was not told of the end"),
@@ -318,7 +327,7 @@ async fn leave(config: &Config) {
 
 fn status(
     shared: Arc<Shared>,
-    https: usize,
+    (https, peers): (usize, usize),
     followed: watch::Receiver<Following>,
     phase: watch::Receiver<Phase>,
 ) -> Box<dyn Fn() -> Status> {
@@ -334,6 +343,7 @@ fn status(
             draining: phase == Phase::Draining,
             connections: shared.open() as u64,
             https,
+            peers,
         }
     })
 }

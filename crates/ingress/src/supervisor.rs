@@ -26,6 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rung_api::Address;
+use rung_model::NodeId;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
@@ -52,6 +53,16 @@ const MESSAGES_MAX: u64 = 1_000_000;
 /// after several starts in a row, are several to the server.
 const PROXY_NAMES: [&str; 8] =
     ["ingress", "ingress-2", "ingress-3", "ingress-4", "ingress-5", "ingress-6", "ingress-7", "ingress-8"];
+
+/// The machine is one of several.
+#[derive(Debug, Clone)]
+pub struct ClusterSetting {
+    pub node: NodeId,
+    /// Where it keeps who it is.
+    pub trust: PathBuf,
+    /// Where requests of other machines come in for instances of this one.
+    pub peers: Option<Listen>,
+}
 
 /// Where connections are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +104,13 @@ impl Listen {
 pub struct SupervisorConfig {
     /// The binary that is started as `program ingress …`.
     pub program: PathBuf,
-    pub http: Listen,
+    /// A machine that only runs instances serves no clients.
+    pub http: Option<Listen>,
     /// Not served unless asked for.
     pub https: Option<Listen>,
-    pub api: Address,
+    pub cluster: Option<ClusterSetting>,
+    /// Any of them.
+    pub api: Vec<Address>,
     /// The ingress's own directory: documents, control socket, logs.
     pub data: PathBuf,
     pub threads: usize,
@@ -118,9 +132,9 @@ pub enum SupervisorError {
 pub struct Supervisor {
     config: SupervisorConfig,
     directory: PathBuf,
-    listener: TcpListener,
-    http: SocketAddr,
+    http: Option<(TcpListener, SocketAddr)>,
     https: Option<(TcpListener, SocketAddr)>,
+    peers: Option<(TcpListener, SocketAddr)>,
     remarks: Vec<String>,
     /// The ingress of an earlier process, which serves until ours does.
     earlier: Option<Earlier>,
@@ -144,11 +158,23 @@ impl Supervisor {
             sockets = living.sockets;
             let known = PROXY_NAMES.iter().position(|name| *name == living.status.proxy);
             proxy = known.map_or(0, |known| (known + 1) % PROXY_NAMES.len());
+            proxy = usize::from(living.status.proxy == proxy_name(&config, 0));
             earlier = Some(Earlier { control: living.control, pid: living.status.pid });
         }
-        let listener = config.http.open(sockets.http, "--http")?;
-        let http = address_of(&listener, config.http, "--http")?;
-        let mut remarks: Vec<String> = config.http.remark(http).into_iter().collect();
+        let mut remarks = Vec::new();
+        let mut http = None;
+        if let Some(listen) = config.http {
+            let listener = listen.open(sockets.http, "--http")?;
+            let address = address_of(&listener, listen, "--http")?;
+            remarks.extend(listen.remark(address));
+            http = Some((listener, address));
+        }
+        let mut peers = None;
+        if let Some(listen) = config.cluster.as_ref().and_then(|cluster| cluster.peers) {
+            let listener = listen.open(sockets.peers, "--peers")?;
+            let address = address_of(&listener, listen, "--peers")?;
+            peers = Some((listener, address));
+        }
         let mut https = None;
         if let Some(listen) = config.https {
             let listener = listen.open(sockets.https, "--https")?;
@@ -159,7 +185,7 @@ impl Supervisor {
             https = Some((listener, address));
         }
         let arguments = Vec::new();
-        Ok(Self { config, directory, listener, http, https, remarks, earlier, proxy, arguments })
+        Ok(Self { config, directory, http, https, peers, remarks, earlier, proxy, arguments })
     }
 
     /// Further arguments for the ingress, as `rung ingress` takes them.
@@ -170,8 +196,13 @@ impl Supervisor {
     }
 
     /// Where requests are served.
-    pub fn http(&self) -> SocketAddr {
-        self.http
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Where requests of other machines come in.
+    pub fn peers(&self) -> Option<SocketAddr> {
+        self.peers.as_ref().map(|(_, address)| *address)
     }
 
     /// Where requests over TLS are served, if they are.
@@ -234,15 +265,15 @@ impl Supervisor {
     fn start(&self) -> io::Result<(Child, tokio::net::unix::pipe::Receiver)> {
         let (sender, receiver) = tokio::net::unix::pipe::pipe()?;
         let sender = sender.into_blocking_fd()?;
-        let listen = self.listener.as_raw_fd();
         let ready = sender.as_raw_fd();
         let mut command = Command::new(&self.config.program);
         command
             .arg("ingress")
-            .args(["--listen-fd", &listen.to_string(), "--ready-fd", &ready.to_string()])
+            .args(["--ready-fd", &ready.to_string()])
             .arg("--data")
             .arg(&self.directory)
-            .args(["--api", &self.config.api.to_string(), "--proxy", PROXY_NAMES[self.proxy]])
+            .args(["--proxy", &proxy_name(&self.config, self.proxy)])
+            .args(self.config.api.iter().flat_map(|api| ["--api".to_owned(), api.to_string()]))
             .args(["--threads", &self.config.threads.max(1).to_string()])
             .args(&self.arguments)
             .stdin(Stdio::null())
@@ -251,10 +282,17 @@ impl Supervisor {
             // Ctrl-C is for the supervisor, which drains it in order.
             .process_group(0)
             .kill_on_drop(false);
-        let mut descriptors = vec![listen, ready];
-        if let Some((listener, _)) = &self.https {
-            command.args(["--https-fd", &listener.as_raw_fd().to_string()]);
-            descriptors.push(listener.as_raw_fd());
+        if let Some(cluster) = &self.config.cluster {
+            command.arg("--trust-dir").arg(&cluster.trust);
+        }
+        let mut descriptors = vec![ready];
+        for (option, socket) in
+            [("--listen-fd", &self.http), ("--https-fd", &self.https), ("--peer-fd", &self.peers)]
+        {
+            if let Some((listener, _)) = socket {
+                command.args([option, &listener.as_raw_fd().to_string()]);
+                descriptors.push(listener.as_raw_fd());
+            }
         }
         pass_on(&mut command, descriptors);
         let child = command.spawn()?;
@@ -281,10 +319,13 @@ impl Supervisor {
         let ended = tokio::select! {
             is_ready = is_ready => {
                 if is_ready {
-                    say(match &self.https {
-                        Some((_, https)) => format!("the ingress serves on {}, with TLS on {https}", self.http),
-                        None => format!("the ingress serves on {}", self.http),
-                    });
+                    match (&self.http, &self.https) {
+                        (Some((_, http)), Some((_, https))) => {
+                            say(format!("the ingress serves on {http}, with TLS on {https}"));
+                        }
+                        (Some((_, http)), None) => say(format!("the ingress serves on {http}")),
+                        (None, _) => say("the node's proxy serves other machines".into()),
+                    }
                     self.relieve_earlier(say);
                 }
                 child.wait().await
@@ -381,14 +422,24 @@ struct Living {
 struct Sockets {
     http: Vec<TcpListener>,
     https: Vec<TcpListener>,
+    peers: Vec<TcpListener>,
 }
 
 fn meet(directory: &Path) -> io::Result<Living> {
     let control = Control::connect(directory)?;
     let status = control.status()?;
     let mut http = control.listeners()?;
+    let peers = http.split_off(http.len().saturating_sub(status.peers));
     let https = http.split_off(http.len().saturating_sub(status.https));
-    Ok(Living { control, sockets: Sockets { http, https }, status })
+    Ok(Living { control, sockets: Sockets { http, https, peers }, status })
+}
+
+/// Names tell proxies apart in the whole cluster.
+fn proxy_name(config: &SupervisorConfig, which: usize) -> String {
+    match &config.cluster {
+        Some(cluster) => format!("{}.{}", cluster.node, PROXY_NAMES[which]),
+        None => PROXY_NAMES[which].to_owned(),
+    }
 }
 
 fn address_of(

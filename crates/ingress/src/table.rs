@@ -1,12 +1,14 @@
 //! The routing table: from host and path to a service's instances. Immutable; a new one replaces it whole.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rung_model::{Absence, Hold, InstanceId, Protocol, RouteDocument};
 
 use crate::balance::{Registry, ServiceLoad, Target};
+use crate::cluster::Cluster;
 use crate::slots::SlotSet;
 
 /// A service as requests see it.
@@ -38,6 +40,8 @@ pub(crate) struct Table {
     /// Set when there is exactly one app, other environments aside: it answers to addresses and `localhost` too.
     only: Option<Arc<AppRoutes>>,
     routed: SlotSet,
+    /// Where instances of this machine listen that get requests, for those of other machines.
+    local: HashMap<InstanceId, SocketAddr>,
 }
 
 impl Table {
@@ -48,17 +52,23 @@ impl Table {
             wildcards: HashMap::new(),
             only: None,
             routed: SlotSet::default(),
+            local: HashMap::new(),
         }
     }
 
     /// Builds a table. Where two apps claim one host the first by name keeps it, so that every proxy agrees.
-    pub(crate) fn build(version: u64, documents: &[RouteDocument], registry: &mut Registry) -> Self {
+    pub(crate) fn build(
+        version: u64,
+        documents: &[RouteDocument],
+        registry: &mut Registry,
+        cluster: Option<&Cluster>,
+    ) -> Self {
         let mut table = Self { version, ..Self::empty() };
         let mut sorted: Vec<&RouteDocument> = documents.iter().collect();
         sorted.sort_by(|a, b| a.app.cmp(&b.app));
         let in_production = sorted.iter().filter(|document| document.app.is_in_production()).count();
         for document in &sorted {
-            let routes = Arc::new(table.app_routes(document, registry));
+            let routes = Arc::new(table.app_routes(document, registry, cluster));
             for host in &document.hosts {
                 let host = host.to_ascii_lowercase();
                 match host.strip_prefix('*') {
@@ -80,17 +90,27 @@ impl Table {
         table
     }
 
-    fn app_routes(&mut self, document: &RouteDocument, registry: &mut Registry) -> AppRoutes {
+    fn app_routes(
+        &mut self,
+        document: &RouteDocument,
+        registry: &mut Registry,
+        cluster: Option<&Cluster>,
+    ) -> AppRoutes {
         let app = document.app.as_str();
         let mut services = HashMap::new();
         for (name, backend) in &document.backends {
             let load = registry.service(app, name.as_str());
             let target = |endpoint: &rung_model::Endpoint| Target {
                 address: endpoint.address,
+                relay: cluster.and_then(|cluster| cluster.relay(endpoint)).map(Arc::new),
                 weight: endpoint.weight,
                 load: registry.routed(&endpoint.instance, &load),
             };
             let targets: Vec<Target> = backend.endpoints.iter().map(target).collect();
+            if let Some(cluster) = cluster {
+                let here = backend.endpoints.iter().filter(|endpoint| cluster.is_here(endpoint));
+                self.local.extend(here.map(|endpoint| (endpoint.instance.clone(), endpoint.address)));
+            }
             self.routed.extend(targets.iter().map(|target| target.load.slot));
             let service = Service {
                 targets,
@@ -119,6 +139,10 @@ impl Table {
 
     pub(crate) fn is_routed(&self, slot: u64) -> bool {
         self.routed.contains(&slot)
+    }
+
+    pub(crate) fn local_address(&self, instance: &InstanceId) -> Option<SocketAddr> {
+        self.local.get(instance).copied()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -258,7 +282,7 @@ mod tests {
             &[("/*", "web"), ("/api/*", "api"), ("/api/admin/*", "admin"), ("/api/up", "up")],
         );
         let wild = document("wild", &["*.example.com"], &[("/*", "web")]);
-        let table = Table::build(1, &[wild, shop], &mut Registry::new());
+        let table = Table::build(1, &[wild, shop], &mut Registry::new(), None);
         for (host, path, service) in [
             ("shop.example.com", "/", "shop/web"),
             ("shop.example.com.", "/x", "shop/web"),
@@ -283,8 +307,12 @@ mod tests {
 
     #[test]
     fn a_lone_app_answers_to_addresses_too_but_not_to_strange_names() {
-        let table =
-            Table::build(1, &[document("shop", &["shop.localhost"], &[("/*", "web")])], &mut Registry::new());
+        let table = Table::build(
+            1,
+            &[document("shop", &["shop.localhost"], &[("/*", "web")])],
+            &mut Registry::new(),
+            None,
+        );
         for host in ["localhost", "127.0.0.1", "[::1]"] {
             assert_eq!(found(&table, host, "/"), "shop/web", "{host} did not reach the only app");
         }

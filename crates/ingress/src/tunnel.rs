@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::stream::ClientStream;
 use crate::timer::Timer;
+use crate::upstream::Upstream;
 use crate::worker::Worker;
 
 /// A WebSocket may be silent for hours; the kernel finds out whether the other side is still there.
@@ -21,7 +22,7 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 pub(crate) async fn tunnel<S: ClientStream>(
     worker: &Worker,
     client: &mut S,
-    mut instance: TcpStream,
+    mut instance: Upstream,
     timer: &Timer,
     head: &[u8],
     leftover: &[u8],
@@ -42,7 +43,7 @@ pub(crate) async fn tunnel<S: ClientStream>(
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
     };
     client.with_socket(look_after);
-    look_after(&instance);
+    instance.socket(look_after);
     let mut copy = pin!(tokio::io::copy_bidirectional(client, &mut instance));
     let mut in_grace = false;
     let copied = poll_fn(|cx| {

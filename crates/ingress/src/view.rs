@@ -317,6 +317,8 @@ mod tests {
 
     fn endpoint(id: &str) -> Endpoint {
         Endpoint {
+            node: None,
+            proxy: None,
             instance: InstanceId::new(id).unwrap(),
             address: "127.0.0.1:20000".parse().unwrap(),
             release: ReleaseNumber(1),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rung_model::{Hold, Protocol};
+use rung_model::{Hold, InstanceId, Protocol};
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
@@ -20,6 +20,7 @@ use crate::access_log::{AccessLog, LocalLog};
 use crate::balance::{InFlight, RetryBudget, ServiceLoad, Tried, pick};
 use crate::buffer::BufferPool;
 use crate::certificates::Certificates;
+use crate::cluster::Cluster;
 use crate::config::{Config, Limits, TrustedProxies};
 use crate::error_page::Failure;
 use crate::exchange::is_out_of_descriptors;
@@ -27,11 +28,13 @@ use crate::forward::serve;
 use crate::handshake::serve_tls;
 use crate::head::Request;
 use crate::http2::Connections;
+use crate::peer::{PeerDoor, serve_peer};
 use crate::pool::Pool;
 use crate::stream::Scheme;
 use crate::table::Table;
 use crate::timer::{TICK, Timers};
 use crate::view::NEVER_AGAIN;
+use crate::upstream::Relay;
 
 /// Before the next try when descriptors ran out: some requests end in that time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -72,16 +75,25 @@ impl Https {
     }
 }
 
+/// Who comes in by a listening socket, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    Http,
+    Https,
+    /// Other machines of the cluster.
+    Peers,
+}
+
 /// A listening socket and what its connections begin with.
 #[derive(Debug)]
 pub(crate) struct Listening {
-    pub(crate) scheme: Scheme,
+    pub(crate) entrance: Entrance,
     pub(crate) socket: TcpListener,
 }
 
 impl Listening {
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { scheme: self.scheme, socket: self.socket.try_clone()? })
+        Ok(Self { entrance: self.entrance, socket: self.socket.try_clone()? })
     }
 }
 
@@ -90,6 +102,9 @@ impl Listening {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     https: Option<Https>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    /// Where other machines' requests come in.
+    peers: Option<Arc<PeerDoor>>,
     /// Open client connections, in all threads, and how many there may be.
     open: AtomicUsize,
     open_max: usize,
@@ -98,12 +113,32 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, https: Option<Https>, open_max: usize) -> Self {
-        Self { config, https, open: AtomicUsize::new(0), open_max, knows_routes: AtomicBool::new(false) }
+    pub(crate) fn new(
+        config: Config,
+        https: Option<Https>,
+        cluster: Option<Arc<Cluster>>,
+        open_max: usize,
+    ) -> Self {
+        let peers = cluster
+            .as_ref()
+            .map(|cluster| Arc::new(PeerDoor::new(cluster.identity.clone(), cluster.members.clone())));
+        Self {
+            config,
+            https,
+            cluster,
+            peers,
+            open: AtomicUsize::new(0),
+            open_max,
+            knows_routes: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn https(&self) -> Option<&Https> {
         self.https.as_ref()
+    }
+
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_deref()
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -143,6 +178,7 @@ pub(crate) struct Worker {
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub(crate) address: SocketAddr,
+    pub(crate) relay: Option<Arc<Relay>>,
     pub(crate) in_flight: InFlight,
     pub(crate) response_timeout: Duration,
     pub(crate) protocol: Protocol,
@@ -176,6 +212,10 @@ impl Worker {
         self.draining.get()
     }
 
+    pub(crate) fn local_address(&self, instance: &InstanceId) -> Option<SocketAddr> {
+        self.table.borrow().local_address(instance)
+    }
+
     pub(crate) fn is_routed(&self, slot: u64) -> bool {
         self.table.borrow().is_routed(slot)
     }
@@ -195,7 +235,8 @@ impl Worker {
         };
         match (pick(&service.targets, tried), service.hold) {
             (Some(target), _) => Choice::Target(Chosen {
-                address: target.address,
+                address: target.relay.as_ref().map_or(target.address, |relay| relay.address),
+                relay: target.relay.clone(),
                 in_flight: InFlight::begin(&target.load),
                 response_timeout: service.response_timeout,
                 protocol: service.protocol,
@@ -279,7 +320,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         let mut accepting = Vec::new();
         for listener in listeners {
             let socket = tokio::net::TcpListener::from_std(listener.socket)?;
-            accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener.scheme, socket)));
+            accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener.entrance, socket)));
         }
         let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
         for task in accepting {
@@ -350,7 +391,7 @@ impl Drop for OpenConnection {
     }
 }
 
-async fn accept(worker: Rc<Worker>, scheme: Scheme, listener: tokio::net::TcpListener) {
+async fn accept(worker: Rc<Worker>, entrance: Entrance, listener: tokio::net::TcpListener) {
     loop {
         if worker.shared.open() >= worker.shared.open_max {
             // They wait in the kernel's queue rather than failing here.
@@ -359,7 +400,7 @@ async fn accept(worker: Rc<Worker>, scheme: Scheme, listener: tokio::net::TcpLis
         }
         match listener.accept().await {
             Ok((stream, peer)) => {
-                begin(&worker, scheme, stream, peer.ip());
+                begin(&worker, entrance, stream, peer.ip());
                 // The other threads get their share of a burst.
                 tokio::task::yield_now().await;
             }
@@ -379,22 +420,32 @@ async fn accept(worker: Rc<Worker>, scheme: Scheme, listener: tokio::net::TcpLis
 }
 
 /// Serves a connection in a task of its own.
-fn begin(worker: &Rc<Worker>, scheme: Scheme, stream: TcpStream, peer: IpAddr) {
+fn begin(worker: &Rc<Worker>, entrance: Entrance, stream: TcpStream, peer: IpAddr) {
     // Without it the last part of an answer waits for an acknowledgement; a failure costs only that.
     let _ = stream.set_nodelay(true);
     let open = OpenConnection::new(worker.clone());
-    match worker.https().filter(|_| scheme == Scheme::Https) {
-        None => drop(tokio::task::spawn_local(async move {
-            serve(open.0.clone(), stream, peer).await;
-            drop(open);
-        })),
-        Some(https) => {
+    let shared = worker.shared.clone();
+    match (entrance, worker.https(), &shared.peers) {
+        (Entrance::Peers, _, Some(door)) => {
+            let door = door.clone();
+            drop(tokio::task::spawn_local(async move {
+                serve_peer(open.0.clone(), door, stream).await;
+                drop(open);
+            }));
+        }
+        (Entrance::Https, Some(https), _) => {
             let tls = https.tls.clone();
             drop(tokio::task::spawn_local(async move {
                 serve_tls(open.0.clone(), tls, stream, peer).await;
                 drop(open);
             }));
         }
+        (Entrance::Http, _, _) => drop(tokio::task::spawn_local(async move {
+            serve(open.0.clone(), stream, peer).await;
+            drop(open);
+        })),
+        // Such a socket is not listened on without what it needs.
+        (Entrance::Peers | Entrance::Https, _, _) => {}
     }
 }
 

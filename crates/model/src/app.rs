@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AppName, DeploymentNumber, Digest, ReleaseNumber, SecretName, ServiceName};
+use crate::ids::{
+    AppName, DeploymentNumber, Digest, NodeId, ReleaseNumber, SecretName, ServiceName, VolumeName,
+};
 
 /// The desired state of one app, at `apps/<app>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -33,6 +35,9 @@ pub struct App {
     /// Release commands that ran to success, each with its artifact, oldest first, bounded: none is run twice for the same.
     #[serde(default, deserialize_with = "one_or_many")]
     pub migrated: Vec<Migrated>,
+    /// The node that each volume is on, from its first use: data does not move by itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<VolumeName, NodeId>,
     /// Set by `rung destroy`: everything of the app is stopped, then the app is forgotten.
     #[serde(default)]
     pub destroying: Option<Destroying>,
@@ -76,6 +81,7 @@ impl App {
             scale: BTreeMap::new(),
             config: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             succeeded: Vec::new(),
             migrated: Vec::new(),
             destroying: None,

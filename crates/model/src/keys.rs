@@ -16,6 +16,8 @@ pub const TOKENS: &str = "tokens/";
 pub const BUILDS: &str = "builds/";
 /// Which machines belong to the cluster, and by which key each is known.
 pub const MEMBERS: &str = "members/";
+/// Join tokens that were given out, by their names; only hashes of their secrets.
+pub const JOIN_TOKENS: &str = "join-tokens/";
 /// The cluster's certificate authority, its key sealed.
 pub const AUTHORITY: &str = "cluster/authority";
 /// Leased by the leader; the revision that created it is the fencing token of every write of the leader.
@@ -51,6 +53,10 @@ pub fn assign(node: &NodeId) -> String {
 
 pub fn observed(node: &NodeId) -> String {
     format!("{OBSERVED}{node}")
+}
+
+pub fn join_token(name: &str) -> String {
+    format!("{JOIN_TOKENS}{name}")
 }
 
 pub fn member(node: &NodeId) -> String {

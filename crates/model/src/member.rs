@@ -15,4 +15,7 @@ pub struct Member {
     pub key: String,
     #[schema(value_type = String, format = DateTime)]
     pub joined: Timestamp,
+    /// Of a server: where its API is reached from other machines, `https://10.0.0.1:7864`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
 }

@@ -1,5 +1,8 @@
 //! Nodes: machines that run instances.
 
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::NodeId;
@@ -11,6 +14,20 @@ pub struct Node {
     /// Counted from 1 in the order of joining; its letters (`a`, `b`, …, `aa`) are part of instance ids.
     pub number: u32,
     pub facts: NodeFacts,
+    /// Set while it is to run nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+}
+
+/// A node is being emptied, or was, and is kept so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Drain {
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// From then on what can't be moved is stopped.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub deadline: Option<Timestamp>,
+    pub by: String,
 }
 
 impl Node {
@@ -69,8 +86,12 @@ impl std::str::FromStr for NodeRole {
 /// What an agent says of its machine when it registers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeFacts {
-    /// Where the agent's own API (logs, terminals) is reached: `unix:/path/agent.sock`.
+    /// Where the agent's own API (logs, terminals) is reached: `unix:/path/agent.sock`, `https://10.0.0.2:7865`.
     pub agent: String,
+    /// Where the node's proxy takes requests of other machines for its instances; `None`: it is alone.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub proxy: Option<SocketAddr>,
     pub version: String,
     pub cpu_millis: u64,
     pub memory_bytes: u64,
@@ -98,12 +119,13 @@ mod tests {
         let letters = |number| {
             let facts = NodeFacts {
                 agent: String::new(),
+                proxy: None,
                 version: String::new(),
                 cpu_millis: 0,
                 memory_bytes: 0,
                 isolation: Vec::new(),
             };
-            Node { id: NodeId::new("n").unwrap(), number, facts }.letters()
+            Node { id: NodeId::new("n").unwrap(), number, facts, drain: None }.letters()
         };
         assert_eq!(letters(1), "a");
         assert_eq!(letters(26), "z");

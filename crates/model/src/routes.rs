@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::generation::Generation;
-use crate::ids::{AppName, InstanceId, ReleaseNumber, ServiceName};
+use crate::ids::{AppName, InstanceId, NodeId, ReleaseNumber, ServiceName};
 
 /// At `routes/<app>`: whole, with a generation; a proxy refuses an older one.
 ///
@@ -90,6 +90,13 @@ pub struct Endpoint {
     #[schema(value_type = String)]
     pub address: SocketAddr,
     pub release: ReleaseNumber,
+    /// The node that it runs on. For a proxy elsewhere `address` means nothing, and `proxy` is the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// Where that node's proxy takes requests of other machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub proxy: Option<SocketAddr>,
     /// Share of new requests relative to the other endpoints' weights.
     pub weight: u32,
 }

@@ -115,6 +115,12 @@ impl<'a> Draft<'a> {
         changed.filter(|release| release.number == number).or_else(|| self.input.world.release(app, number))
     }
 
+    /// A drain's deadline has come: what is still there ends, whether or not it runs elsewhere.
+    pub(crate) fn is_forced_out(&self, node: &NodeId) -> bool {
+        let drain = self.input.world.nodes.get(node).and_then(|held| held.value.drain.as_ref());
+        drain.and_then(|drain| drain.deadline).is_some_and(|deadline| deadline <= self.input.clock.wall)
+    }
+
     pub(crate) fn assignment(&self, node: &NodeId) -> Option<&Assignment> {
         self.assignments.get(node).or_else(|| self.input.world.assignments.get(node).map(|held| &held.value))
     }

@@ -9,6 +9,7 @@
 //! - [`world`]: the index of the store, kept by its events; equal to one that is built from scratch.
 //! - [`rollout`]: moves each deployment on by its phases.
 //! - [`reconcile`]: gives each service its instances, and ends those that are not wanted, in the handoff's order.
+//! - [`liveness`]: which nodes are lost, by what their agents let be heard.
 //! - [`schedule`]: chooses the node, or says for each node why not.
 //! - [`routes`]: which instances get requests.
 //! - [`jobs`]: which scheduled times have come, and what becomes of each.
@@ -19,6 +20,7 @@
 mod draft;
 mod fleet;
 pub mod jobs;
+pub mod liveness;
 pub mod proxies;
 pub mod reconcile;
 pub mod rollout;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rung_model::{AppName, DeploymentNumber, InstanceId, JobName, ReleaseNumber, RunId};
 
+pub use liveness::Liveness;
 pub use proxies::{Proxies, Proxy};
 pub use schedule::Waiting;
 pub use world::{Held, World};
@@ -44,6 +47,7 @@ use crate::draft::Draft;
 pub struct Input<'a> {
     pub world: &'a World,
     pub proxies: &'a Proxies,
+    pub liveness: &'a Liveness,
     pub clock: Clock,
 }
 
@@ -100,6 +104,7 @@ pub struct Write {
 /// Makes the next plan.
 pub fn plan(input: Input<'_>, progress: &mut Progress) -> Plan {
     let mut draft = Draft::new(input, progress);
+    await_drains(&mut draft);
     for app in input.world.apps.keys() {
         rollout::advance_deployment(&mut draft, app);
         reconcile::reconcile_app(&mut draft, app);
@@ -111,4 +116,15 @@ pub fn plan(input: Input<'_>, progress: &mut Progress) -> Plan {
     reconcile::forget_destroyed_apps(&mut draft);
     reconcile::forget_old_history(&mut draft);
     draft.into_plan()
+}
+
+/// A drain's deadline is a time to look.
+fn await_drains(draft: &mut Draft<'_>) {
+    let clock = draft.input.clock;
+    let drains = draft.input.world.nodes.values().filter_map(|held| held.value.drain.as_ref());
+    let deadlines = drains.filter_map(|drain| drain.deadline).filter(|deadline| *deadline > clock.wall);
+    if let Some(next) = deadlines.min() {
+        let left = Duration::try_from(next.duration_since(clock.wall)).unwrap_or_default();
+        draft.wake_at(clock.elapsed + left);
+    }
 }

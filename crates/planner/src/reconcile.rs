@@ -14,13 +14,13 @@ use rung_model::app::Destroying;
 use rung_model::appfile::Service;
 use rung_model::{
     AppName, AssignedInstance, Assignment, DeploymentNumber, Intent, JobName, NodeId, Phase, ReleaseNumber,
-    Run, RunId, RunKind, RunOutcome, RunState, ServiceName, keys,
+    Run, RunId, RunKind, RunOutcome, RunState, ServiceName, VolumeName, keys,
 };
 
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing, members};
 use crate::jobs::{is_held_back, missed_its_deadline, replacement};
-use crate::schedule::{Refusal, Waiting, choose_node};
+use crate::schedule::{Refusal, Waiting, choose_node, pinned_to, unusable};
 use crate::world::World;
 
 /// Which cohort shall serve an app, which one waits behind it, and by which release.
@@ -112,10 +112,14 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
     let all = members(draft, app, service);
     let exclusive = is_exclusive(draft, app, service, declared.as_ref(), &all);
     let mut kinds = Kinds { exclusive, ..Kinds::default() };
+    let mut moving = Vec::new();
     for member in all {
         let of =
             |cohort: Option<DeploymentNumber>| cohort == Some(member.cohort) && member.intent == Intent::Run;
-        if declared.is_some() && of(aim.map(|aim| aim.cohort)) {
+        let is_wanted = declared.is_some() && of(aim.map(|aim| aim.cohort));
+        if is_wanted && unusable(draft, &member.node).is_some() {
+            moving.push(member);
+        } else if is_wanted {
             kinds.wanted.push(member);
         } else if !exclusive && of(aim.and_then(|aim| aim.standby)) {
             kinds.standby.push(member);
@@ -123,11 +127,50 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
             kinds.leaving.push(member);
         }
     }
+    if let Some(declared) = &declared {
+        move_away(draft, app, service, declared, moving, &mut kinds, desired);
+    }
     // Too many are wanted: the healthy stay, and of these the oldest.
     kinds.wanted.sort_by_key(|member| !member.is_healthy());
     let surplus = kinds.wanted.split_off(kinds.wanted.len().min(desired as usize));
     kinds.leaving.extend(surplus);
     kinds
+}
+
+/// What runs on a node that is lost or shall be emptied makes way for instances elsewhere, which are started first.
+///
+/// With a port, routes see to it that the old one serves until the new one does. Without one it stays until enough others
+/// are healthy. An exclusive one stays as long as there is no other place for it: its end comes before the new beginning.
+fn move_away(
+    draft: &Draft<'_>,
+    app: &AppName,
+    service: &ServiceName,
+    declared: &Service,
+    moving: Vec<Member>,
+    kinds: &mut Kinds,
+    desired: u32,
+) {
+    let healthy = kinds.wanted.iter().filter(|member| member.is_healthy()).count();
+    for member in moving {
+        let forced = draft.is_forced_out(&member.node);
+        if kinds.exclusive && !forced && choose_node(draft, app, service, declared).is_err() {
+            kinds.wanted.push(member);
+        } else if kinds.exclusive || forced || declared.port || healthy >= desired as usize {
+            kinds.leaving.push(member);
+        } else {
+            kinds.standby.push(member);
+        }
+    }
+}
+
+/// Remembers where volumes are, from the first instance that uses them.
+fn pin_volumes(draft: &mut Draft<'_>, app: &AppName, declared: &Service, node: &NodeId) {
+    let unknown = |volume: &&VolumeName| !draft.app(app).volumes.contains_key(*volume);
+    let unknown: Vec<VolumeName> = declared.mounts.keys().filter(unknown).cloned().collect();
+    if !unknown.is_empty() {
+        let pins = unknown.into_iter().map(|volume| (volume, node.clone()));
+        draft.change_app(app).volumes.extend(pins);
+    }
 }
 
 /// Gives every service of the app its instances.
@@ -148,7 +191,15 @@ fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, ki
     let Some(declared) = declared(draft, app, Some(aim), service) else { return };
     let desired = desired_count(draft, app, service, &declared);
     let missing = desired.saturating_sub(kinds.wanted.len() as u32);
+    if let Some(member) = kinds.wanted.first() {
+        let node = member.node.clone();
+        pin_volumes(draft, app, &declared, &node);
+    }
     if missing == 0 {
+        let stays = kinds.wanted.iter().any(|member| unusable(draft, &member.node).is_some());
+        if stays && let Err(reasons) = choose_node(draft, app, service, &declared) {
+            draft.wait_for(Waiting { app: app.clone(), service: service.clone(), instances: 1, reasons });
+        }
         return;
     }
     if kinds.exclusive && !kinds.leaving.is_empty() {
@@ -158,8 +209,9 @@ fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, ki
         return;
     }
     for placed in 0..missing {
-        match choose_node(draft, &declared) {
+        match choose_node(draft, app, service, &declared) {
             Ok(node) => {
+                pin_volumes(draft, app, &declared, &node);
                 let instance = AssignedInstance {
                     app: app.clone(),
                     service: service.clone(),
@@ -239,6 +291,14 @@ fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
         let replacement = replacement(draft, run);
         let unwanted = run.cancelled || destroying || abandoned || replacement.is_some();
         match &run.node {
+            Some(node) if !world.nodes.contains_key(node) => {
+                let reason = format!("its node {node} was taken out of the cluster");
+                end_unplaced(
+                    draft,
+                    run,
+                    RunOutcome::Failed { reason, exit_code: None, log_tail: Vec::new() },
+                );
+            }
             Some(node) if unwanted => cancel(draft, node, &run.id),
             Some(_) => {}
             None if !draft.has_room_for_runs() => {}
@@ -254,7 +314,7 @@ fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
             }
             None if is_held_back(draft, run) => {}
             None => {
-                let node = node_with_fewest_runs(draft).filter(|node| draft.has_room_for_run(node, run));
+                let node = node_with_fewest_runs(draft, run).filter(|node| draft.has_room_for_run(node, run));
                 let Some(node) = node else { continue };
                 let placed = Run { node: Some(node.clone()), ..run.clone() };
                 draft.change_assignment(&node).runs.insert(run.id.clone(), placed.clone());
@@ -279,8 +339,16 @@ fn cancel(draft: &mut Draft<'_>, node: &NodeId, run: &RunId) {
     }
 }
 
-fn node_with_fewest_runs(draft: &Draft<'_>) -> Option<NodeId> {
-    let nodes = draft.input.world.nodes.keys();
+/// Of those that take something new; where its volumes are, when it may use some.
+fn node_with_fewest_runs(draft: &Draft<'_>, run: &Run) -> Option<NodeId> {
+    let file =
+        run.release().and_then(|release| draft.release(&run.app, release)).map(|release| &release.file);
+    let pinned = file.and_then(|file| match run.of_job() {
+        Some(of) => pinned_to(draft, &run.app, file.jobs.get(&of.job)?.mounts.keys()),
+        None => pinned_to(draft, &run.app, file.services.values().flat_map(|service| service.mounts.keys())),
+    });
+    let nodes = draft.input.world.nodes.keys().filter(|node| unusable(draft, node).is_none());
+    let nodes = nodes.filter(|node| pinned.as_ref().is_none_or(|(_, at)| at == *node));
     nodes.min_by_key(|node| draft.assignment(node).map_or(0, |assignment| assignment.runs.len())).cloned()
 }
 

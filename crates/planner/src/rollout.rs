@@ -353,7 +353,8 @@ fn explain_lateness(
     if let Some(why) = observed.and_then(|observed| observed.reason.as_ref()) {
         reason = format!("{reason}; {why}");
     } else if late.assigned < late.desired
-        && let Err(refusals) = choose_node(draft, &release.file.services[&late.service])
+        && let Err(refusals) =
+            choose_node(draft, &release.app, &late.service, &release.file.services[&late.service])
     {
         for (node, refusal) in refusals {
             reason = format!("{reason}; {node}: {refusal}");

@@ -73,7 +73,8 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
         // It goes with the success of the deployment that has it no more.
         None => kinds.standby.len() as u32,
     };
-    let mut endpoints: Vec<Endpoint> = kinds.wanted.iter().filter_map(routable).collect();
+    let mut endpoints: Vec<Endpoint> =
+        kinds.wanted.iter().filter_map(|member| routable(draft, member)).collect();
     if !kinds.exclusive {
         endpoints.extend(still_needed(draft, app, kinds, desired as usize));
     }
@@ -81,7 +82,7 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
     let others = kinds.standby.iter().chain(&kinds.leaving);
     let draining = others
         .filter(|member| member.intent == Intent::Run && member.routing != Routing::Absent && !named(member))
-        .filter_map(endpoint)
+        .filter_map(|member| endpoint(draft, member))
         .collect();
     let (absence, explanation) =
         if endpoints.is_empty() { explain(service, kinds, desired) } else { Default::default() };
@@ -132,24 +133,34 @@ fn still_needed(draft: &Draft<'_>, app: &AppName, kinds: &Kinds, desired: usize)
         .standby
         .iter()
         .chain(&kinds.leaving)
-        .filter(|member| member.intent == Intent::Run)
+        .filter(|member| member.intent == Intent::Run && !draft.is_forced_out(&member.node))
         .partition(|member| member.routing == Routing::Routed);
     let kept =
         if standing_in < desired { desired.max(kinds.standby.len()).saturating_sub(standing_in) } else { 0 };
-    let mut needed: Vec<Endpoint> = routed.into_iter().filter_map(routable).take(kept).collect();
+    let mut needed: Vec<Endpoint> =
+        routed.into_iter().filter_map(|member| routable(draft, member)).take(kept).collect();
     let short_by = desired.saturating_sub(healthy.count() + needed.len());
     let is_standby = |member: &&Member| kinds.standby.iter().any(|standby| standby.id == member.id);
-    needed.extend(warm.into_iter().filter(is_standby).filter_map(routable).take(short_by));
+    needed.extend(
+        warm.into_iter().filter(is_standby).filter_map(|member| routable(draft, member)).take(short_by),
+    );
     needed
 }
 
-fn routable(member: &Member) -> Option<Endpoint> {
-    if member.is_healthy() { endpoint(member) } else { None }
+fn routable(draft: &Draft<'_>, member: &Member) -> Option<Endpoint> {
+    if member.is_healthy() { endpoint(draft, member) } else { None }
 }
 
-fn endpoint(member: &Member) -> Option<Endpoint> {
+fn endpoint(draft: &Draft<'_>, member: &Member) -> Option<Endpoint> {
     let address = member.observed.as_ref()?.endpoint?;
-    Some(Endpoint { instance: member.id.clone(), address, release: member.release, weight: WEIGHT })
+    Some(Endpoint {
+        instance: member.id.clone(),
+        address,
+        release: member.release,
+        node: Some(member.node.clone()),
+        proxy: draft.input.world.nodes.get(&member.node).and_then(|held| held.value.facts.proxy),
+        weight: WEIGHT,
+    })
 }
 
 /// For the error page: why nobody can answer.

@@ -19,3 +19,12 @@ pub fn of_this_machine(listening: IpAddr) -> Vec<IpAddr> {
     addresses.dedup();
     addresses
 }
+
+/// The one under which others shall reach this machine: what was said, what is listened on, or the first of a network.
+pub fn advertised(said: Option<IpAddr>, listening: IpAddr) -> IpAddr {
+    let of_a_network = |ip: &&IpAddr| !ip.is_loopback() && ip.is_ipv4();
+    said.unwrap_or_else(|| {
+        let all = of_this_machine(listening);
+        all.iter().find(of_a_network).or_else(|| all.first()).copied().unwrap_or(listening)
+    })
+}

@@ -5,7 +5,9 @@
 
 mod addresses;
 mod data;
+mod join;
 mod known;
+mod membership;
 mod node_name;
 mod service;
 mod up;
@@ -39,6 +41,10 @@ fn run_command(cli: Cli) -> ExitCode {
         Command::Up(up) => {
             write_log("warn");
             up::run(&cli.global, &up)
+        }
+        Command::Join(args) => {
+            write_log("warn");
+            join::run(&cli.global, &args)
         }
         Command::Upgrade(upgrade) => upgrade::ask(&cli.global, &upgrade),
         Command::Service(ServiceCommand::Install(install)) => service::install(&cli.global, &install),

@@ -23,18 +23,17 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::addresses;
 use crate::data::Data;
-use crate::upgrade;
+use crate::{addresses, join, upgrade};
 
 /// How many ports after the usual one are tried when nobody asked for a certain one.
-const PORTS_TRIED: u16 = 50;
+pub(crate) const PORTS_TRIED: u16 = 50;
 
 /// Server and agent wait most of the time; the second worker keeps one slow request from stopping the rest.
-const WORKERS: usize = 2;
+pub(crate) const WORKERS: usize = 2;
 
 /// What a graceful stop may take beyond the instances' own grace, before the process ends anyway.
-const STOP_MARGIN: Duration = Duration::from_secs(120);
+pub(crate) const STOP_MARGIN: Duration = Duration::from_secs(120);
 
 /// A stop that takes longer says what it waits for.
 const SLOW: Duration = Duration::from_secs(1);
@@ -125,15 +124,18 @@ impl Platform {
         let socket = Address::Unix(data.api_socket());
         let tcp = listen_for_api(up.api.as_deref()).await?;
         let api = tcp.local_addr()?;
+        // One machine alone pays for none of it.
+        let is_cluster = !api.ip().is_loopback();
         let supervisor = Supervisor::bind(SupervisorConfig {
             program: program.clone(),
-            http: listen_on("--http", up.http.as_deref(), UpArgs::HTTP)?,
+            http: Some(listen_on("--http", up.http.as_deref(), UpArgs::HTTP)?),
             https: up
                 .https
                 .as_ref()
                 .map(|said| listen_on("--https", said.as_deref(), UpArgs::HTTPS))
                 .transpose()?,
-            api: socket.clone(),
+            cluster: is_cluster.then(|| join::own_setting(data, &node, api.ip())),
+            api: vec![socket.clone()],
             data: data.ingress(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         })?;
@@ -141,7 +143,7 @@ impl Platform {
             eprintln!("{remark}");
         }
         let https = supervisor.https().zip(supervisor.development_certificate());
-        let http = supervisor.http();
+        let http = supervisor.http().context("the ingress listens nowhere")?;
         let token = data.ensure_token()?;
         let (upgrade_sender, upgrades) = mpsc::channel(1);
         let config = ControlConfig {
@@ -155,13 +157,21 @@ impl Platform {
             upgrades: upgrade_sender,
         };
         let (control, _) = Control::start(config).await.map_err(with_way_out)?;
-        let ca = if api.ip().is_loopback() { None } else { Some(control.ensure_authority().await?) };
-        let door = match ca {
-            None => Door::Plain(tcp),
+        let ca = if is_cluster { Some(control.ensure_authority().await?) } else { None };
+        let (door, outside) = match ca {
+            None => (Door::Plain(tcp), None),
             Some(_) => {
                 let trust = TrustDirectory::new(data.trust());
-                let identity = control.own_identity(trust, addresses::of_this_machine(api.ip())).await?;
-                Door::Tls(Listener::new(tcp, identity, Clients::Anybody, control.members())?)
+                let advertised = addresses::advertised(up.address, api.ip());
+                let mut reached = addresses::of_this_machine(api.ip());
+                reached.push(advertised);
+                let shown = format!("https://{}", SocketAddr::new(advertised, api.port()));
+                let identity = control.own_identity(trust, reached, shown).await?;
+                let members = control.members();
+                let peers = supervisor.peers().context("the node's proxy listens nowhere")?.port();
+                let outside =
+                    join::outside(api.ip(), advertised, peers, identity.clone(), members.clone()).await?;
+                (Door::Tls(Listener::new(tcp, identity, Clients::Anybody, members)?), Some(outside))
             }
         };
         let listeners = Listeners { door, socket: data.api_socket() };
@@ -179,8 +189,9 @@ impl Platform {
             api: client.clone(),
             program,
         };
-        let agent =
-            tokio::spawn(async move { rung_agent::run(config, stopping).await.map_err(anyhow::Error::from) });
+        let agent = tokio::spawn(async move {
+            rung_agent::run(config, outside, stopping).await.map_err(anyhow::Error::from)
+        });
         let file = ServerFile {
             api: shown_api(api, ca),
             token,
@@ -227,7 +238,7 @@ impl Platform {
 }
 
 /// Whoever pressed Ctrl-C and sees nothing happen is told what it is.
-async fn told_when_slow<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(crate) async fn told_when_slow<T>(what: &str, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     if let Ok(done) = tokio::time::timeout(SLOW, &mut work).await {
         return done;
@@ -267,7 +278,7 @@ fn listen_on(option: &str, said: Option<&str>, usual: &str) -> anyhow::Result<Li
     Ok(Listen { address, next_free: said.is_none() })
 }
 
-fn parse_address(option: &str, said: &str) -> anyhow::Result<SocketAddr> {
+pub(crate) fn parse_address(option: &str, said: &str) -> anyhow::Result<SocketAddr> {
     let said = said.trim_start_matches("http://").trim_start_matches("https://").trim_end_matches('/');
     if let Ok(address) = said.parse() {
         return Ok(address);

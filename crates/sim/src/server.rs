@@ -61,12 +61,13 @@ impl Story {
     pub fn join(&mut self) {
         let facts = NodeFacts {
             agent: "unix:agent.sock".into(),
+            proxy: None,
             version: "1".into(),
             cpu_millis: 2000,
             memory_bytes: 1 << 34,
             isolation: Vec::new(),
         };
-        let node = Node { id: self.node.clone(), number: 1, facts };
+        let node = Node { id: self.node.clone(), number: 1, facts, drain: None };
         let value = serde_json::to_vec(&node).expect("documents of the model serialize");
         let put = Op::Put { key: keys::node(&node.id), value, lease: None };
         self.store.txn(&[], vec![put]).expect("the store is empty");

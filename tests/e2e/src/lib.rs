@@ -3,7 +3,7 @@
 //! [`Rung`] starts a platform in a directory of its own, on ports that the kernel chose, and takes everything down
 //! again, whatever happens. [`TestApp`] writes a small application that behaves as badly as a story asks.
 //! [`Load`] asks for it all the time and counts every single outcome, so that "no request was lost" is a count.
-//! [`eventually`] is the one place where anything waits: for a condition that can be observed, with a deadline.
+//! [`Hosts`] makes several machines of network namespaces. [`eventually`] is the one place where anything waits: for a condition that can be observed, with a deadline.
 //!
 //! What this crate does not do: it never looks into the platform's own files or types beyond `rung.json` and the
 //! API's wire types; what a person can't observe is not tested here.
@@ -13,6 +13,7 @@ mod binary;
 mod clock;
 pub mod engine;
 pub mod git;
+pub mod hosts;
 pub mod http;
 mod load;
 pub mod process;
@@ -23,6 +24,7 @@ mod wait;
 pub use app::{Service, TestApp, example};
 pub use binary::rung_binary;
 pub use clock::WallClock;
+pub use hosts::{Host, Hosts};
 pub use load::{Load, Outcome, Tally};
 pub use rung::{Rung, Start};
 pub use said::Said;

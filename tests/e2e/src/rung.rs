@@ -364,11 +364,11 @@ impl Rung {
 }
 
 /// Longer than the longest command: the first deploy of an application that installs a few hundred packages.
-const VERB_PATIENCE: std::time::Duration = std::time::Duration::from_secs(240);
+pub(crate) const VERB_PATIENCE: std::time::Duration = std::time::Duration::from_secs(240);
 
 /// Longer than the graceful end of every story's application.
-const TEARDOWN: std::time::Duration = std::time::Duration::from_secs(15);
-const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(10);
+pub(crate) const TEARDOWN: std::time::Duration = std::time::Duration::from_secs(15);
+pub(crate) const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(10);
 
 impl Drop for Rung {
     fn drop(&mut self) {
@@ -404,7 +404,7 @@ fn run_to_its_end(words: String, mut command: Command) -> Said {
 }
 
 /// `None`: it did not end in time, and was killed.
-fn wait_at_most(child: &mut Child, patience: std::time::Duration) -> Option<ExitStatus> {
+pub(crate) fn wait_at_most(child: &mut Child, patience: std::time::Duration) -> Option<ExitStatus> {
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().expect("asking for a child's status") {
@@ -417,7 +417,7 @@ fn wait_at_most(child: &mut Child, patience: std::time::Duration) -> Option<Exit
     None
 }
 
-fn read_all(mut pipe: impl std::io::Read + Send + 'static) -> JoinHandle<String> {
+pub(crate) fn read_all(mut pipe: impl std::io::Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         // What was read before an error is what there is to show.
@@ -427,7 +427,7 @@ fn read_all(mut pipe: impl std::io::Read + Send + 'static) -> JoinHandle<String>
 }
 
 /// A test that is killed has no teardown: the kernel sends its platform a SIGTERM then.
-fn ask_to_end_with_the_test(command: &mut Command) {
+pub(crate) fn ask_to_end_with_the_test(command: &mut Command) {
     #[allow(unsafe_code)]
     // SAFETY: between fork and exec there is one system call, which takes integers and allocates nothing.
     unsafe {
@@ -438,7 +438,10 @@ fn ask_to_end_with_the_test(command: &mut Command) {
     }
 }
 
-fn keep_lines(pipe: impl std::io::Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+pub(crate) fn keep_lines(
+    pipe: impl std::io::Read + Send + 'static,
+    said: Arc<Mutex<Vec<String>>>,
+) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             said.lock()

@@ -28,6 +28,8 @@ mod jobs;
 mod kill_nine;
 #[path = "stories/logs.rs"]
 mod logs;
+#[path = "stories/nodes.rs"]
+mod nodes;
 #[path = "stories/other_peoples_applications.rs"]
 mod other_peoples_applications;
 #[path = "stories/ports.rs"]

@@ -203,7 +203,7 @@ impl World {
             api: Client::new(api.parse::<Address>().unwrap(), None),
             program: env!("CARGO_BIN_EXE_rung-test-shim").into(),
         };
-        let task = runtime.spawn(async move { rung_agent::run(config, asked).await.unwrap() });
+        let task = runtime.spawn(async move { rung_agent::run(config, None, asked).await.unwrap() });
         self.agent = Some(Agent { shutdown, runtime, task });
     }
 

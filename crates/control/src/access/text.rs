@@ -51,7 +51,7 @@ pub(super) fn hash(text: &str) -> [u8; 32] {
 }
 
 /// In a time that depends on the lengths only, so that nothing can be guessed byte by byte.
-pub(super) fn is_equal(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn is_equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
 }
 

@@ -28,9 +28,13 @@ pub async fn register(
 ) -> Answer<()> {
     let id: NodeId = named.get("node")?;
     for _ in 0..ATTEMPTS {
-        let (held, joined) = control.read(|world| (world.nodes.get(&id).cloned(), world.nodes.len() as u32));
-        let number = held.as_ref().map_or(joined + 1, |held| held.value.number);
-        let node = Node { id: id.clone(), number, facts: facts.clone() };
+        let (held, highest) = control.read(|world| {
+            let highest = world.nodes.values().map(|held| held.value.number).max();
+            (world.nodes.get(&id).cloned(), highest.unwrap_or(0))
+        });
+        let number = held.as_ref().map_or(highest + 1, |held| held.value.number);
+        let drain = held.as_ref().and_then(|held| held.value.drain.clone());
+        let node = Node { id: id.clone(), number, facts: facts.clone(), drain };
         if held.as_ref().is_some_and(|held| held.value == node) {
             return Ok(Json(()));
         }
@@ -43,6 +47,11 @@ pub async fn register(
 }
 
 impl Control {
+    fn heard(&self, node: &NodeId) {
+        self.inner.beats.lock().expect("no panic while held").insert(node.clone(), Instant::now());
+        let _ = self.inner.mailbox.send(Event::Heard { node: node.clone() });
+    }
+
     async fn put<T: serde::Serialize>(
         &self,
         key: String,
@@ -61,8 +70,12 @@ impl Control {
 /// Beats stay in memory: a heartbeat in the store would be a write per node and two seconds.
 pub async fn beat(State(control): State<Control>, named: Named) -> Answer<()> {
     let id: NodeId = named.get("node")?;
-    control.inner.beats.lock().expect("no panic while held").insert(id, Instant::now());
-    Ok(Json(()))
+    control.heard(&id);
+    // One that was taken out while its agent went on registers anew, or is told that it may not.
+    match control.read(|world| world.nodes.contains_key(&id)) {
+        true => Ok(Json(())),
+        false => Err(ErrorBody::new(Code::NotFound, format!("node {id} has not registered")).into()),
+    }
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -97,7 +110,7 @@ pub async fn report(
         let message = format!("report of node {} was sent as node {id}", observed.node);
         return Err(ErrorBody::new(Code::InvalidRequest, message).into());
     }
-    control.inner.beats.lock().expect("no panic while held").insert(id.clone(), Instant::now());
+    control.heard(&id);
     for _ in 0..ATTEMPTS {
         let held = control.read(|world| world.observed.get(&id).cloned());
         let age = |observed: &Observed| (observed.agent_started, observed.sequence);

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::net::TcpStream;
 
 use crate::slots::SlotMap;
+use crate::upstream::Upstream;
 
 /// An answer that a slow client has not taken yet: a stream, and all streams of a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -24,7 +24,7 @@ impl Connections {
     }
 
     /// Begins to speak HTTP/2. `None`: the other side does not.
-    pub(crate) async fn open(&self, slot: u64, stream: TcpStream) -> Option<SendRequest<Bytes>> {
+    pub(crate) async fn open(&self, slot: u64, stream: Upstream) -> Option<SendRequest<Bytes>> {
         let handshake = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

@@ -77,7 +77,14 @@ impl Application {
     }
 
     pub fn endpoint(&self) -> Endpoint {
-        Endpoint { instance: self.id.clone(), address: self.address, release: ReleaseNumber(1), weight: 1 }
+        Endpoint {
+            instance: self.id.clone(),
+            address: self.address,
+            release: ReleaseNumber(1),
+            node: None,
+            proxy: None,
+            weight: 1,
+        }
     }
 
     pub fn seen(&self) -> Vec<Seen> {

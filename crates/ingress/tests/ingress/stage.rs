@@ -272,15 +272,16 @@ impl Rung {
         let (say, events) = mpsc::unbounded_channel();
         let config = SupervisorConfig {
             program,
-            http: Listen { address: http, next_free: false },
+            http: Some(Listen { address: http, next_free: false }),
+            cluster: None,
             https: https.map(|address| Listen { address, next_free: false }),
-            api: rung_api::Address::Tcp(api.to_string()),
+            api: vec![rung_api::Address::Tcp(api.to_string())],
             data: directory.to_owned(),
             threads: 2,
         };
         let supervisor =
             Supervisor::bind(config).expect("binding failed").arguments(arguments.iter().copied());
-        let (http, https) = (supervisor.http(), supervisor.https());
+        let (http, https) = (supervisor.http().expect("it was asked for"), supervisor.https());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {

@@ -14,7 +14,7 @@ use rung_model::{
     ObservedRun, Phase, ReleaseNumber, RouteDocument, Run, RunId, RunKind, RunOutcome, RunState, Scale,
     ServiceName, keys,
 };
-use rung_planner::{Clock, Input, Plan, Progress, Proxies, Proxy, Step, World, plan};
+use rung_planner::{Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, World, plan};
 use serde::Serialize;
 
 use crate::files::digest;
@@ -29,6 +29,7 @@ pub struct Scene {
     pub world: World,
     pub store: BTreeMap<String, (Vec<u8>, u64)>,
     pub proxies: Proxies,
+    pub liveness: Liveness,
     pub progress: Progress,
     pub elapsed: Duration,
     /// How far the wall clock has stepped.
@@ -70,6 +71,7 @@ impl Scene {
             world: World::new(EPOCH),
             store: BTreeMap::new(),
             proxies: Proxies::default(),
+            liveness: Liveness::default(),
             progress: Progress::default(),
             elapsed: Duration::ZERO,
             stepped: jiff::SignedDuration::ZERO,
@@ -93,12 +95,13 @@ impl Scene {
     pub fn join(&mut self, memory_bytes: u64) {
         let facts = NodeFacts {
             agent: "unix:agent.sock".into(),
+            proxy: None,
             version: "1".into(),
             cpu_millis: 2000,
             memory_bytes,
             isolation: Vec::new(),
         };
-        let node = Node { id: self.node.clone(), number: 1, facts };
+        let node = Node { id: self.node.clone(), number: 1, facts, drain: None };
         self.put(keys::node(&node.id), &node);
     }
 
@@ -151,7 +154,12 @@ impl Scene {
     }
 
     pub fn plan(&mut self) -> Plan {
-        let input = Input { world: &self.world, proxies: &self.proxies, clock: self.clock() };
+        let input = Input {
+            world: &self.world,
+            proxies: &self.proxies,
+            liveness: &self.liveness,
+            clock: self.clock(),
+        };
         let made = plan(input, &mut self.progress);
         self.last_plan = made.clone();
         made

@@ -1,0 +1,243 @@
+//! `rung join`: this machine as a node of a cluster, as what its token says.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context;
+use rung_agent::{AgentConfig, Outside, Shutdown};
+
+use rung_cli::edge::Hinted;
+use rung_cli::{Exit, Global, JoinArgs, UpArgs, data_directory};
+use rung_ingress::{ClusterSetting, Listen, Supervisor, SupervisorConfig};
+use rung_model::{NodeId, NodeRole};
+use rung_trust::{Clients, Identity, Listener, Members, TrustDirectory};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::data::Data;
+use crate::membership::{Membership, refuse_servers};
+use crate::node_name;
+use crate::up::{PORTS_TRIED, STOP_MARGIN, WORKERS, parse_address, told_when_slow};
+
+/// Beside the API's 7864: where the agent is asked by servers, and where instances are asked by other machines.
+pub const AGENT_PORT: u16 = 7865;
+pub const PEER_PORT: u16 = 7866;
+
+pub fn run(global: &Global, args: &JoinArgs) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    let ended = runtime.block_on(start(global, args));
+    runtime.shutdown_background();
+    ended
+}
+
+async fn start(global: &Global, args: &JoinArgs) -> anyhow::Result<Exit> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    let data = Data::open(&data_directory(global.data.as_deref())?)?;
+    refuse_servers(&data.store())?;
+    let trust = TrustDirectory::new(data.trust());
+    let membership = member(&data, &trust, args).await?;
+    let mut node = Node::start(&data, trust, membership, args).await?;
+    println!(
+        "Ctrl-C stops this node{}",
+        if args.keep { "; its instances go on" } else { " and its instances" }
+    );
+    tokio::select! {
+        _ = interrupts.recv() => {}
+        _ = terminations.recv() => {}
+        ended = node.agent_ended() => return Err(ended),
+    }
+    tokio::select! {
+        ended = node.stop(args.keep) => ended?,
+        _ = interrupts.recv() => eprintln!("stopped at once; instances that are left are found again at the next start"),
+    }
+    Ok(Exit::Done)
+}
+
+/// As what this machine joined, now or earlier.
+async fn member(data: &Data, trust: &TrustDirectory, args: &JoinArgs) -> anyhow::Result<Membership> {
+    match (Membership::read(trust)?, &args.server, &args.token) {
+        (Some(kept), None, _) => Ok(kept),
+        (Some(kept), Some(_), _) => {
+            let message = format!("this data directory belongs to {} ({}) already", kept.node, kept.role);
+            let hint = "start it again with `rung join` alone, or join with another --data DIR";
+            Err(Hinted::failed(message, hint).into())
+        }
+        (None, Some(server), Some(token)) => {
+            if token.role == NodeRole::Server {
+                let message = "this token is for a server, and a server keeps a store of its own";
+                return Err(Hinted::usage(message, "see `rung cluster --help` on how servers join").into());
+            }
+            let name = match &args.name {
+                Some(name) => name.clone(),
+                None => node_name::ensure(&data.node_name())?,
+            };
+            let membership = Membership::join(trust, server, token, name).await?;
+            println!("joined as {} ({})", membership.node, membership.role);
+            Ok(membership)
+        }
+        (None, _, _) => {
+            let message = "this machine has not joined a cluster";
+            Err(Hinted::usage(message, "on a server `rung node token` prints the command that lets it")
+                .into())
+        }
+    }
+}
+
+/// What was started, and how to end it.
+struct Node {
+    stop_ingress: watch::Sender<bool>,
+    stop_agent: watch::Sender<Shutdown>,
+    ingress: tokio::task::JoinHandle<()>,
+    agent: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Node {
+    async fn start(
+        data: &Data,
+        trust: TrustDirectory,
+        membership: Membership,
+        args: &JoinArgs,
+    ) -> anyhow::Result<Self> {
+        let identity = membership.identity(&trust)?;
+        let client = membership.client(&identity)?;
+        let program = std::env::current_exe().context("finding rung's own program file")?;
+        let supervisor = Supervisor::bind(supervisor_config(data, &membership, args)?)?;
+        for remark in supervisor.remarks() {
+            eprintln!("{remark}");
+        }
+        if let Some(http) = supervisor.http() {
+            println!("apps are served at http://{http}");
+        }
+        let members = Members::default();
+        let file = trust.path().join("members.json");
+        tokio::spawn(rung_api::members::follow(client.clone(), members.clone(), file));
+        let (stop_agent, stopping) = watch::channel(Shutdown::No);
+        let agent = match (membership.role, supervisor.peers()) {
+            (NodeRole::Worker, Some(peers)) => {
+                let ip = advertised(args, &membership).await?;
+                let outside = outside(args.listen(), ip, peers.port(), identity.clone(), members).await?;
+                println!("servers reach this node at {}, other nodes at {}", outside.agent, outside.proxy);
+                let config = AgentConfig {
+                    node: membership.node.clone(),
+                    data: data.node(),
+                    socket: data.agent_socket(),
+                    api: client.clone(),
+                    program,
+                };
+                Some(tokio::spawn(async move {
+                    rung_agent::run(config, Some(outside), stopping).await.map_err(anyhow::Error::from)
+                }))
+            }
+            _ => None,
+        };
+        let (stop_ingress, stopping) = watch::channel(false);
+        let (told, events) = mpsc::unbounded_channel();
+        tokio::spawn(write_events(events));
+        let ingress = tokio::spawn(supervisor.run(stopping, told));
+        tokio::spawn(membership.keep_renewed(trust, identity, client));
+        Ok(Self { stop_ingress, stop_agent, ingress, agent })
+    }
+
+    /// Ends only when the agent does, which it does not by itself.
+    async fn agent_ended(&mut self) -> anyhow::Error {
+        let Some(agent) = &mut self.agent else { return std::future::pending().await };
+        match agent.await {
+            Ok(Ok(())) => anyhow::anyhow!("the agent ended by itself"),
+            Ok(Err(error)) => error,
+            Err(error) => anyhow::Error::from(error).context("the agent panicked"),
+        }
+    }
+
+    /// Instances first: as long as the node's proxy is there, requests of other machines are finished.
+    async fn stop(self, keep: bool) -> anyhow::Result<()> {
+        self.stop_agent.send_replace(if keep { Shutdown::KeepInstances } else { Shutdown::StopInstances });
+        if let Some(agent) = self.agent {
+            match told_when_slow("instances to end", tokio::time::timeout(STOP_MARGIN, agent)).await {
+                Ok(ended) => ended.context("the agent panicked")??,
+                Err(_) => eprintln!("some instances do not end; they are found again at the next start"),
+            }
+        }
+        self.stop_ingress.send_replace(true);
+        let _ = told_when_slow("requests in flight, half a minute at most", self.ingress).await;
+        Ok(())
+    }
+}
+
+fn supervisor_config(
+    data: &Data,
+    membership: &Membership,
+    args: &JoinArgs,
+) -> anyhow::Result<SupervisorConfig> {
+    let is_ingress = membership.role == NodeRole::Ingress;
+    let peers = Listen { address: SocketAddr::new(args.listen(), PEER_PORT), next_free: true };
+    let listen = |option: &str, said: Option<&str>, usual: &str| -> anyhow::Result<Listen> {
+        Ok(Listen { address: parse_address(option, said.unwrap_or(usual))?, next_free: said.is_none() })
+    };
+    let http = is_ingress.then(|| listen("--http", args.http.as_deref(), JoinArgs::HTTP)).transpose()?;
+    let https = match &args.https {
+        Some(said) if is_ingress => Some(listen("--https", said.as_deref(), UpArgs::HTTPS)?),
+        _ => None,
+    };
+    Ok(SupervisorConfig {
+        program: std::env::current_exe().context("finding rung's own program file")?,
+        http,
+        https,
+        cluster: Some(ClusterSetting {
+            node: membership.node.clone(),
+            trust: data.trust(),
+            peers: (!is_ingress).then_some(peers),
+        }),
+        api: membership.addresses()?,
+        data: data.ingress(),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+    })
+}
+
+/// The address by which others reach this machine: what was said, else the one from which it reaches the servers.
+async fn advertised(args: &JoinArgs, membership: &Membership) -> anyhow::Result<IpAddr> {
+    if let Some(said) = args.address {
+        return Ok(said);
+    }
+    let server = membership.servers.first().context("no server of the cluster is known")?;
+    let server = server.trim_start_matches("https://");
+    // Nothing is sent: the kernel only looks up the way.
+    let probe = tokio::net::UdpSocket::bind("0.0.0.0:0").await?;
+    probe.connect(server).await.with_context(|| format!("looking for the way to {server}"))?;
+    Ok(probe.local_addr()?.ip())
+}
+
+/// Listens for servers' questions to the agent.
+pub async fn outside(
+    listen: IpAddr,
+    advertised: IpAddr,
+    proxy: u16,
+    identity: Arc<Identity>,
+    members: Members,
+) -> anyhow::Result<Outside> {
+    let mut last = None;
+    for port in (0..PORTS_TRIED).map(|n| AGENT_PORT + 100 * n) {
+        match tokio::net::TcpListener::bind(SocketAddr::new(listen, port)).await {
+            Ok(socket) => {
+                let agent = SocketAddr::new(advertised, socket.local_addr()?.port());
+                let listener = Listener::new(socket, identity, Clients::Nodes, members)?;
+                return Ok(Outside { listener, agent, proxy: SocketAddr::new(advertised, proxy) });
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    let error = last.expect("at least one port was tried");
+    Err(error).context("listening for the servers' questions to this node")
+}
+
+async fn write_events(mut events: mpsc::UnboundedReceiver<String>) {
+    while let Some(message) = events.recv().await {
+        tracing::info!("{message}");
+    }
+}
+
+/// For the server's own machine.
+pub fn own_setting(data: &Data, node: &NodeId, listen: IpAddr) -> ClusterSetting {
+    let peers = Listen { address: SocketAddr::new(listen, PEER_PORT), next_free: true };
+    ClusterSetting { node: node.clone(), trust: data.trust(), peers: Some(peers) }
+}

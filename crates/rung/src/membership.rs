@@ -1,0 +1,163 @@
+//! What a machine that joined remembers of its cluster, beside its key and certificates.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use rung_api::join::{JoinRequest, JoinToken};
+use rung_api::seal::write_private;
+use rung_api::{Address, Client, Tls};
+use rung_cli::edge::Hinted;
+use rung_model::{NodeId, NodeRole};
+use rung_trust::{Belief, Identity, TrustDirectory, client_config, renew_after};
+
+const FILE: &str = "cluster.json";
+/// When no server could renew it; then again and again, for hours if need be.
+const RENEW_AGAIN: Duration = Duration::from_secs(30);
+
+/// `<data>/trust/cluster.json`.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Membership {
+    pub node: NodeId,
+    pub role: NodeRole,
+    /// Any of them; `https://10.0.0.1:7864`.
+    pub servers: Vec<String>,
+    pub certified: Timestamp,
+    pub life_ms: u64,
+}
+
+impl Membership {
+    pub fn read(trust: &TrustDirectory) -> anyhow::Result<Option<Self>> {
+        let path = trust.path().join(FILE);
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let read = serde_json::from_slice(&bytes);
+                read.map(Some).with_context(|| format!("reading {}", path.display()))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    fn keep(&self, trust: &TrustDirectory) -> anyhow::Result<()> {
+        let path = trust.path().join(FILE);
+        let bytes = serde_json::to_vec_pretty(self).expect("names and times serialize");
+        write_private(&path, &bytes).with_context(|| format!("writing {}", path.display()))
+    }
+
+    fn end(&self) -> Timestamp {
+        self.certified + Duration::from_millis(self.life_ms)
+    }
+
+    /// Asks a server to let this machine in. Nothing secret is sent before the server has shown that it is of the
+    /// cluster that the token is of.
+    pub async fn join(
+        trust: &TrustDirectory,
+        server: &str,
+        token: &JoinToken,
+        node: NodeId,
+    ) -> anyhow::Result<Self> {
+        let address = match server.parse::<Address>()? {
+            Address::Tcp(authority) | Address::Tls(authority) => Address::Tls(authority),
+            Address::Unix(_) => {
+                return Err(Hinted::usage("a server is joined by its address", "like 10.0.0.1:7864").into());
+            }
+        };
+        let key = trust.ensure_key()?.public();
+        let tls = Tls::to_servers(client_config(Belief::Hash(token.authority), None));
+        let client = Client::over_tls(address.clone(), None, tls);
+        let certified = Timestamp::now();
+        let request = JoinRequest {
+            token: token.name.clone(),
+            secret: token.secret.clone(),
+            role: token.role,
+            node: node.clone(),
+            key: key.to_hex(),
+            clock: certified,
+        };
+        let answer = client.join(&request).await.with_context(|| format!("joining as {node}"))?;
+        trust.keep(&answer.certificate, &answer.authority)?;
+        let mut servers = answer.servers;
+        if servers.is_empty() {
+            servers.push(address.to_string());
+        }
+        let membership = Self { node, role: token.role, servers, certified, life_ms: answer.life_ms };
+        membership.keep(trust)?;
+        Ok(membership)
+    }
+
+    /// Who this machine is, if its certificate still holds.
+    pub fn identity(&self, trust: &TrustDirectory) -> anyhow::Result<std::sync::Arc<Identity>> {
+        if Timestamp::now() > self.end() {
+            let message = format!("the certificate of {} ended at {}", self.node, self.end());
+            let hint = format!(
+                "it was off for too long (or its clock is wrong): on a server `rung node remove {}` and `rung node \
+                 token`, then remove {} here and join again",
+                self.node,
+                trust.path().display()
+            );
+            return Err(Hinted::failed(message, hint).into());
+        }
+        let credentials = trust.read()?.context("the certificates of this machine are incomplete")?;
+        Ok(Identity::new(&credentials)?)
+    }
+
+    pub fn client(&self, identity: &std::sync::Arc<Identity>) -> anyhow::Result<Client> {
+        let belief = Belief::Authority(identity.authority().clone());
+        let tls = Tls::to_servers(client_config(belief, Some(identity.clone())));
+        Ok(Client::to_any(self.addresses()?, None, Some(tls)))
+    }
+
+    pub fn addresses(&self) -> anyhow::Result<Vec<Address>> {
+        Ok(self.servers.iter().map(|server| server.parse()).collect::<Result<_, _>>()?)
+    }
+
+    /// Renews the certificate at two thirds of its life, for as long as it is polled.
+    pub async fn keep_renewed(
+        mut self,
+        trust: TrustDirectory,
+        identity: std::sync::Arc<Identity>,
+        client: Client,
+    ) {
+        loop {
+            let made = SystemTime::from(self.certified);
+            let left = (made + renew_after(Duration::from_millis(self.life_ms)))
+                .duration_since(SystemTime::now())
+                .unwrap_or_default();
+            tokio::time::sleep(left).await;
+            if let Err(error) = self.renew(&trust, &identity, &client).await {
+                tracing::warn!(error = format!("{error:#}"), until = %self.end(), "renewing this node's certificate");
+                tokio::time::sleep(RENEW_AGAIN).await;
+            }
+        }
+    }
+
+    async fn renew(
+        &mut self,
+        trust: &TrustDirectory,
+        identity: &Identity,
+        client: &Client,
+    ) -> anyhow::Result<()> {
+        let key = trust.ensure_key()?.public();
+        let certified = Timestamp::now();
+        let answer = client.renew_certificate(&self.node, &key.to_hex()).await?;
+        trust.keep(&answer.certificate, &answer.authority)?;
+        identity.renew(&trust.read()?.context("the certificates are incomplete")?)?;
+        self.certified = certified;
+        self.life_ms = answer.life_ms;
+        if !answer.servers.is_empty() {
+            self.servers = answer.servers;
+        }
+        self.keep(trust)
+    }
+}
+
+/// A directory that is a server's already is nobody else's.
+pub fn refuse_servers(store: &Path) -> anyhow::Result<()> {
+    if store.exists() {
+        let message = format!("{} is there: this data directory is a server's", store.display());
+        return Err(Hinted::failed(message, "join with another data directory: --data DIR").into());
+    }
+    Ok(())
+}

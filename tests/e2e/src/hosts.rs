@@ -1,0 +1,324 @@
+//! Several machines: network namespaces with an address each, on a bridge of their own. Needs root.
+//!
+//! Nothing of it is seen by other tests: the bridge is in a namespace, too, so every stage has the same addresses.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rung_api::join::{NodeListing, NodeState};
+use rung_api::wire::{AppStatus, InstanceStatus};
+use rung_model::observed::InstanceState;
+use tempfile::TempDir;
+
+use crate::binary::rung_binary;
+use crate::process;
+use crate::rung::{
+    LOOK_EVERY, TEARDOWN, VERB_PATIENCE, ask_to_end_with_the_test, keep_lines, read_all, wait_at_most,
+};
+use crate::said::Said;
+use crate::wait::eventually;
+
+static STAGES: AtomicU32 = AtomicU32::new(0);
+
+/// A bridge with machines on it. Dropping it ends everything that runs there.
+#[derive(Debug)]
+pub struct Hosts {
+    hosts: Vec<Host>,
+    switch: Namespace,
+}
+
+/// Removed when it is dropped.
+#[derive(Debug)]
+struct Namespace(String);
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // It may be gone already; a namespace that is left behind harms nobody.
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
+    assert!(
+        output.status.success(),
+        "`ip {arguments}` failed (the stories of several machines need root): {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+impl Hosts {
+    /// So many machines, `10.77.0.1` and on.
+    pub fn new(count: u8) -> Self {
+        let stage = format!("rung{}-{}", std::process::id(), STAGES.fetch_add(1, Ordering::Relaxed));
+        let switch = Namespace(format!("{stage}-sw"));
+        ip(&format!("netns add {}", switch.0));
+        ip(&format!("-n {} link add bridge0 type bridge", switch.0));
+        ip(&format!("-n {} link set bridge0 up", switch.0));
+        let hosts = (1..=count).map(|number| Host::new(&stage, &switch.0, number)).collect();
+        Self { hosts, switch }
+    }
+
+    /// Counted from one.
+    pub fn host(&self, number: usize) -> &Host {
+        &self.hosts[number - 1]
+    }
+
+    pub fn host_mut(&mut self, number: usize) -> &mut Host {
+        &mut self.hosts[number - 1]
+    }
+
+    /// Makes a machine a node of the first one's cluster.
+    pub fn join(&mut self, number: usize, role: &str) {
+        let said = self.host(1).cli(&["node", "token", "--role", role, "--json"]).succeeds();
+        let token = said.json::<serde_json::Value>()["token"].as_str().expect("a token is a text").to_owned();
+        let server = self.host(1).address;
+        self.host_mut(number).join_with(&token, server);
+        let expected = if role == "ingress" { NodeState::Serving } else { NodeState::Ready };
+        let host = self.host(number);
+        eventually(&format!("{} has joined", host.name), || {
+            let node = self.host(1).nodes().into_iter().find(|node| node.node.as_str() == host.name);
+            match node {
+                Some(node) if node.state == expected => Ok(()),
+                other => Err(format!("{other:?}\n{}", host.output())),
+            }
+        });
+    }
+
+    /// Pulls a machine's cable: nothing is answered any more, and nobody is told.
+    pub fn cut(&self, number: usize) {
+        ip(&format!("-n {} link set port{number} down", self.switch.0));
+    }
+
+    pub fn mend(&self, number: usize) {
+        ip(&format!("-n {} link set port{number} up", self.switch.0));
+    }
+
+    /// The machine's power fails: its processes are gone at once, and nothing of it says goodbye.
+    pub fn power_off(&mut self, number: usize) {
+        self.cut(number);
+        self.host_mut(number).end_everything();
+    }
+}
+
+/// A machine, and the one `rung` that is started on it.
+#[derive(Debug)]
+pub struct Host {
+    namespace: Namespace,
+    pub address: Ipv4Addr,
+    name: String,
+    own: TempDir,
+    child: Option<Child>,
+    said: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Host {
+    fn new(stage: &str, switch: &str, number: u8) -> Self {
+        let namespace = Namespace(format!("{stage}-{number}"));
+        let name = &namespace.0;
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        ip(&format!("-n {switch} link add port{number} type veth peer name eth0 netns {name}"));
+        ip(&format!("-n {switch} link set port{number} master bridge0"));
+        ip(&format!("-n {switch} link set port{number} up"));
+        ip(&format!("-n {name} addr add 10.77.0.{number}/24 dev eth0"));
+        ip(&format!("-n {name} link set eth0 up"));
+        Self {
+            namespace,
+            address: Ipv4Addr::new(10, 77, 0, number),
+            name: format!("host-{number}"),
+            own: tempfile::Builder::new().prefix("rung-e2e-").tempdir().expect("a temporary directory"),
+            child: None,
+            said: Arc::default(),
+            readers: Vec::new(),
+        }
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.own.path().join("data")
+    }
+
+    fn namespace_file(&self) -> std::fs::File {
+        let path = Path::new("/run/netns").join(&self.namespace.0);
+        std::fs::File::open(&path).unwrap_or_else(|error| panic!("opening {}: {error}", path.display()))
+    }
+
+    /// Does something with this machine's network: connections, and threads that are started within.
+    pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let file = self.namespace_file();
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                enter(&file).expect("root may enter a namespace");
+                act()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(rung_binary());
+        command.args(arguments).env("RUNG_DATA", self.data()).current_dir(self.own.path());
+        command.env_remove("RUNG_API").env_remove("RUNG_TOKEN").env_remove("RUNG_CA").stdin(Stdio::null());
+        let file = self.namespace_file();
+        #[allow(unsafe_code)]
+        // SAFETY: between fork and exec there is one system call, which takes integers and allocates nothing.
+        unsafe {
+            command.pre_exec(move || enter(&file));
+        }
+        command
+    }
+
+    /// Starts the platform here as a server that other machines reach.
+    pub fn serve(&mut self) {
+        std::fs::create_dir_all(self.data()).expect("a directory of our own");
+        std::fs::write(self.data().join("node-name"), &self.name).expect("a file of our own");
+        self.run(&["up", "--api", "0.0.0.0:7864", "--http", "0.0.0.0:8080"]);
+        eventually("the server answers its commands", || {
+            let said = self.cli(&["node", "list", "--json"]);
+            if said.code == Some(0) {
+                Ok(())
+            } else {
+                Err(format!("{}\n{}", said.everything(), self.output()))
+            }
+        });
+    }
+
+    /// Makes this machine a node, by a token of the server's.
+    pub fn join_with(&mut self, token: &str, server: Ipv4Addr) {
+        let name = self.name.clone();
+        self.run(&["join", &format!("{server}:7864"), token, "--name", &name]);
+    }
+
+    /// Starts `rung` with these arguments.
+    pub fn run(&mut self, arguments: &[&str]) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        ask_to_end_with_the_test(&mut command);
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("starting rung on {}: {error}", self.name));
+        self.readers.push(keep_lines(child.stdout.take().expect("it is piped"), self.said.clone()));
+        self.readers.push(keep_lines(child.stderr.take().expect("it is piped"), self.said.clone()));
+        self.child = Some(child);
+    }
+
+    /// Runs a command of the CLI on this machine.
+    #[track_caller]
+    pub fn cli(&self, arguments: &[&str]) -> Said {
+        let words = format!("{}: rung {}", self.name, arguments.join(" "));
+        let started = Instant::now();
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting `{words}`: {error}"));
+        let out = read_all(child.stdout.take().expect("it is piped"));
+        let err = read_all(child.stderr.take().expect("it is piped"));
+        let status = wait_at_most(&mut child, VERB_PATIENCE);
+        Said {
+            words,
+            code: status.and_then(|status| status.code()),
+            out: out.join().expect("reading does not panic"),
+            err: err.join().expect("reading does not panic"),
+            took: started.elapsed(),
+        }
+    }
+
+    #[track_caller]
+    pub fn deploy(&self, directory: &Path) -> Said {
+        self.cli(&["deploy", directory.to_str().expect("temporary directories have names in UTF-8")])
+    }
+
+    #[track_caller]
+    pub fn nodes(&self) -> Vec<NodeListing> {
+        self.cli(&["node", "list", "--json"]).succeeds().json()
+    }
+
+    #[track_caller]
+    pub fn instances(&self, app: &str) -> Vec<InstanceStatus> {
+        let status: AppStatus = self.cli(&["status", "--app", app, "--json"]).succeeds().json();
+        status.services.into_iter().flat_map(|service| service.instances).collect()
+    }
+
+    /// Waits until so many instances are healthy and routed on the nodes that `of` accepts.
+    pub fn wait_until_routed(&self, app: &str, count: usize, of: impl Fn(&str) -> bool) {
+        eventually(&format!("{count} instances of {app} are routed"), || {
+            let instances = self.instances(app);
+            let good = instances.iter().filter(|instance| {
+                instance.state == InstanceState::Healthy && instance.routed && of(instance.node.as_str())
+            });
+            if good.count() == count { Ok(()) } else { Err(format!("{instances:?}")) }
+        });
+    }
+
+    /// Where this machine serves apps.
+    pub fn http(&self) -> SocketAddr {
+        SocketAddr::from((self.address, 8080))
+    }
+
+    /// Everything that it said since its first start.
+    pub fn output(&self) -> String {
+        self.said.lock().expect("no reader panics while it holds this").join("\n")
+    }
+
+    /// `kill -9` of the one process.
+    pub fn kill_9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            process::kill_9(child.id());
+            let _ = child.wait();
+        }
+    }
+
+    /// Ends whatever has to do with this machine, without a word.
+    fn end_everything(&mut self) {
+        let deadline = Instant::now() + TEARDOWN;
+        loop {
+            let left = process::concerned_with(self.own.path());
+            if left.is_empty() || Instant::now() >= deadline {
+                break;
+            }
+            left.iter().for_each(|life| process::kill_9(life.pid));
+            if let Some(child) = &mut self.child {
+                let _ = child.try_wait();
+            }
+            std::thread::sleep(LOOK_EVERY); // tidy: teardown must not panic, so it can't use eventually
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.end_everything();
+        if std::thread::panicking() {
+            eprintln!("--- what rung said on {}\n{}\n---", self.name, self.output());
+            for log in ["ingress/ingress.log"] {
+                let text = std::fs::read_to_string(self.data().join(log)).unwrap_or_default();
+                eprintln!("--- {log} of {}\n{text}\n---", self.name);
+            }
+        }
+    }
+}
+
+fn enter(namespace: &std::fs::File) -> std::io::Result<()> {
+    #[allow(unsafe_code)]
+    // SAFETY: setns takes two integers and changes the calling thread's network only.
+    let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    if entered == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
