@@ -203,6 +203,8 @@ fn prepare_rung(
     let web = ServiceName::new("web")?;
     let endpoint = |(index, address): (usize, &SocketAddr)| -> anyhow::Result<Endpoint> {
         Ok(Endpoint {
+            node: None,
+            proxy: None,
             instance: InstanceId::new(format!("bench-{index}"))?,
             release: ReleaseNumber(1),
             address: *address,

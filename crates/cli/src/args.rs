@@ -15,8 +15,8 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use rung_api::join::JoinToken;
 use rung_model::{
-    AppName, DeploymentNumber, EnvironmentName, InstanceId, JobName, NodeId, NodeRole, ReleaseCommand, ReleaseNumber,
-    RunId, ServiceName,
+    AppName, DeploymentNumber, EnvironmentName, InstanceId, JobName, NodeId, NodeRole, ReleaseCommand,
+    ReleaseNumber, RunId, ServiceName,
 };
 use rung_trust::Fingerprint;
 pub use secret::{AlphabetChoice, SecretCommand, SecretGenerateArgs, is_refused};
@@ -145,10 +145,11 @@ impl UpArgs {
 #[derive(Debug, Clone, Args)]
 pub struct JoinArgs {
     /// A server, like 10.0.0.1:7864
-    #[arg(value_name = "SERVER", requires = "token")]
+    #[arg(value_name = "SERVER", requires = "join_token")]
     pub server: Option<String>,
     /// What `rung node token` printed there
-    #[arg(value_name = "TOKEN")]
+    // Not `token`, which is the person's of every command.
+    #[arg(id = "join_token", value_name = "TOKEN")]
     pub token: Option<JoinToken>,
     /// This node's name [default: the machine's]
     #[arg(long, value_name = "NAME")]
@@ -659,6 +660,19 @@ mod tests {
         assert_eq!(cli.global.data, Some(PathBuf::from("d")));
         let Command::Up(up) = parsed("rung up").command else { panic!("it is another command") };
         assert_eq!((up.api, up.http, up.directory), (None, None, None), "nothing was given explicitly");
+    }
+
+    #[test]
+    fn a_machine_joins_with_a_token_of_its_own_kind() {
+        let token = format!("worker.{0}.{0}{0}.{0}{0}{0}{0}", "00112233445566ff");
+        let Command::Join(join) = parsed(&format!("rung join 10.0.0.1:7864 {token} --name web-2")).command
+        else {
+            panic!("it is another command")
+        };
+        assert_eq!(join.server.as_deref(), Some("10.0.0.1:7864"));
+        assert_eq!(join.token.map(|token| token.to_string()), Some(token));
+        assert!(matches!(parsed("rung join").command, Command::Join(_)), "alone it starts again");
+        assert!(Cli::try_parse_from(["rung", "join", "10.0.0.1:7864"]).is_err(), "there is no token");
     }
 
     #[test]

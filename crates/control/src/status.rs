@@ -26,6 +26,7 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
         let why = reasons(waiting);
         problems.push(format!("{service}: {} instances can't be placed yet ({why})", waiting.instances));
     }
+    problems.extend(on_lost_nodes(reconcile, app));
     if reconcile.liveness().is_braked() {
         problems.push(
             "most nodes were not heard of for a while: nothing is moved until they are back or are removed \
@@ -206,6 +207,23 @@ pub fn nodes(reconcile: &Reconcile) -> Vec<NodeListing> {
     names.sort();
     names.dedup();
     names.into_iter().map(|node| node_listing(reconcile, node)).collect()
+}
+
+/// What is shown of these instances is what was heard last.
+fn on_lost_nodes(reconcile: &Reconcile, app: &AppName) -> Vec<String> {
+    let assigned = reconcile.world().assignments.iter();
+    let lost = assigned.filter(|(node, _)| reconcile.liveness().is_lost(node));
+    let counted = lost.map(|(node, held)| {
+        let here = held.value.instances.values().filter(|assigned| assigned.app == *app);
+        (node, here.count())
+    });
+    let told = counted.filter(|(_, count)| *count > 0).map(|(node, count)| {
+        format!(
+            "node {node} was not heard of for a while: its {count} instances of the app are started elsewhere (if it is \
+             off for good: `rung node remove {node}`)"
+        )
+    });
+    told.collect()
 }
 
 fn node_listing(reconcile: &Reconcile, id: &NodeId) -> NodeListing {

@@ -33,8 +33,8 @@ use crate::pool::Pool;
 use crate::stream::Scheme;
 use crate::table::Table;
 use crate::timer::{TICK, Timers};
-use crate::view::NEVER_AGAIN;
 use crate::upstream::Relay;
+use crate::view::NEVER_AGAIN;
 
 /// Before the next try when descriptors ran out: some requests end in that time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);

@@ -68,3 +68,86 @@ impl Liveness {
         self.braked
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(count: usize) -> Vec<NodeId> {
+        (0..count).map(|number| NodeId::new(format!("node-{number}")).unwrap()).collect()
+    }
+
+    fn at(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    /// Beats of `alive` every two seconds up to `until`, with a look at each.
+    fn beat(liveness: &mut Liveness, nodes: &[NodeId], alive: &[NodeId], from: u64, until: u64) {
+        for second in (from..=until).step_by(2) {
+            let now = Duration::from_secs(second);
+            for node in alive {
+                liveness.heard(node, now);
+            }
+            liveness.look(nodes.iter(), now);
+        }
+    }
+
+    #[test]
+    fn a_silent_node_is_lost_after_its_window_and_back_when_it_is_heard() {
+        let nodes = nodes(3);
+        let mut liveness = Liveness::default();
+        beat(&mut liveness, &nodes, &nodes, 0, 10);
+        beat(&mut liveness, &nodes, &nodes[..2], 12, 16);
+        assert!(!liveness.is_lost(&nodes[2]), "it was silent for six seconds only");
+        assert_eq!(liveness.next_look(at(17.0)), Some(at(18.0)), "the window's end is not awaited");
+        assert!(liveness.look(nodes.iter(), at(18.0)), "the loss is no news");
+        assert!(liveness.is_lost(&nodes[2]) && !liveness.is_lost(&nodes[0]));
+        assert!(liveness.heard(&nodes[2], at(19.0)), "its return is no news");
+        assert!(!liveness.is_lost(&nodes[2]));
+    }
+
+    #[test]
+    fn a_new_leader_counts_every_node_alive_for_a_whole_window() {
+        let nodes = nodes(3);
+        let mut liveness = Liveness::default();
+        liveness.look(nodes.iter(), at(100.0));
+        beat(&mut liveness, &nodes, &nodes[..2], 102, 106);
+        assert!(!liveness.is_lost(&nodes[2]));
+        beat(&mut liveness, &nodes, &nodes[..2], 108, 108);
+        assert!(liveness.is_lost(&nodes[2]));
+    }
+
+    #[test]
+    fn when_most_vanish_at_once_nothing_is_lost_until_they_return_or_are_removed() {
+        let nodes = nodes(5);
+        let mut liveness = Liveness::default();
+        beat(&mut liveness, &nodes, &nodes, 0, 10);
+        beat(&mut liveness, &nodes, &nodes[..2], 12, 60);
+        assert!(liveness.is_braked() && nodes.iter().all(|node| !liveness.is_lost(node)), "{liveness:?}");
+        // Two of the three are removed: what is left is a loss like any other.
+        let left: Vec<NodeId> = nodes[..3].to_vec();
+        liveness.look(left.iter(), at(61.0));
+        assert!(!liveness.is_braked() && liveness.is_lost(&nodes[2]), "{liveness:?}");
+    }
+
+    #[test]
+    fn nodes_that_vanish_one_after_the_other_are_each_lost() {
+        let nodes = nodes(4);
+        let mut liveness = Liveness::default();
+        beat(&mut liveness, &nodes, &nodes, 0, 10);
+        beat(&mut liveness, &nodes, &nodes[..3], 12, 30);
+        assert!(liveness.is_lost(&nodes[3]));
+        beat(&mut liveness, &nodes, &nodes[..2], 32, 50);
+        assert!(liveness.is_lost(&nodes[2]) && !liveness.is_braked(), "{liveness:?}");
+    }
+
+    #[test]
+    fn a_machine_that_is_alone_is_never_lost() {
+        let nodes = nodes(1);
+        let mut liveness = Liveness::default();
+        for second in 0..100 {
+            liveness.look(nodes.iter(), Duration::from_secs(second));
+        }
+        assert!(!liveness.is_lost(&nodes[0]));
+    }
+}

@@ -9,6 +9,7 @@ use rung_model::appfile::Service;
 use rung_model::{AppName, Intent, NodeId, ServiceName, VolumeName};
 
 use crate::draft::Draft;
+use crate::reconcile::aim;
 
 /// What is not as desired, and why, node by node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +55,8 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Of the nodes that have room the one with the fewest instances of the service, so that a lost node takes as little of it
-/// as can be; among equals the one with the fewest instances at all, then by name.
+/// Of the nodes that have room the one with the fewest instances of the service's cohort that shall serve, so that a lost
+/// node takes as little of it as can be; among equals the one with the fewest instances at all, then by name.
 pub fn choose_node(
     draft: &Draft<'_>,
     app: &AppName,
@@ -108,11 +109,14 @@ fn elsewhere(pinned: Option<&(VolumeName, NodeId)>, node: &NodeId) -> Option<Ref
     Some(Refusal::VolumeElsewhere { volume: volume.clone(), node: at.clone() })
 }
 
-/// Instances of the service that shall run there, and all that shall.
+/// Instances of the service's cohort that shall run there, and all that shall. The cohort before it will be gone soon.
 fn load_of(draft: &Draft<'_>, node: &NodeId, app: &AppName, service: &ServiceName) -> (usize, usize) {
     let Some(assignment) = draft.assignment(node) else { return (0, 0) };
     let instances = assignment.instances.values().filter(|assigned| assigned.intent == Intent::Run);
-    let own = instances.clone().filter(|assigned| assigned.app == *app && assigned.service == *service);
+    let cohort = aim(draft, app).map(|aim| aim.cohort);
+    let own = instances.clone().filter(|assigned| {
+        assigned.app == *app && assigned.service == *service && Some(assigned.deployment) == cohort
+    });
     (own.count(), instances.count())
 }
 

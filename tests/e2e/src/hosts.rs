@@ -308,10 +308,8 @@ impl Drop for Host {
         self.end_everything();
         if std::thread::panicking() {
             eprintln!("--- what rung said on {}\n{}\n---", self.name, self.output());
-            for log in ["ingress/ingress.log"] {
-                let text = std::fs::read_to_string(self.data().join(log)).unwrap_or_default();
-                eprintln!("--- {log} of {}\n{text}\n---", self.name);
-            }
+            let log = std::fs::read_to_string(self.data().join("ingress/ingress.log")).unwrap_or_default();
+            eprintln!("--- the ingress's log on {}\n{log}\n---", self.name);
         }
     }
 }

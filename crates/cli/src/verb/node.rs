@@ -40,7 +40,8 @@ pub async fn node(session: &mut Session<'_>, command: NodeCommand) -> anyhow::Re
 }
 
 async fn token(session: &mut Session<'_>, role: NodeRole) -> anyhow::Result<Exit> {
-    let issued = session.client.make_join_token(role, &person::name()).await.context("making a join token")?;
+    let issued =
+        session.client.make_join_token(role, &person::name()).await.context("making a join token")?;
     session.screen.show(&issued, |issued, _, _| {
         let servers = issued.servers.first().map_or("", String::as_str).trim_start_matches("https://");
         format!(

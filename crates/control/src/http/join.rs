@@ -147,7 +147,7 @@ pub async fn join(
                     format!("this join token was used already: node {} joined with it at {when}", used.node);
                 return Err(ErrorBody::new(Code::Unauthorized, message).hint(NEW_TOKEN).into());
             }
-            if control.read(|world| world.members.get(&request.node).is_none()) {
+            if control.read(|world| !world.members.contains_key(&request.node)) {
                 let message = format!("node {} joined with this token and was removed since", request.node);
                 return Err(ErrorBody::new(Code::Unauthorized, message).hint(NEW_TOKEN).into());
             }
