@@ -31,8 +31,8 @@ use rung_model::{
 
 use crate::error::{Code, ErrorBody};
 use crate::join::{
-    CertificateRequest, Certified, DrainRequest, JoinRequest, MemberReport, NodeListing, RemoveRequest,
-    TokenIssued, TokenRequest,
+    CertificateRequest, Certified, DrainRequest, JoinRequest, JoinTokenIssued, JoinTokenRequest,
+    MemberReport, NodeListing, RemoveRequest,
 };
 use crate::paths;
 use crate::sse::Message;

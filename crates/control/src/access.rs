@@ -116,7 +116,7 @@ impl Control {
 
     /// The outer error: it could not be looked up. The inner one: it is no valid token.
     async fn find_token(&self, given: &str, hash: &[u8; 32]) -> Result<Result<Who, ErrorBody>, ErrorBody> {
-        if text::is_equal(hash, &self.inner.access.owner) {
+        if is_equal(hash, &self.inner.access.owner) {
             return Ok(Ok(Who::Owner));
         }
         let wrong = || {

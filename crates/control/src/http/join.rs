@@ -7,8 +7,8 @@ use axum::{Extension, Json};
 use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
 use rung_api::join::{
-    CertificateRequest, Certified, DrainRequest, JoinRequest, JoinToken, MemberReport, NodeListing,
-    RemoveRequest, JoinTokenIssued, JoinTokenRequest,
+    CertificateRequest, Certified, DrainRequest, JoinRequest, JoinToken, JoinTokenIssued, JoinTokenRequest,
+    MemberReport, NodeListing, RemoveRequest,
 };
 use rung_api::{Code, ErrorBody};
 use rung_model::node::Drain;
@@ -72,7 +72,10 @@ fn hash_of(secret: &str, role: NodeRole) -> Hash {
     Fingerprint::of(format!("{role}/{secret}").as_bytes()).to_string()
 }
 
-pub async fn token(State(control): State<Control>, Body(request): Body<JoinTokenRequest>) -> Answer<JoinTokenIssued> {
+pub async fn token(
+    State(control): State<Control>,
+    Body(request): Body<JoinTokenRequest>,
+) -> Answer<JoinTokenIssued> {
     let Some(authority) = control.authority_fingerprint() else {
         let message = "other machines can't reach this server: its API listens on this machine only";
         let hint = "start it with --api and an address that they reach, like --api 0.0.0.0:7864";
@@ -205,7 +208,8 @@ impl Control {
         if name.len() > 64 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(unknown());
         }
-        let read = self.inner.store.get(&keys::join_token(name)).await.map_err(|error| store_error(&error))?;
+        let read =
+            self.inner.store.get(&keys::join_token(name)).await.map_err(|error| store_error(&error))?;
         let entry = read.value.ok_or_else(unknown)?;
         let kept: KeptToken = serde_json::from_slice(&entry.value).map_err(|_| unknown())?;
         let given = hash_of(&request.secret, request.role);
