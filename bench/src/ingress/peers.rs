@@ -212,7 +212,6 @@ fn prepare_rung(
         })
     };
     let backend = Backend {
-        protocol: rung_model::Protocol::default(),
         endpoints: instances.iter().enumerate().map(endpoint).collect::<Result<_, _>>()?,
         draining: Vec::new(),
         protocol: Default::default(),
