@@ -156,9 +156,9 @@ impl Supervisor {
         let mut proxy = 0;
         if let Ok(living) = meet(&directory) {
             sockets = living.sockets;
-            let known = PROXY_NAMES.iter().position(|name| *name == living.status.proxy);
+            let mut names = (0..PROXY_NAMES.len()).map(|which| proxy_name(&config, which));
+            let known = names.position(|name| name == living.status.proxy);
             proxy = known.map_or(0, |known| (known + 1) % PROXY_NAMES.len());
-            proxy = usize::from(living.status.proxy == proxy_name(&config, 0));
             earlier = Some(Earlier { control: living.control, pid: living.status.pid });
         }
         let mut remarks = Vec::new();

@@ -12,14 +12,11 @@ use hyper_util::rt::TokioIo;
 use rung_api::client::{fill, log_query};
 use rung_api::sse::Message;
 use rung_api::wire::{EventRecord, LogLine, LogQuery};
-use rung_api::{Address, Client, ClientError, Code, ErrorBody, attach, paths};
-use rung_model::{AppName, NodeId, Role, RunId};
-use rung_planner::World;
-use serde::Serialize;
-use rung_api::{Address, Client, ClientError, Code, ErrorBody, Tls, attach, paths, sse};
+use rung_api::{Address, Client, ClientError, Code, ErrorBody, Tls, attach, paths};
 use rung_model::{AppName, NodeId, Role, RunId};
 use rung_planner::World;
 use rung_trust::{Belief, client_config};
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::Refused;
@@ -105,23 +102,6 @@ impl<T: Serialize + Send + 'static> Joined<T> {
 }
 
 impl Control {
-    /// The agents of nodes; `None` for one that can't be reached by what it has said of itself.
-    fn agents(&self, of: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, Option<Client>)> {
-        self.read(|world| {
-            let nodes = world.nodes.values().map(|held| &held.value).filter(|node| of(&node.id));
-            let client = |address: Address| Client::new(address, None);
-            nodes.map(|node| (node.id.clone(), node.facts.agent.parse().ok().map(client))).collect()
-        })
-    fn agents(&self, of: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, Client)> {
-        let addresses: Vec<(NodeId, Address)> = self.read(|world| {
-            let nodes = world.nodes.values().filter(|held| of(&held.value.id));
-            nodes
-                .filter_map(|held| Some((held.value.id.clone(), held.value.facts.agent.parse().ok()?)))
-                .collect()
-        });
-        addresses.into_iter().map(|(node, address)| (node.clone(), self.agent(&node, address))).collect()
-    }
-
     /// The agent of this machine is asked by its socket, those of others show who they are.
     fn agent(&self, node: &NodeId, address: Address) -> Client {
         match (self.inner.identity.get(), &address) {
@@ -134,8 +114,18 @@ impl Control {
         }
     }
 
-    fn is_lost(&self, node: &NodeId) -> bool {
-        self.read_loop(|reconcile| reconcile.liveness().is_lost(node))
+    /// The agents of nodes; `None` for one that can't be reached by what it has said of itself.
+    fn agents(&self, of: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, Option<Client>)> {
+        self.read(|world| {
+            let nodes = world.nodes.values().map(|held| &held.value).filter(|node| of(&node.id));
+            let client = |node: &NodeId, address: Address| self.agent(node, address);
+            nodes
+                .map(|node| {
+                    let address = node.facts.agent.parse().ok();
+                    (node.id.clone(), address.map(|address| client(&node.id, address)))
+                })
+                .collect()
+        })
     }
 }
 
@@ -159,25 +149,6 @@ pub async fn logs(
     let joined = Joined::new(received, agents.len(), ending);
     for (node, agent) in agents {
         tokio::spawn(pass_on(node, agent, path.clone(), lines.clone()));
-    let mut refusals = Vec::new();
-    let agents = control.agents(|_| true);
-    let asked = agents.len();
-    for (node, agent) in agents {
-        // Nobody waits for a machine that is known to be gone; the others have their part of the log.
-        if control.is_lost(&node) {
-            refusals.push(format!("node {node} was not heard of for a while"));
-            continue;
-        }
-        match reach(|| agent.stream::<LogLine>(&path)).await {
-            Ok(stream) => drop(tokio::spawn(pass_on(stream, lines.clone()))),
-            Err(error) => refusals.push(format!("asking {node} for logs: {}", crate::trees::chain(&error))),
-        }
-    }
-    if asked > 0 && refusals.len() == asked {
-        return Err(ErrorBody::new(Code::Unavailable, refusals.join("; ")).into());
-    }
-    for refusal in refusals {
-        tracing::warn!(%app, refusal, "logs are shown without those of a node");
     }
     Ok(joined.into_response())
 }
@@ -190,10 +161,6 @@ impl Control {
         let any = LogQuery { follow: false, since: None, tail: Some(1), ..query.clone() };
         let path = format!("{}?{}", paths::AGENT_LOGS, log_query(&any));
         for agent in self.agents(|_| true).into_iter().filter_map(|(_, agent)| agent) {
-        for (node, agent) in self.agents(|_| true) {
-            if self.is_lost(&node) {
-                continue;
-            }
             if let Ok(mut lines) = reach(|| agent.stream::<LogLine>(&path)).await
                 && let Some(Ok(_)) = lines.next().await
             {
@@ -383,9 +350,6 @@ pub async fn attach(
         .pop()
         .and_then(|(_, agent)| agent)
         .ok_or_else(|| unreached(&node))?;
-    let (_, agent) = control.agents(|id| *id == node).pop().ok_or_else(|| {
-        ErrorBody::new(Code::Unavailable, format!("node {node} has not said where its agent is reached"))
-    })?;
     let path = fill(paths::AGENT_ATTACH, &[&run]);
     let to_agent = reach(|| agent.upgrade(&path)).await.map_err(|error| {
         let message = format!("attaching to run {run}: {}", crate::trees::chain(&error));

@@ -79,7 +79,14 @@ impl Service {
 }
 
 fn endpoint(id: &str, address: SocketAddr) -> Endpoint {
-    Endpoint { instance: InstanceId::new(id).unwrap(), address, release: ReleaseNumber(1), weight: 1 }
+    Endpoint {
+        instance: InstanceId::new(id).unwrap(),
+        address,
+        release: ReleaseNumber(1),
+        node: None,
+        proxy: None,
+        weight: 1,
+    }
 }
 
 fn speaking_h2c(endpoints: Vec<Endpoint>) -> Stage {
