@@ -50,7 +50,11 @@ const NEEDS: &[Need] = &[
         what_for: "the stories of images",
     },
     Need { probe: &["/bin/busybox", "true"], package: "busybox-static", what_for: "the stories of images" },
-    Need { probe: &["ip", "-V"], package: "iproute2", what_for: "the stories of images and of several machines" },
+    Need {
+        probe: &["ip", "-V"],
+        package: "iproute2",
+        what_for: "the stories of images and of several machines",
+    },
     Need { probe: &["setpriv", "--version"], package: "util-linux", what_for: "the stories without root" },
 ];
 
