@@ -98,14 +98,15 @@ impl Story {
         }
     }
 
-    /// Invariant 6: the leader never takes back what people said.
+    /// Invariant 6: the leader never takes back what people said. With the end of a move of settings they become those of
+    /// the release that serves: what was rolled back does not come again with the next change.
     fn audit_app(&mut self, by: Option<Life>, old: Option<&[u8]>, new: Option<&[u8]>) {
         let (old, new) = (old.map(parse::<App>), new.map(parse::<App>));
         match (old, new) {
             (Some(old), None) => self.people.app_is_gone(&old.name),
             (Some(old), Some(new)) if by.is_some() => {
-                if (&old.config, &old.secrets, old.destroying) != (&new.config, &new.secrets, new.destroying)
-                {
+                let same = (&old.config, &old.secrets) == (&new.config, &new.secrets);
+                if old.destroying != new.destroying || !(same || self.are_of_the_serving_release(&new)) {
                     self.fail(format!("the leader changed what people said of {}", old.name));
                 }
                 if new.last_release < old.last_release || new.last_deployment < old.last_deployment {
@@ -114,6 +115,13 @@ impl Story {
             }
             _ => {}
         }
+    }
+
+    fn are_of_the_serving_release(&self, app: &App) -> bool {
+        let release = app.current.and_then(|number| self.store.get(&keys::release(&app.name, number)).value);
+        release
+            .map(|entry| parse::<Release>(&entry.value))
+            .is_some_and(|release| (&release.config, &release.secrets) == (&app.config, &app.secrets))
     }
 
     fn audit_deployment(&mut self, key: &str, old: Option<&[u8]>, new: Option<&[u8]>) {
