@@ -201,6 +201,9 @@ fn last_place(logs: &Path, attempt: u32) -> Place {
     // Just after a rotation the last line is in the older file.
     let mut text = end_of(&logs.join(format!("{FILE}.1")));
     text.extend(end_of(&logs.join(FILE)));
+    // What is torn is no line that was written: it is asked for again.
+    let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    text.truncate(whole);
     let own = format!("{STARTED}{attempt})");
     let mut is_own = true;
     for line in text.split(|&byte| byte == b'\n') {
