@@ -28,7 +28,8 @@ pub struct People {
 #[derive(Debug, Default)]
 pub struct Promises {
     pub deployments: Vec<DeploymentNumber>,
-    pub config: BTreeMap<String, String>,
+    /// Moves of settings, and what config is after each that succeeds. One that is reverted takes its change back.
+    pub config: Vec<(DeploymentNumber, BTreeMap<String, String>)>,
     /// While no other deployment changed what the file says.
     pub scale: BTreeMap<ServiceName, Scale>,
     pub runs: Vec<RunId>,
@@ -114,26 +115,41 @@ impl Story {
             (8 | 9, None, Some(_)) => {
                 let to = record.succeeded[self.rng.usize(0..record.succeeded.len())];
                 let release = world.release(app, to)?.clone();
+                let config = release.config.clone();
                 let brings = self.again(release.file, release.config, release.source, Some(release.artifact));
-                Some(self.begin(record, revision, DeploymentKind::Rollback, brings))
+                Some(self.move_settings(record, revision, DeploymentKind::Rollback, brings, config))
             }
             (10 | 11, None, Some(current)) => {
                 let mut record = record;
                 let value = self.rng.u32(..).to_string();
-                record.config.insert("LEVEL".into(), value.clone());
+                record.config.insert("LEVEL".into(), value);
                 let brings =
                     self.again(current.file, record.config.clone(), current.source, Some(current.artifact));
-                let mut request = self.begin(record, revision, DeploymentKind::Config, brings);
-                let promise = request.promise;
-                request.promise = Box::new(move |promises| {
-                    promises.config.insert("LEVEL".into(), value);
-                    promise(promises);
-                });
-                Some(request)
+                let config = record.config.clone();
+                Some(self.move_settings(record, revision, DeploymentKind::Config, brings, config))
             }
             (12.., None, _) => Some(self.deploy(record, revision)),
             _ => None,
         }
+    }
+
+    /// A rollback or a change of config, after which config is `config`.
+    fn move_settings(
+        &self,
+        record: App,
+        revision: Option<u64>,
+        kind: DeploymentKind,
+        brings: Brings,
+        config: BTreeMap<String, String>,
+    ) -> Request {
+        let number = record.last_deployment.next();
+        let mut request = self.begin(record, revision, kind, brings);
+        let promise = request.promise;
+        request.promise = Box::new(move |promises| {
+            promises.config.push((number, config));
+            promise(promises);
+        });
+        request
     }
 
     fn any_service(&mut self, file: &AppFile) -> ServiceName {

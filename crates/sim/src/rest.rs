@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rung_model::{App, AppName, InstanceState, Intent, RouteDocument};
+use rung_model::{App, AppName, Deployment, InstanceState, Intent, Outcome, RouteDocument};
 use rung_planner::World;
 
 use crate::agenda::Happening;
@@ -140,13 +140,13 @@ fn kept(world: &World, app: &AppName, promises: &Promises) -> Result<(), String>
             return Err(format!("{number} of {app} was acknowledged and is lost"));
         }
     }
-    for (name, value) in &promises.config {
-        if record.config.get(name) != Some(value) {
-            return Err(format!(
-                "{name}={value} of {app} was acknowledged and is {:?}",
-                record.config.get(name)
-            ));
-        }
+    let succeeded =
+        |number| world.deployment(app, number).and_then(Deployment::outcome) == Some(Outcome::Succeeded);
+    if let Some((number, config)) = promises.config.iter().rev().find(|(number, _)| succeeded(*number))
+        && record.config != *config
+    {
+        let is = &record.config;
+        return Err(format!("config of {app} was {config:?} with {number}, as acknowledged, and is {is:?}"));
     }
     let file = record.current.and_then(|number| world.release(app, number)).map(|release| &release.file);
     for (service, scale) in &promises.scale {
