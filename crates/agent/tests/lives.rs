@@ -1,5 +1,8 @@
 //! What every driver owes: one suite over lives as processes and lives as containers.
 
+// The lint knows test functions only; here everything is a test.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../../tests/e2e/src/engine.rs"]
 mod engine;
 

@@ -4,8 +4,10 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use ring::rand::{SecureRandom, SystemRandom};
 use rung_api::seal::write_private;
@@ -106,6 +108,10 @@ fn ensure_private(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A rung that was killed in the midst of starting a process leaves a copy of itself for the moment until that process
+/// begins, and the copy holds the lock.
+const LET_GO_WITHIN: Duration = Duration::from_secs(2);
+
 fn lock(root: &Path) -> anyhow::Result<Flock<File>> {
     let path = root.join("lock");
     let mut file = OpenOptions::new()
@@ -119,23 +125,37 @@ fn lock(root: &Path) -> anyhow::Result<Flock<File>> {
     let mut holder = String::new();
     // Only for the message; an empty file is a fine answer.
     let _ = file.read_to_string(&mut holder);
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            lock.set_len(0)?;
-            lock.seek(SeekFrom::Start(0))?;
-            // A full disk must not keep rung from starting: the lock is held, only its label is missing.
-            let _ = write!(lock, "{}", std::process::id());
-            Ok(lock)
+    let began = Instant::now();
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                lock.set_len(0)?;
+                lock.seek(SeekFrom::Start(0))?;
+                // A full disk must not keep rung from starting: the lock is held, only its label is missing.
+                let _ = write!(lock, "{}", std::process::id());
+                return Ok(lock);
+            }
+            Err((held, Errno::EWOULDBLOCK)) if is_gone(&holder) && began.elapsed() < LET_GO_WITHIN => {
+                file = held;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let pid = if holder.is_empty() { "unknown" } else { holder.trim() };
+                let message =
+                    format!("data directory {} is in use by a running rung (pid {pid})", root.display());
+                let hint = "deploy to it with `rung deploy`, or give another one with --data";
+                return Err(Hinted::failed(message, hint).into());
+            }
+            Err((_, error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
         }
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            let pid = if holder.is_empty() { "unknown" } else { holder.trim() };
-            let message =
-                format!("data directory {} is in use by a running rung (pid {pid})", root.display());
-            Err(Hinted::failed(message, "deploy to it with `rung deploy`, or give another one with --data")
-                .into())
-        }
-        Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }
+}
+
+/// Whether who wrote itself into the lock has ended.
+fn is_gone(holder: &str) -> bool {
+    holder.trim().parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A platform of a test's own.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -154,6 +154,34 @@ impl Rung {
     #[track_caller]
     pub fn cli(&self, arguments: &[&str]) -> Said {
         run_to_its_end(format!("rung {}", arguments.join(" ")), self.cli_command(arguments))
+    }
+
+    /// A command that gets this on its standard input, and its end.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[track_caller]
+    pub fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Said {
+        let started = Instant::now();
+        let mut command = self.cli_command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the CLI starts");
+        // Whoever refuses its arguments does not read it.
+        let _ = child.stdin.take().expect("it is piped").write_all(input);
+        let output = child.wait_with_output().expect("it ends");
+        Said {
+            words: format!("rung {}", arguments.join(" ")),
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            took: started.elapsed(),
+        }
+    }
+
+    /// Values of secrets come by standard input or from a file only.
+    #[track_caller]
+    pub fn set_secret(&self, app: &str, name: &str, value: &str) -> Said {
+        self.cli_with_input(&["secret", "set", name, "--app", app], value.as_bytes()).succeeds()
     }
 
     /// A command of the CLI, not yet started.

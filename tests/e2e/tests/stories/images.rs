@@ -330,7 +330,7 @@ fn what_a_container_gets_is_in_no_argument_list_and_its_limits_hold() {
     let hungry = "[jobs.hungry]\ncommand = \"x=$(cat /dev/zero | tr '\\\\0' 'x' | head -c 200000000); echo ${#x}\"\nmemory = \"32MB\"\n";
     let file = "[secrets]\nrequired = [\"TOKEN\"]\n[env]\nLEVEL = \"high\"";
     let directory = app(&(of_image("shop", "shop:1", file) + hungry));
-    rung.cli(&["secret", "set", "--app", "shop", "TOKEN=quiet as a mouse"]).succeeds();
+    rung.set_secret("shop", "TOKEN", "quiet as a mouse");
     rung.deploy(directory.path()).succeeds();
     let told = rung.page("shop", "/cgi-bin/tell");
     assert!(told.contains("TOKEN=quiet as a mouse") && told.contains("LEVEL=high"), "{told}");

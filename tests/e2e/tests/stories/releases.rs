@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -13,17 +13,6 @@ use rung_model::deployment::{Deployment, Phase};
 
 fn path(app: &TestApp) -> String {
     app.directory().to_str().expect("temporary directories have names in UTF-8").to_owned()
-}
-
-/// Values of secrets come by standard input only.
-#[track_caller]
-fn set_secret(rung: &Rung, app: &str, name: &str, value: &str) {
-    let mut command = rung.cli_command(&["secret", "set", name, "--app", app]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the CLI starts");
-    child.stdin.take().expect("it is piped").write_all(value.as_bytes()).expect("it reads the value");
-    let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "{name} was not set: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Newest first.
@@ -77,7 +66,7 @@ fn two_releases_are_compared_by_files_app_file_config_and_versions_of_secrets() 
     let mut app = TestApp::new("compared", 1);
     rung.deploy(app.directory()).succeeds();
     rung.cli(&["config", "set", "COLOUR=green", "--app", "compared"]).succeeds();
-    set_secret(&rung, "compared", "TOKEN", "hunter2");
+    rung.set_secret("compared", "TOKEN", "hunter2");
     app.version = "2 now".into();
     app.web().instances = 2;
     std::fs::write(app.directory().join("added"), "more").expect("a file of the app");
@@ -154,9 +143,9 @@ fn a_rollback_brings_back_artifact_app_file_config_and_secrets() {
     let mut app = TestApp::new("undone", 1);
     rung.deploy(app.directory()).succeeds();
     rung.cli(&["config", "set", "COLOUR=red", "--app", "undone"]).succeeds();
-    set_secret(&rung, "undone", "TOKEN", "one");
+    rung.set_secret("undone", "TOKEN", "one");
     rung.cli(&["config", "set", "COLOUR=green", "--app", "undone"]).succeeds();
-    set_secret(&rung, "undone", "TOKEN", "two");
+    rung.set_secret("undone", "TOKEN", "two");
     app.version = "2".into();
     app.set("SHAPE", "round");
     rung.deploy(app.directory()).succeeds();
@@ -334,7 +323,7 @@ fn a_webhook_is_told_how_a_deployment_ended_though_the_server_dies_before_it_lis
     let mut app = TestApp::new("loud", 1);
     app.sections.push(format!("[notify]\nwebhook = {:?}\nsecret = \"HOOK_KEY\"", hook.address));
     rung.deploy(app.directory()).ends_with(1).mentions("HOOK_KEY");
-    set_secret(&rung, "loud", "HOOK_KEY", "hunter2");
+    rung.set_secret("loud", "HOOK_KEY", "hunter2");
     rung.cli(&["deploy", &path(&app), "-m", "a new cart"]).succeeds();
     let (_, first) = hook.next();
     rung.kill_9();

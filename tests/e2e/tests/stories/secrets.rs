@@ -1,8 +1,6 @@
 //! Secrets reach the application, and nobody else.
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
 
 use rung_e2e::http::{Answer, Connection};
 use rung_e2e::{Rung, Said, TestApp, process};
@@ -10,28 +8,9 @@ use rung_e2e::{Rung, Said, TestApp, process};
 const VALUE: &str = "correct-horse-battery-staple-7141";
 const SECOND: &str = "incorrect-donkey-capacitor-2718";
 
-/// A command that gets this on its standard input.
-#[track_caller]
-fn cli_with_input(rung: &Rung, arguments: &[&str], input: &[u8]) -> Said {
-    let started = std::time::Instant::now();
-    let mut command = rung.cli_command(arguments);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the CLI starts");
-    // Whoever refuses its arguments does not read it.
-    let _ = child.stdin.take().expect("it is piped").write_all(input);
-    let output = child.wait_with_output().expect("it ends");
-    Said {
-        words: format!("rung {}", arguments.join(" ")),
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        took: started.elapsed(),
-    }
-}
-
 #[track_caller]
 fn set(rung: &Rung, app: &str, name: &str, value: &str) -> Said {
-    cli_with_input(rung, &["secret", "set", name, "--app", app], value.as_bytes()).succeeds()
+    rung.set_secret(app, name, value)
 }
 
 /// What every endpoint answers to the owner, as text.
@@ -144,7 +123,7 @@ fn values_that_no_environment_holds_are_refused_with_the_way_out() {
     assert_eq!(rung.page("odd", "/env?name=LARGE").len(), limit, "the longest value did not arrive whole");
 
     let refused =
-        |value: &[u8]| cli_with_input(&rung, &["secret", "set", "ODD", "--app", "odd"], value).ends_with(1);
+        |value: &[u8]| rung.cli_with_input(&["secret", "set", "ODD", "--app", "odd"], value).ends_with(1);
     refused("x".repeat(limit + 8).as_bytes()).mentions("131072").mentions("hint");
     refused("x".repeat(1_000_000).as_bytes()).mentions("Linux allows").mentions("hint");
     refused("x".repeat(3_000_000).as_bytes()).mentions("more than 1 MiB");
