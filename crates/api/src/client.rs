@@ -4,6 +4,7 @@
 //! the answer came is not sent again here: callers are loops, and the next tick is the retry.
 
 mod access;
+mod nodes;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,22 +26,17 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use rung_model::{
-    AppName, Assignment, Deployment, DeploymentNumber, Digest, Generation, JobName, NodeFacts, NodeId,
-    NodeRole, Observed, ReleaseNumber, Run, RunId,
+    AppName, Deployment, DeploymentNumber, Digest, JobName, NodeId, NodeRole, ReleaseNumber, Run, RunId,
 };
 
 use crate::error::{Code, ErrorBody};
-use crate::join::{
-    CertificateRequest, Certified, DrainRequest, JoinRequest, JoinTokenIssued, JoinTokenRequest,
-    MemberReport, NodeListing, RemoveRequest,
-};
 use crate::paths;
 use crate::sse::Message;
 use crate::wire::{
     AppStatus, CommitStatus, ConfigRequest, DeployRequest, DestroyRequest, DoctorReport, EventRecord,
-    HealthReport, JobListing, JobRequest, Launch, LogLine, LogQuery, PinRequest, PromoteRequest,
-    ProxyDocuments, ProxyPoll, ReleaseDetail, ReleaseDiff, ReleaseListing, ReleaseRequest, RestartRequest,
-    RollbackRequest, RunRequest, ScaleRequest, SecretListing, SecretRequest, Started,
+    HealthReport, JobListing, JobRequest, LogLine, LogQuery, PinRequest, PromoteRequest, ReleaseDetail,
+    ReleaseDiff, ReleaseListing, ReleaseRequest, RestartRequest, RollbackRequest, RunRequest, ScaleRequest,
+    SecretListing, SecretRequest, Started,
 };
 
 /// Where an API is served: `unix:/path/api.sock`, `http://127.0.0.1:7864` or `https://10.0.0.1:7864`.
@@ -691,104 +687,6 @@ impl Client {
 
     pub async fn doctor(&self) -> Result<DoctorReport, ClientError> {
         self.get(paths::DOCTOR).await
-    }
-}
-
-/// For those who look after the cluster, and for machines that join it.
-impl Client {
-    pub async fn make_join_token(&self, role: NodeRole, by: &str) -> Result<JoinTokenIssued, ClientError> {
-        self.call(Method::POST, paths::JOIN_TOKENS, &JoinTokenRequest { role, by: by.to_owned() }).await
-    }
-
-    pub async fn nodes(&self) -> Result<Vec<NodeListing>, ClientError> {
-        self.get(paths::NODES).await
-    }
-
-    pub async fn drain(&self, node: &NodeId, request: &DrainRequest) -> Result<(), ClientError> {
-        self.call(Method::POST, &fill(paths::NODE_DRAIN, &[node]), request).await
-    }
-
-    /// Lets a drained node take instances again.
-    pub async fn undrain(&self, node: &NodeId, by: &str) -> Result<(), ClientError> {
-        self.call(Method::DELETE, &fill(paths::NODE_DRAIN, &[node]), &by).await
-    }
-
-    pub async fn remove_node(&self, node: &NodeId, request: &RemoveRequest) -> Result<(), ClientError> {
-        self.call(Method::POST, &fill(paths::NODE_REMOVE, &[node]), request).await
-    }
-
-    pub async fn join(&self, request: &JoinRequest) -> Result<Certified, ClientError> {
-        self.call(Method::POST, paths::JOIN, request).await
-    }
-}
-
-/// For nodes.
-impl Client {
-    pub async fn renew_certificate(&self, node: &NodeId, key: &str) -> Result<Certified, ClientError> {
-        let request = CertificateRequest { key: key.to_owned() };
-        self.call(Method::POST, &fill(paths::CERTIFICATE, &[node]), &request).await
-    }
-
-    /// The members once they are others than those that `after` names, at the latest after `wait`.
-    pub async fn members(&self, after: &str, wait: Duration) -> Result<MemberReport, ClientError> {
-        self.get(&format!("{}&after={}", with_wait(paths::MEMBERS.to_owned(), wait), encode_query(after)))
-            .await
-    }
-
-    pub async fn register(&self, node: &NodeId, facts: &NodeFacts) -> Result<(), ClientError> {
-        self.call(Method::PUT, &fill(paths::NODE, &[node]), facts).await
-    }
-
-    pub async fn beat(&self, node: &NodeId) -> Result<(), ClientError> {
-        self.call(Method::POST, &fill(paths::NODE_BEAT, &[node]), &()).await
-    }
-
-    /// The assignment once it is newer than `after`; `None` when nothing came within `wait`.
-    pub async fn assignment(
-        &self,
-        node: &NodeId,
-        after: Generation,
-        wait: Duration,
-    ) -> Result<Option<Assignment>, ClientError> {
-        let path = with_wait(fill(paths::ASSIGNMENT, &[node]), wait);
-        self.get(&format!("{path}&after={after}")).await
-    }
-
-    pub async fn report(&self, observed: &Observed) -> Result<(), ClientError> {
-        self.call(Method::POST, &fill(paths::OBSERVED, &[&observed.node]), observed).await
-    }
-
-    pub async fn launch(&self, app: &AppName, release: ReleaseNumber) -> Result<Launch, ClientError> {
-        self.get(&fill(paths::LAUNCH, &[app, &release.0])).await
-    }
-
-    /// The archive of an artifact or an uploaded source, as a stream.
-    pub async fn artifact(&self, digest: &Digest) -> Result<Incoming, ClientError> {
-        let path = fill(paths::ARTIFACT, &[digest]);
-        Ok(self.send(Method::GET, &path, "application/json", full(Bytes::new())).await?.into_body())
-    }
-
-    pub async fn put_artifact(&self, digest: &Digest, archive: Body) -> Result<(), ClientError> {
-        let path = fill(paths::ARTIFACT, &[digest]);
-        let response = self.send(Method::PUT, &path, "application/x-tar", archive).await?;
-        self.read(&path, response).await
-    }
-}
-
-/// For proxies.
-impl Client {
-    pub async fn poll_routes(
-        &self,
-        proxy: &str,
-        poll: &ProxyPoll,
-        wait: Duration,
-    ) -> Result<ProxyDocuments, ClientError> {
-        self.call(Method::POST, &with_wait(fill(paths::PROXY_POLL, &[&proxy]), wait), poll).await
-    }
-
-    /// The proxy ends in order: nobody need wait for its acknowledgements any more.
-    pub async fn leave(&self, proxy: &str) -> Result<(), ClientError> {
-        self.call(Method::DELETE, &fill(paths::PROXY, &[&proxy]), &()).await
     }
 }
 
