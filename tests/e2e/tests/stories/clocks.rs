@@ -57,6 +57,8 @@ fn a_clock_that_is_set_by_hours_disturbs_neither_requests_nor_deploys_nor_jobs()
     rung.cli(&["rollback", "--app", "clockwork"]).succeeds();
     assert!(rung.page("clockwork", "/").contains("version ahead "));
 
+    // Those of the release before drain a while longer.
+    rung.wait_until_settled("clockwork", "web", 3);
     let lives = rung.lives("clockwork");
     rung.kill_9();
     rung.up(None, &[]);
