@@ -179,6 +179,7 @@ impl Suite<'_> {
 
     async fn another_driver_finds_the_life_again(&self) {
         let directory = self.spawn(self.life("found", "echo here; while :; do sleep 0.02; done")).await;
+        self.said("found", "here").await;
         let other = self.kind.driver();
         let Status::Alive(living) = other.status(&directory).await else { panic!("it is not found alive") };
         assert!(living.pid > 0 && living.started_ms > 0, "{living:?}");
