@@ -273,8 +273,8 @@ impl Instances {
     async fn try_probe(&self, id: &InstanceId, attempt: u32, with_tail: bool) -> Option<ProbeOutcome> {
         let node = &self.node;
         let entry = node.ledger().instances().get(id).filter(|entry| entry.attempt == attempt).cloned()?;
-        let release = node.launch(&entry.assigned.app, entry.assigned.release).await.ok()?.release;
-        let health = &release.file.services.get(&entry.assigned.service)?.health;
+        let launch = node.launch(&entry.assigned.app, entry.assigned.release).await.ok()?;
+        let health = &launch.release.file.services.get(&entry.assigned.service)?.health;
         let directory = node.layout.life(id, attempt);
         if docker::is_container(&directory) {
             return Some(self.probe_container(id, &entry, &directory, health, with_tail).await);

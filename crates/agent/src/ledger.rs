@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use rung_api::seal::{KeyError, SealKey, write_private};
 use rung_api::wire::Launch;
@@ -74,7 +75,8 @@ pub struct Ledger {
     layout: Layout,
     key: SealKey,
     book: Book,
-    launches: BTreeMap<(AppName, ReleaseNumber), Launch>,
+    /// Shared: a release with a thousand jobs is large, and each run and each probe looks at it.
+    launches: BTreeMap<(AppName, ReleaseNumber), Arc<Launch>>,
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, LedgerError> {
@@ -116,7 +118,8 @@ impl Ledger {
                 .and_then(|bytes| serde_json::from_slice::<Launch>(&bytes).ok());
             match launch {
                 Some(launch) => {
-                    self.launches.insert((launch.release.app.clone(), launch.release.number), launch);
+                    let key = (launch.release.app.clone(), launch.release.number);
+                    self.launches.insert(key, Arc::new(launch));
                 }
                 None => tracing::warn!(launch = context, "a kept launch can't be read; it is fetched again"),
             }
@@ -138,10 +141,10 @@ impl Ledger {
     }
 
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
-        self.launches.values()
+        self.launches.values().map(Arc::as_ref)
     }
 
-    pub fn launch(&self, app: &AppName, release: ReleaseNumber) -> Option<&Launch> {
+    pub fn launch(&self, app: &AppName, release: ReleaseNumber) -> Option<&Arc<Launch>> {
         self.launches.get(&(app.clone(), release))
     }
 
@@ -154,11 +157,11 @@ impl Ledger {
         write_quickly(&self.layout.assignment(), &bytes)
     }
 
-    pub fn record_launch(&mut self, launch: Launch) -> Result<(), LedgerError> {
+    pub fn record_launch(&mut self, launch: Arc<Launch>) -> Result<(), LedgerError> {
         let path = self.layout.launch(&launch.release.app, launch.release.number);
         let context =
             path.file_name().expect("it ends with the release's name").to_string_lossy().into_owned();
-        let bytes = serde_json::to_vec(&launch).expect("a launch serializes");
+        let bytes = serde_json::to_vec(&*launch).expect("a launch serializes");
         self.launches.insert((launch.release.app.clone(), launch.release.number), launch);
         let sealed = self.key.seal(&context, &bytes);
         write_private(&path, &sealed)

@@ -32,6 +32,8 @@ pub struct Node {
     pub images: Images,
     pub capabilities: Capabilities,
     pub(crate) ledger: Mutex<Ledger>,
+    /// Held while a release is fetched.
+    pub(crate) fetching: tokio::sync::Mutex<()>,
 }
 
 pub type Shared = Arc<Node>;
@@ -113,16 +115,23 @@ impl Node {
     }
 
     /// The release with its environment; kept, so that instances start while no server answers.
-    pub async fn launch(&self, app: &AppName, release: ReleaseNumber) -> Result<Launch, PrepareError> {
-        if let Some(launch) = self.ledger().launch(app, release) {
-            return Ok(launch.clone());
+    pub async fn launch(&self, app: &AppName, release: ReleaseNumber) -> Result<Arc<Launch>, PrepareError> {
+        let known = || self.ledger().launch(app, release).cloned();
+        if let Some(launch) = known() {
+            return Ok(launch);
+        }
+        // A thousand runs of one release ask for it once.
+        let _turn = self.fetching.lock().await;
+        if let Some(launch) = known() {
+            return Ok(launch);
         }
         let launch = self.client.launch(app, release).await.map_err(|source| PrepareError::Launch {
             app: app.clone(),
             release,
             source,
         })?;
-        self.ledger().record_launch(launch.clone())?;
+        let launch = Arc::new(launch);
+        self.ledger().record_launch(Arc::clone(&launch))?;
         Ok(launch)
     }
 }

@@ -168,6 +168,7 @@ async fn open(config: &AgentConfig) -> Result<Shared, AgentError> {
         images,
         capabilities,
         ledger: std::sync::Mutex::new(ledger),
+        fetching: tokio::sync::Mutex::default(),
     }))
 }
 
@@ -277,7 +278,7 @@ impl Agent {
             Effect::FetchRelease { app, release } => {
                 tokio::spawn(async move {
                     let event = match node.launch(&app, release).await {
-                        Ok(launch) => Event::Release(Box::new(launch.release)),
+                        Ok(launch) => Event::Release(Box::new(launch.release.clone())),
                         Err(error) => Event::ReleaseFailed { app, release, reason: chain(&error) },
                     };
                     let _ = events.send(event);
