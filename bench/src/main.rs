@@ -6,6 +6,7 @@
 //! measures going back and jobs on time. Rounds are interleaved, medians are shown with their range, and what could not
 //! be measured is named.
 
+mod containers;
 mod deploys;
 mod ingress;
 mod loss;

@@ -8,7 +8,7 @@ use rung_e2e::{Load, Rung, Start};
 use crate::payload::{self, Payload};
 use crate::sampler::Sampler;
 use crate::table::{Row, Table};
-use crate::{machine, milliseconds, page, timed};
+use crate::{containers, machine, milliseconds, page, timed};
 
 /// Few enough to leave the machine to what is measured, enough to notice a gap.
 const CLIENTS: usize = 2;
@@ -34,7 +34,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let binary = std::env::current_exe()?.with_file_name("rung");
     anyhow::ensure!(binary.exists(), "{} is missing: run `cargo xtask bench releases`", binary.display());
     let start = payload::own_start()?;
-    let rung = Rung::start_with(Start { binary: Some(binary), ..Start::default() });
+    let rung = Rung::start_with(Start { binary: Some(binary.clone()), ..Start::default() });
     let mut app = Payload::new("shop", 2)?;
     crate::deploys::begin(&rung, &app)?;
     let host = format!("{}.localhost", app.name);
@@ -48,6 +48,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     timed::lone(&rung, arguments.runs, &mut table)?;
     timed::together(&rung, arguments.jobs, &mut table)?;
     lost(load, &mut table);
+    drop(rung);
+    containers::deploys(&binary, arguments.rounds, &mut table)?;
 
     let text = table.markdown("releases", &machine::describe());
     println!("\n{text}");

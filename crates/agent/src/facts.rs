@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rung_model::NodeFacts;
-use rung_model::node::IsolationFact;
+use rung_model::node::{ContainerEngine, IsolationFact};
 
 use crate::cgroups::Cgroups;
 use crate::driver::process::{self, Processes};
@@ -18,8 +18,6 @@ pub struct Capabilities {
     /// Why not better, when it is not the best.
     pub shortfall: Option<String>,
     pub cgroups: Cgroups,
-    /// Which container engine answered at the start, or why none did.
-    pub engine: Result<String, String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +32,7 @@ const TRIAL_UID: u32 = 69_999;
 
 impl Capabilities {
     /// Starts a life of each kind, the best first, until one works.
-    pub async fn detect(driver: &Processes, scratch: &Path, cgroups: Cgroups, engine: &Engine) -> Self {
-        let engine = describe_engine(engine).await;
+    pub async fn detect(driver: &Processes, scratch: &Path, cgroups: Cgroups) -> Self {
         let is_root = nix::unistd::geteuid().is_root();
         let best = if is_root {
             (Kind::OwnUsers, Isolation::OwnUser { uid: TRIAL_UID, gid: TRIAL_UID })
@@ -43,15 +40,15 @@ impl Capabilities {
             (Kind::UserNamespace, Isolation::UserNamespace)
         };
         match try_life(driver, scratch, best.1).await {
-            Ok(()) => Self { kind: best.0, shortfall: None, cgroups, engine },
+            Ok(()) => Self { kind: best.0, shortfall: None, cgroups },
             Err(reason) => {
                 tracing::warn!(reason, "instances can't be isolated");
-                Self { kind: Kind::Plain, shortfall: Some(reason), cgroups, engine }
+                Self { kind: Kind::Plain, shortfall: Some(reason), cgroups }
             }
         }
     }
 
-    pub fn isolation_facts(&self) -> Vec<IsolationFact> {
+    pub fn isolation_facts(&self, engine: &ContainerEngine) -> Vec<IsolationFact> {
         let fact = |name: &str, available: bool, consequence: &str| IsolationFact {
             name: name.to_owned(),
             available,
@@ -98,17 +95,7 @@ impl Capabilities {
                 self.cgroups.processes,
                 "a fork bomb in an instance is not stopped; give rung a cgroup (`rung service install` does)",
             ),
-            fact(
-                &format!(
-                    "container engine{}",
-                    self.engine.as_ref().map(|name| format!(" ({name})")).unwrap_or_default()
-                ),
-                self.engine.is_ok(),
-                &format!(
-                    "apps with `[build] image` or `dockerfile` can't run here: {}",
-                    self.engine.as_ref().err().map_or("", String::as_str)
-                ),
-            ),
+            engine_fact(engine),
             fact("no new privileges", true, ""),
             fact("no capabilities", true, ""),
             fact(
@@ -125,9 +112,22 @@ impl Capabilities {
     }
 }
 
+fn engine_fact(engine: &ContainerEngine) -> IsolationFact {
+    let (name, why) = match engine {
+        ContainerEngine::Answers { name } => (format!("container engine ({name})"), None),
+        ContainerEngine::Silent { why } => ("container engine".to_owned(), Some(why.as_str())),
+        ContainerEngine::Unknown => ("container engine".to_owned(), Some("it was not looked for")),
+    };
+    let consequence = |why| format!("apps with `[build] image` or `dockerfile` can't run here: {why}");
+    IsolationFact { name, available: why.is_none(), consequence: why.map(consequence).unwrap_or_default() }
+}
+
 /// Its name and version; otherwise why there is none, in words.
-pub async fn describe_engine(engine: &Engine) -> Result<String, String> {
-    engine.version().await.map(|version| version.name()).map_err(|error| error.to_string())
+pub async fn look_for_engine(engine: &Engine) -> ContainerEngine {
+    match engine.version().await {
+        Ok(version) => ContainerEngine::Answers { name: version.name() },
+        Err(error) => ContainerEngine::Silent { why: error.to_string() },
+    }
 }
 
 async fn try_life(driver: &Processes, scratch: &Path, isolation: Isolation) -> Result<(), String> {
@@ -173,7 +173,7 @@ pub struct Reached {
 }
 
 /// What the node says of itself when it registers.
-pub fn node_facts(reached: &Reached, capabilities: &Capabilities) -> NodeFacts {
+pub fn node_facts(reached: &Reached, capabilities: &Capabilities, engine: ContainerEngine) -> NodeFacts {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     NodeFacts {
         agent: reached.agent.clone(),
@@ -181,7 +181,8 @@ pub fn node_facts(reached: &Reached, capabilities: &Capabilities) -> NodeFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cpu_millis: cores as u64 * 1000,
         memory_bytes: memory_bytes(),
-        isolation: capabilities.isolation_facts(),
+        isolation: capabilities.isolation_facts(&engine),
+        engine,
     }
 }
 

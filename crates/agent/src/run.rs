@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rung_api::Client;
 use rung_model::app::Destroying;
+use rung_model::node::ContainerEngine;
 use rung_model::{AppName, NodeId, Observed};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,7 +21,7 @@ use crate::cgroups::Cgroups;
 use crate::converge::{Converge, Effect, Event, Now};
 use crate::driver::Driver;
 use crate::engine::Engine;
-use crate::facts::{Capabilities, Reached, node_facts};
+use crate::facts::{Capabilities, Reached, look_for_engine, node_facts};
 use crate::images::Images;
 use crate::instances::{Events, Instances};
 use crate::layout::Layout;
@@ -41,6 +42,9 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_secs(10);
 /// Every grace period ends in a kill; an instance that is still there after this is beyond the kernel's help.
 const STOP_MAX: Duration = Duration::from_secs(120);
+
+/// The engine is asked for its version so often: one question over a local socket.
+const ENGINE_EVERY: Duration = Duration::from_secs(5);
 
 /// A container whose removal failed is looked for again.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -121,7 +125,9 @@ pub async fn run(
     if let Some(outside) = outside {
         tasks.spawn(api::serve_servers(outside.listener, node.clone()));
     }
-    tasks.spawn(keep_registered(node.clone(), reached));
+    let (found, engine) = watch::channel(look_for_engine(node.images.engine()).await);
+    tasks.spawn(watch_engine(node.clone(), found));
+    tasks.spawn(keep_registered(node.clone(), reached, engine));
     tasks.spawn(keep_engine_clean(node.clone()));
     tasks.spawn(send_reports(node.client.clone(), to_report));
     tasks.spawn(follow_assignment(node.clone(), events, following));
@@ -155,7 +161,7 @@ async fn open(config: &AgentConfig) -> Result<Shared, AgentError> {
         cgroups
     })
     .await;
-    let capabilities = Capabilities::detect(driver.processes(), layout.root(), cgroups, &engine).await;
+    let capabilities = Capabilities::detect(driver.processes(), layout.root(), cgroups).await;
     // The whole data directory is out of sight: the store and the keys lie beside the node's part of it.
     let masked = vec![layout.root().parent().unwrap_or(layout.root()).to_owned()];
     Ok(Shared::new(Node {
@@ -375,11 +381,25 @@ impl Retry {
     }
 }
 
-async fn keep_registered(node: Shared, reached: Reached) {
-    let facts = node_facts(&reached, &node.capabilities);
+/// An engine that was started after Rung counts, and one that has gone does not.
+async fn watch_engine(node: Shared, found: watch::Sender<ContainerEngine>) {
+    loop {
+        tokio::time::sleep(ENGINE_EVERY).await;
+        let now = look_for_engine(node.images.engine()).await;
+        found.send_if_modified(|known| {
+            let is_news = *known != now;
+            *known = now;
+            is_news
+        });
+    }
+}
+
+async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Receiver<ContainerEngine>) {
     let mut retry = Retry::new();
     let mut told = false;
     loop {
+        let found = engine.borrow_and_update().clone();
+        let facts = node_facts(&reached, &node.capabilities, found);
         if let Err(error) = in_time(ANSWER_WITHIN, node.client.register(&node.id, &facts)).await {
             if matches!(&error, CallError::Client(error) if error.code() == Some(rung_api::Code::Removed))
                 && !told
@@ -393,7 +413,9 @@ async fn keep_registered(node: Shared, reached: Reached) {
         }
         retry = Retry::new();
         // A server that lost sight of the node wants to hear of it from the beginning.
-        while in_time(ANSWER_WITHIN, node.client.beat(&node.id)).await.is_ok() {
+        while in_time(ANSWER_WITHIN, node.client.beat(&node.id)).await.is_ok()
+            && !engine.has_changed().unwrap_or(false)
+        {
             tokio::time::sleep(BEAT).await;
         }
     }

@@ -270,3 +270,18 @@ fn logs_are_read_and_followed_through_the_agents_api() {
     });
     assert_eq!(lines, ["started", "one"]);
 }
+
+#[test]
+fn a_release_is_fetched_once_however_many_of_its_runs_begin_at_once() {
+    let mut world = World::new();
+    world.release(1, &[("web", service("true"))], &[("x", "")]);
+    let names: Vec<String> = (0..40).map(|n| format!("shop.run-n{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let kind = RunKind::Release { release: ReleaseNumber(1), command: "exit 0".into() };
+    world.start_runs(&names, &kind, MINUTE);
+    for name in names {
+        assert_eq!(world.await_run(name), RunOutcome::Succeeded { artifact: None });
+    }
+    let fetched = world.server.fetched.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(fetched, 1, "the server was asked {fetched} times for one release");
+}

@@ -4,6 +4,7 @@
 //! the answer came is not sent again here: callers are loops, and the next tick is the retry.
 
 mod access;
+mod authority;
 mod nodes;
 
 use std::fmt;
@@ -21,7 +22,9 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -215,19 +218,27 @@ impl Client {
             }
             Address::Tcp(authority) => self.handshake(connect_tcp(authority).await.map_err(fail)?).await,
             Address::Tls(authority) => {
-                let Some(tls) = &self.inner.tls else {
-                    return Err(ClientError::NoTrust { address: address.to_string() });
-                };
-                let stream = connect_tcp(authority).await.map_err(fail)?;
-                let connecting = TlsConnector::from(tls.config.clone()).connect(tls.name.clone(), stream);
-                let stream =
-                    in_time(connecting).await.map_err(|source| match rung_trust::explain(&source) {
-                        Some(why) => ClientError::Untrusted { address: address.to_string(), why },
-                        None => fail(source),
-                    })?;
+                let stream = self.connect_tls(address, authority).await?;
                 self.handshake(stream).await
             }
         }
+    }
+
+    async fn connect_tls(
+        &self,
+        address: &Address,
+        authority: &str,
+    ) -> Result<TlsStream<TcpStream>, ClientError> {
+        let fail = |source| ClientError::Connect { address: address.to_string(), source };
+        let Some(tls) = &self.inner.tls else {
+            return Err(ClientError::NoTrust { address: address.to_string() });
+        };
+        let stream = connect_tcp(authority).await.map_err(fail)?;
+        let connecting = TlsConnector::from(tls.config.clone()).connect(tls.name.clone(), stream);
+        in_time(connecting).await.map_err(|source| match rung_trust::explain(&source) {
+            Some(why) => ClientError::Untrusted { address: address.to_string(), why },
+            None => fail(source),
+        })
     }
 
     async fn handshake<S>(&self, stream: S) -> Result<SendRequest<Body>, ClientError>
@@ -385,8 +396,8 @@ impl Client {
     }
 }
 
-async fn connect_tcp(authority: &str) -> std::io::Result<tokio::net::TcpStream> {
-    let stream = in_time(tokio::net::TcpStream::connect(authority)).await?;
+async fn connect_tcp(authority: &str) -> std::io::Result<TcpStream> {
+    let stream = in_time(TcpStream::connect(authority)).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

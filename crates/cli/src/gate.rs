@@ -2,8 +2,9 @@
 //!
 //! What it prints is what the person sees in the push's output; that it fails is what keeps the branch from moving. It
 //! runs as the server's user and finds the server by its socket: the server has found out already who may push here, and
-//! says so in the environment. Everything that was pushed is somebody else's: it is judged ([`tree`]) before a file of it
-//! is written, names are never read by a shell, and nothing is followed that could lead out of the tree.
+//! says so in the environment, with the token that the push came with: the gate deploys by it, and may no more than it.
+//! Everything that was pushed is somebody else's: it is judged ([`tree`]) before a file of it is written, names are never
+//! read by a shell, and nothing is followed that could lead out of the tree.
 
 mod tree;
 mod update;
@@ -23,6 +24,7 @@ use crate::follow::OnInterrupt;
 use crate::render::harmless;
 use crate::screen::{Format, Screen};
 use crate::upload::Tree;
+use crate::verb::command::quoted;
 use crate::verb::deploy::{DeployOptions, deploy_directory};
 use update::Update;
 
@@ -87,7 +89,7 @@ impl Gate {
         Ok(Self {
             app: AppName::new(told("RUNG_GATE_APP")?)?,
             by: told("RUNG_GATE_BY")?,
-            client: Client::new(address, None),
+            client: Client::new(address, std::env::var("RUNG_GATE_TOKEN").ok()),
             turn: if told("RUNG_GATE_TURN")? == "mine" { Turn::Mine } else { Turn::Taken },
             scratch: told("RUNG_GATE_SCRATCH")?.into(),
             repository: std::env::current_dir().context("looking where git started this")?,
@@ -238,7 +240,8 @@ fn not_deployed(head: &Update, file: &AppFile) -> Hinted {
     Hinted::failed(
         format!("{branch} is not deployed, and Rung keeps no other branches: {deployed} is"),
         format!(
-            "git push rung {branch}:{target}   deploys it, or name it in rung.toml: [git] branch = \"{branch}\""
+            "git push rung {}   deploys it, or name it in rung.toml: [git] branch = \"{branch}\"",
+            quoted(&format!("{branch}:{target}"))
         ),
     )
 }

@@ -32,15 +32,37 @@ impl std::fmt::Debug for Login {
 /// # Errors
 /// There is no home to put it in.
 pub fn path() -> anyhow::Result<PathBuf> {
+    Ok(directory()?.join("login.json"))
+}
+
+/// Where what belongs to the person alone is kept.
+///
+/// # Errors
+/// There is no home to put it in.
+pub fn directory() -> anyhow::Result<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let config = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
     match config {
-        Some(config) => Ok(config.join("rung/login.json")),
+        Some(config) => Ok(config.join("rung")),
         None => {
             let hint = "set HOME, or give RUNG_API and RUNG_TOKEN instead";
             Err(Hinted::usage("there is no home directory to keep a login in", hint).into())
         }
     }
+}
+
+/// Writes a file that nobody else reads, and its directory.
+///
+/// # Errors
+/// The directory can't be made, or not be written to.
+pub fn write_own(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let write = || {
+        if let Some(directory) = path.parent() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        write_private(path, bytes)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
 }
 
 impl Login {
@@ -64,13 +86,7 @@ impl Login {
     /// # Errors
     /// The directory can't be made, or not be written to.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let write = || {
-            if let Some(directory) = path.parent() {
-                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            }
-            write_private(path, &serde_json::to_vec_pretty(self)?)
-        };
-        write().with_context(|| format!("writing {}", path.display()))
+        write_own(path, &serde_json::to_vec_pretty(self)?)
     }
 
     /// Whether there was one.

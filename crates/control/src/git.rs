@@ -73,6 +73,21 @@ fn io_error(act: impl Into<String>) -> impl FnOnce(io::Error) -> GitError {
     }
 }
 
+/// Who pushes: as the person's own git said it, and by which token. The gate deploys with that token, so that it may what
+/// the person may, and is told what the person is told.
+#[derive(Clone)]
+pub struct Pusher {
+    pub by: String,
+    /// `None`: by the socket of the machine's owner.
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for Pusher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pusher").field("by", &self.by).finish_non_exhaustive()
+    }
+}
+
 /// Whether a push may deploy now, or another one is at it.
 #[derive(Debug)]
 pub enum Turn {
@@ -159,11 +174,21 @@ impl Repositories {
     }
 
     /// What the gate is told, beside what git tells a hook.
-    pub fn tell_gate(&self, command: &mut Command, app: &AppName, by: &str, turn: &Turn, place: &Place) {
+    pub fn tell_gate(
+        &self,
+        command: &mut Command,
+        app: &AppName,
+        pusher: &Pusher,
+        turn: &Turn,
+        place: &Place,
+    ) {
         let mut api = std::ffi::OsString::from("unix:");
         api.push(&self.api);
         command.env("RUNG_GATE_PROGRAM", &self.program).env("RUNG_GATE_API", api);
-        command.env("RUNG_GATE_APP", app.as_str()).env("RUNG_GATE_BY", by);
+        command.env("RUNG_GATE_APP", app.as_str()).env("RUNG_GATE_BY", &pusher.by);
+        if let Some(token) = &pusher.token {
+            command.env("RUNG_GATE_TOKEN", token);
+        }
         command.env("RUNG_GATE_SCRATCH", &place.scratch);
         command.env("RUNG_GATE_TURN", if matches!(turn, Turn::Mine(_)) { "mine" } else { "taken" });
     }

@@ -22,6 +22,7 @@ pub mod leader;
 mod notify;
 pub mod prune;
 pub mod reconcile;
+mod run_logs;
 mod secrets;
 pub mod shared;
 pub mod status;

@@ -39,6 +39,7 @@ impl Control {
         if let Err(error) = self.inner.repositories.prune(|app| apps.contains(app)).await {
             tracing::warn!(%error, "pruning repositories");
         }
+        self.prune_run_logs();
         match self.prune_secrets(unnamed).await {
             Ok(found) => *unnamed = found,
             Err(error) => tracing::warn!(%error, "pruning secrets"),

@@ -21,7 +21,9 @@ use std::time::Duration;
 
 use rung_api::wire::ProxyDocuments;
 use rung_model::{AppName, Generation, InstanceId, NodeId, keys};
-use rung_planner::{Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Waiting, World, plan};
+use rung_planner::{
+    Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Waiting, WaitingRun, World, plan,
+};
 use rung_store::{Batch, Entry, Event as StoreEvent, Guard, Op, Revision, Txn};
 
 /// How long to wait after the store could not be written.
@@ -107,6 +109,7 @@ pub struct Reconcile {
     written: Revision,
     blocked_until: Duration,
     waiting: Vec<Waiting>,
+    waiting_runs: Vec<WaitingRun>,
     wake_at: Option<Duration>,
     tombstones: VecDeque<(Revision, AppName)>,
     /// Removals at or before this revision may have been missed.
@@ -130,6 +133,7 @@ impl Reconcile {
             written: 0,
             blocked_until: Duration::ZERO,
             waiting: Vec::new(),
+            waiting_runs: Vec::new(),
             wake_at: None,
             tombstones: VecDeque::new(),
             tombstone_floor: 0,
@@ -151,6 +155,10 @@ impl Reconcile {
     /// What the last plan could not place, and why.
     pub fn waiting(&self) -> &[Waiting] {
         &self.waiting
+    }
+
+    pub fn waiting_runs(&self) -> &[WaitingRun] {
+        &self.waiting_runs
     }
 
     /// Apps whose routes were removed after a revision; `None` when that is not known any more.
@@ -341,9 +349,10 @@ impl Reconcile {
         if self.in_flight.is_none() && self.queue.is_empty() && self.may_plan(clock) {
             self.is_dirty = false;
             let input = Input { world: &self.world, proxies: &self.proxies, liveness: &self.liveness, clock };
-            let Plan { steps, waiting, wake_at } = plan(input, &mut self.progress);
+            let Plan { steps, waiting, waiting_runs, wake_at } = plan(input, &mut self.progress);
             self.queue = steps.into();
             self.waiting = waiting;
+            self.waiting_runs = waiting_runs;
             self.wake_at = wake_at;
         }
         if self.in_flight.is_none()

@@ -133,6 +133,7 @@ impl Control {
         tokio::spawn(crate::access::watch_tokens(control.clone()));
         tokio::spawn(crate::secrets::end_rotation_of_before(control.clone()));
         tokio::spawn(crate::notify::tell_of_ends(control.clone()));
+        tokio::spawn(crate::run_logs::keep_run_logs(control.clone()));
         Ok((control, task))
     }
 

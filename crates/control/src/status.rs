@@ -1,6 +1,6 @@
 //! What people are shown of an app: pure functions of the index.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rung_api::join::{NodeListing, NodeState};
 use rung_api::wire::{
@@ -10,7 +10,8 @@ use rung_model::{
     App, AppName, AssignedInstance, Deployment, Digest, InstanceId, InstanceState, Intent, NodeId, NodeRole,
     Outcome, Release, ReleaseNumber, RouteDocument, ServiceName,
 };
-use rung_planner::{Held, Waiting, World};
+use rung_planner::schedule::Refusal;
+use rung_planner::{Held, World};
 
 use crate::prune::{artifacts_in_use, is_available, waits};
 use crate::reconcile::Reconcile;
@@ -23,8 +24,11 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
     let mut problems: Vec<String> = services.iter().flat_map(service_problems).collect();
     for waiting in reconcile.waiting().iter().filter(|waiting| waiting.app == *app) {
         let service = &waiting.service;
-        let why = reasons(waiting);
+        let why = reasons(&waiting.reasons);
         problems.push(format!("{service}: {} instances can't be placed yet ({why})", waiting.instances));
+    }
+    for waiting in reconcile.waiting_runs().iter().filter(|waiting| waiting.app == *app) {
+        problems.push(format!("run {} can't be placed yet ({})", waiting.run, reasons(&waiting.reasons)));
     }
     problems.extend(on_lost_nodes(reconcile, app));
     if reconcile.liveness().is_braked() {
@@ -250,7 +254,7 @@ fn node_listing(reconcile: &Reconcile, id: &NodeId) -> NodeListing {
             .collect();
         let waiting = reconcile.waiting().iter();
         for waiting in waiting.filter(|waiting| here.contains(&(&waiting.app, &waiting.service))) {
-            blocked.push(format!("{} {}: {}", waiting.app, waiting.service, reasons(waiting)));
+            blocked.push(format!("{} {}: {}", waiting.app, waiting.service, reasons(&waiting.reasons)));
         }
         let runs = assignment.into_iter().flat_map(|assignment| assignment.runs.keys());
         blocked.extend(runs.map(|run| format!("run {run} goes on")));
@@ -259,9 +263,8 @@ fn node_listing(reconcile: &Reconcile, id: &NodeId) -> NodeListing {
     NodeListing { node: id.clone(), role, state, instances, version, blocked }
 }
 
-fn reasons(waiting: &Waiting) -> String {
-    let reasons: Vec<String> =
-        waiting.reasons.iter().map(|(node, refusal)| format!("{node}: {refusal}")).collect();
+fn reasons(reasons: &BTreeMap<NodeId, Refusal>) -> String {
+    let reasons: Vec<String> = reasons.iter().map(|(node, refusal)| format!("{node}: {refusal}")).collect();
     if reasons.is_empty() { "no node has joined".to_owned() } else { reasons.join("; ") }
 }
 

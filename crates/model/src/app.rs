@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{
     AppName, DeploymentNumber, Digest, NodeId, ReleaseNumber, SecretName, ServiceName, VolumeName,
 };
+use crate::release::Release;
 
 /// The desired state of one app, at `apps/<app>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -113,6 +114,12 @@ impl App {
             Some(scale) if scale.from_file == from_file => scale.count,
             _ => from_file,
         }
+    }
+
+    /// Whether a release's command ran for its artifact, or there is none to run.
+    pub fn has_migrated(&self, release: &Release) -> bool {
+        let Some(command) = &release.file.deploy.release else { return true };
+        self.migrated.iter().any(|known| known.artifact == release.artifact && known.command == *command)
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Deployment {
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     pub phase: Phase,
-    /// Present until the release is made.
+    /// Present until the release is made; for good when none was, because nothing would have changed.
     pub draft: Option<Draft>,
     /// The release that it brings; `None` while it is being built.
     pub release: Option<ReleaseNumber>,

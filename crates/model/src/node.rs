@@ -95,9 +95,28 @@ pub struct NodeFacts {
     pub version: String,
     pub cpu_millis: u64,
     pub memory_bytes: u64,
+    /// Whether apps can run from images here.
+    #[serde(default)]
+    pub engine: ContainerEngine,
     /// What isolation the machine allows, each with what is missing otherwise.
     #[serde(default)]
     pub isolation: Vec<IsolationFact>,
+}
+
+/// A node's container engine, as its agent found it last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum ContainerEngine {
+    /// An agent of an older version does not say: it may be there.
+    #[default]
+    Unknown,
+    Answers {
+        /// `Docker 20.10.24`.
+        name: String,
+    },
+    Silent {
+        why: String,
+    },
 }
 
 /// One line of `rung doctor` about a node.
@@ -123,6 +142,7 @@ mod tests {
                 version: String::new(),
                 cpu_millis: 0,
                 memory_bytes: 0,
+                engine: ContainerEngine::default(),
                 isolation: Vec::new(),
             };
             Node { id: NodeId::new("n").unwrap(), number, facts, drain: None }.letters()

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use croner::Cron;
+use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
@@ -56,7 +57,7 @@ impl Schedule {
         let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         parser
             .parse(&self.0)
-            .map_err(|error| InvalidSchedule::Expression { text: self.0.clone(), why: error.to_string() })
+            .map_err(|error| InvalidSchedule::Expression { text: self.0.clone(), why: why(&self.0, error) })
     }
 
     /// The first time that is later than `after`; `None` when there is none.
@@ -74,6 +75,29 @@ impl Schedule {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// What is wrong with an expression, in words that do not speak of the library.
+fn why(text: &str, error: CronError) -> String {
+    let fields = text.split_whitespace().count();
+    if text.starts_with('@') {
+        return "the short forms are @hourly, @daily, @weekly, @monthly and @yearly".to_owned();
+    }
+    if !(5..=6).contains(&fields) {
+        let fields = if fields == 1 { "1 field".to_owned() } else { format!("{fields} fields") };
+        return format!("it has {fields}, and takes five, or six with seconds in front");
+    }
+    let said = match error {
+        CronError::ComponentError(said)
+        | CronError::IllegalCharacters(said)
+        | CronError::InvalidPattern(said) => said,
+        other => other.to_string(),
+    };
+    let mut said = said.trim_end_matches('.').to_owned();
+    if let Some(first) = said.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    said
 }
 
 impl Zone {
@@ -237,6 +261,10 @@ mod tests {
                 "{bad:?} was taken"
             );
         }
+        let told = |bad: &str| Schedule::new(bad).expect_err(bad).to_string();
+        assert!(told("* * *").contains("it has 3 fields, and takes five"), "{}", told("* * *"));
+        assert!(told("@fortnightly").contains("the short forms are @hourly"), "{}", told("@fortnightly"));
+        assert!(told("61 * * * *").ends_with("number out of bounds"), "{}", told("61 * * * *"));
         assert!(Zone::new("Europe/Atlantis").is_err());
     }
 }

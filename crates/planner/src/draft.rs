@@ -10,7 +10,7 @@ use rung_model::{
 };
 use serde::Serialize;
 
-use crate::{Input, Plan, Progress, Step, Waiting, Write};
+use crate::{Input, Plan, Progress, Step, Waiting, WaitingRun, Write};
 
 /// How many runs a plan writes beside an assignment: a transaction of the store holds 128 operations.
 const RUNS_RECORDED_MAX: usize = 90;
@@ -45,6 +45,7 @@ pub struct Draft<'a> {
     /// Written last: while anything of an app is left, its name is not free.
     forgotten: BTreeSet<AppName>,
     waiting: Vec<Waiting>,
+    waiting_runs: Vec<WaitingRun>,
     wake_at: Option<Duration>,
 }
 
@@ -94,6 +95,7 @@ impl<'a> Draft<'a> {
             deleted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             waiting: Vec::new(),
+            waiting_runs: Vec::new(),
             wake_at: None,
         }
     }
@@ -285,6 +287,10 @@ impl<'a> Draft<'a> {
         self.waiting.push(waiting);
     }
 
+    pub(crate) fn run_waits(&mut self, waiting: WaitingRun) {
+        self.waiting_runs.push(waiting);
+    }
+
     pub(crate) fn wake_at(&mut self, at: Duration) {
         self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
     }
@@ -319,7 +325,7 @@ impl<'a> Draft<'a> {
             let write = self.removal(keys::app(&app));
             self.push(&mut steps, format!("forget {app}"), vec![write]);
         }
-        Plan { steps, waiting: self.waiting, wake_at: self.wake_at }
+        Plan { steps, waiting: self.waiting, waiting_runs: self.waiting_runs, wake_at: self.wake_at }
     }
 
     fn writes_of(&self, app: &AppName, changed: &Changed) -> Vec<Write> {

@@ -37,7 +37,7 @@ use rung_model::{AppName, DeploymentNumber, InstanceId, JobName, ReleaseNumber, 
 
 pub use liveness::Liveness;
 pub use proxies::{Proxies, Proxy};
-pub use schedule::Waiting;
+pub use schedule::{Waiting, WaitingRun};
 pub use world::{Held, World};
 
 use crate::draft::Draft;
@@ -80,6 +80,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What keeps instances from being placed or an app from what is desired.
     pub waiting: Vec<Waiting>,
+    /// Runs that wait for a node.
+    pub waiting_runs: Vec<WaitingRun>,
     /// When a timer of this plan ends, on the clock's `elapsed`. Look again then at the latest.
     pub wake_at: Option<Duration>,
 }

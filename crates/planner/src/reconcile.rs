@@ -20,7 +20,9 @@ use rung_model::{
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing, members};
 use crate::jobs::{is_held_back, missed_its_deadline, replacement};
-use crate::schedule::{Refusal, Waiting, choose_node, pinned_to, unusable};
+use crate::schedule::{
+    Refusal, Waiting, WaitingRun, choose_node, choose_node_for_run, is_too_large, unusable,
+};
 use crate::world::World;
 
 /// Which cohort shall serve an app, which one waits behind it, and by which release.
@@ -313,13 +315,21 @@ fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
                 end_unplaced(draft, run, RunOutcome::Skipped { reason });
             }
             None if is_held_back(draft, run) => {}
-            None => {
-                let node = node_with_fewest_runs(draft, run).filter(|node| draft.has_room_for_run(node, run));
-                let Some(node) = node else { continue };
-                let placed = Run { node: Some(node.clone()), ..run.clone() };
-                draft.change_assignment(&node).runs.insert(run.id.clone(), placed.clone());
-                draft.record_run(placed);
+            None if let Some(reason) = is_too_large(draft, run) => {
+                let outcome = RunOutcome::Failed { reason, exit_code: None, log_tail: Vec::new() };
+                end_unplaced(draft, run, outcome);
             }
+            None => match choose_node_for_run(draft, run) {
+                Ok(node) if draft.has_room_for_run(&node, run) => {
+                    let placed = Run { node: Some(node.clone()), ..run.clone() };
+                    draft.change_assignment(&node).runs.insert(run.id.clone(), placed.clone());
+                    draft.record_run(placed);
+                }
+                Ok(_) => {}
+                Err(reasons) => {
+                    draft.run_waits(WaitingRun { app: app.clone(), run: run.id.clone(), reasons });
+                }
+            },
         }
     }
 }
@@ -337,19 +347,6 @@ fn cancel(draft: &mut Draft<'_>, node: &NodeId, run: &RunId) {
     {
         assigned.cancelled = true;
     }
-}
-
-/// Of those that take something new; where its volumes are, when it may use some.
-fn node_with_fewest_runs(draft: &Draft<'_>, run: &Run) -> Option<NodeId> {
-    let file =
-        run.release().and_then(|release| draft.release(&run.app, release)).map(|release| &release.file);
-    let pinned = file.and_then(|file| match run.of_job() {
-        Some(of) => pinned_to(draft, &run.app, file.jobs.get(&of.job)?.mounts.keys()),
-        None => pinned_to(draft, &run.app, file.services.values().flat_map(|service| service.mounts.keys())),
-    });
-    let nodes = draft.input.world.nodes.keys().filter(|node| unusable(draft, node).is_none());
-    let nodes = nodes.filter(|node| pinned.as_ref().is_none_or(|(_, at)| at == *node));
-    nodes.min_by_key(|node| draft.assignment(node).map_or(0, |assignment| assignment.runs.len())).cloned()
 }
 
 /// Takes over what nodes say of their runs; an ended run leaves its assignment in the step that records its outcome.

@@ -65,6 +65,7 @@ impl Story {
             version: "1".into(),
             cpu_millis: 2000,
             memory_bytes: 1 << 34,
+            engine: rung_model::node::ContainerEngine::default(),
             isolation: Vec::new(),
         };
         let node = Node { id: self.node.clone(), number: 1, facts, drain: None };

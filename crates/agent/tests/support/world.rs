@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub struct Server {
     /// Every state that was ever reported of an instance, in order.
     pub history: Mutex<Vec<(InstanceId, InstanceState)>>,
     pub launches: Mutex<BTreeMap<(String, u64), Launch>>,
+    /// How often one was asked for.
+    pub fetched: AtomicUsize,
     pub artifacts: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -65,6 +68,7 @@ async fn launch(
     State(server): State<Shared>,
     Parameter((app, release)): Parameter<(String, u64)>,
 ) -> axum::response::Response {
+    server.fetched.fetch_add(1, Ordering::Relaxed);
     match server.launches.lock().unwrap().get(&(app, release)) {
         Some(launch) => Json(launch.clone()).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
@@ -163,6 +167,7 @@ impl World {
             observed: watch::Sender::new(None),
             history: Mutex::default(),
             launches: Mutex::default(),
+            fetched: AtomicUsize::new(0),
             artifacts: Mutex::default(),
         });
         let router = Router::new()
@@ -325,10 +330,15 @@ impl World {
     }
 
     pub fn start_run(&mut self, run: &str, kind: RunKind, timeout: Duration) {
-        let run = Run {
-            id: RunId::new(run).unwrap(),
+        self.start_runs(&[run], &kind, timeout);
+    }
+
+    /// All of them in one assignment.
+    pub fn start_runs(&mut self, runs: &[&str], kind: &RunKind, timeout: Duration) {
+        let run = |name: &&str| Run {
+            id: RunId::new(*name).unwrap(),
             app: app(),
-            kind,
+            kind: kind.clone(),
             by: "test".into(),
             at: jiff::Timestamp::UNIX_EPOCH,
             node: None,
@@ -336,7 +346,9 @@ impl World {
             cancelled: false,
             state: RunState::Pending,
         };
-        self.assign(|assignment| drop(assignment.runs.insert(run.id.clone(), run)));
+        self.assign(|assignment| {
+            assignment.runs.extend(runs.iter().map(run).map(|run| (run.id.clone(), run)))
+        });
     }
 
     /// Everything that was logged by an instance of the service `web`.

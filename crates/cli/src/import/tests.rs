@@ -1,4 +1,5 @@
 use expect_test::expect;
+use rung_model::ImageSource;
 
 use super::*;
 
@@ -83,6 +84,9 @@ fn what_a_compose_file_says_is_written_as_an_app_file() {
         port = false
     "##]]
     .assert_eq(&written);
+    let file = appfile::parse("rung.toml", &written).expect("an app file that can be deployed");
+    assert_eq!(file.build.image, Some(ImageSource::Dockerfile { path: "Dockerfile".into() }));
+    assert_eq!(file.services.len(), 2);
 }
 
 #[test]
@@ -117,6 +121,7 @@ fn another_service_becomes_an_app_of_its_own() {
     let db = imported(&["db"]).draft;
     assert_eq!(db.build, draft::Build::Image("postgres:16".into()));
     assert_eq!((db.services.len(), db.services[0].name.as_str()), (1, "db"));
+    appfile::parse("rung.toml", &db.write("compose.yaml")).expect("an app file that can be deployed");
     let unknown = compose::import(COMPOSE, None, &["cache".into()]).unwrap_err();
     assert_eq!(unknown.message, "there is no service cache");
 }

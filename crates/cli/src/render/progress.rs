@@ -162,6 +162,9 @@ fn success(deployment: &Deployment, status: Option<&AppStatus>, took: &str, pain
         let done = paint.good(&format!("{app}{release} is built ({took})"));
         return format!("{done}\n  what serves was left alone; `rung deploy{release}` rolls it out");
     }
+    if deployment.kind == DeploymentKind::Deploy && deployment.release == deployment.from {
+        return paint.good(&format!("{app}{release} is live already: nothing has changed ({took})"));
+    }
     let change = match (deployment.kind, deployment.from) {
         (DeploymentKind::Restart, _) => " restarted".to_owned(),
         (_, Some(from)) => format!(" in place of {from}"),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::Context as _;
+use base64::Engine as _;
 use rung_api::client::fill;
 use rung_api::{Address, paths};
 
@@ -42,6 +43,7 @@ pub async fn remote(session: &mut Session<'_>, name: &str) -> anyhow::Result<Exi
     // An empty helper first: no other one shall be asked, or keep the token.
     must(&["config", "--replace-all", &key, ""])?;
     must(&["config", "--add", &key, &helper(session.global)?])?;
+    trust_authority(session, &address).await?;
     let branch = git(&["symbolic-ref", "--quiet", "--short", "HEAD"])?;
     let branch = String::from_utf8_lossy(&branch.stdout).trim().to_owned();
     let branch = if branch.is_empty() { "main".to_owned() } else { branch };
@@ -49,6 +51,38 @@ pub async fn remote(session: &mut Session<'_>, name: &str) -> anyhow::Result<Exi
         format!("remote {name} is {url}\ndeploy with: git push {name} {branch}")
     })?;
     Ok(Exit::Done)
+}
+
+/// Git knows nothing of fingerprints: it is given the certificate that this one is of, which the server has just shown.
+async fn trust_authority(session: &Session<'_>, address: &str) -> anyhow::Result<()> {
+    let Some(known) = server(session.global)?.ca else { return Ok(()) };
+    let Some(certificate) = session.client.authority(known).await? else { return Ok(()) };
+    let path = crate::login::directory()?.join(format!("authority-{}.pem", &known.hex()[..16]));
+    crate::login::write_own(&path, pem(&certificate).as_bytes())?;
+    let path = path.to_str().context("the path of the authority's certificate is not UTF-8")?;
+    must(&["config", "--replace-all", &format!("http.{address}.sslCAInfo"), path])?;
+    if std::env::var_os("GIT_SSL_CAINFO").is_some() {
+        eprintln!(
+            "GIT_SSL_CAINFO is set here, and git prefers it: push with `env -u GIT_SSL_CAINFO git push …`"
+        );
+    }
+    Ok(())
+}
+
+/// A certificate as programs that use OpenSSL or GnuTLS read it.
+fn pem(certificate: &[u8]) -> String {
+    const LINE: usize = 64;
+    let encoded = base64::engine::general_purpose::STANDARD.encode(certificate);
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, left) = rest.split_at(rest.len().min(LINE));
+        text.push_str(line);
+        text.push('\n');
+        rest = left;
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
 }
 
 fn web_address(address: &Address) -> anyhow::Result<String> {

@@ -11,7 +11,7 @@ use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
 use rung_model::{
     App, AppFile, AppName, Asked, Deployment, DeploymentKind, DeploymentNumber, Digest, Draft, ImageSource,
-    Phase, Provenance, Release, ReleaseNumber, Role, TimelineEntry, keys,
+    Phase, Provenance, Release, ReleaseCommand, ReleaseNumber, Role, TimelineEntry, keys,
 };
 use rung_store::{Guard, Op};
 
@@ -78,7 +78,7 @@ pub async fn deploy(
             Some(source) => control.drafted(&record, &file, &request, source, &mut remarks).await?,
             None => control.drafted_of_file(&record, &file, &request, &mut remarks).await?,
         };
-        if let Some(release) = control.is_unchanged(&record, &draft) {
+        if let Some(release) = control.is_unchanged(&record, &draft, request.asked) {
             return Ok(Json(Started::Unchanged { release }));
         }
         let what = Move::Make(Box::new(draft));
@@ -264,14 +264,18 @@ impl Control {
     }
 
     /// The current release, when the draft would make the very same one.
-    pub(super) fn is_unchanged(&self, record: &App, draft: &Draft) -> Option<ReleaseNumber> {
+    pub(super) fn is_unchanged(&self, record: &App, draft: &Draft, asked: Asked) -> Option<ReleaseNumber> {
         let current = record.current?;
+        // A release command that was left out is made up for.
+        let is_done =
+            |release: &Release| asked.release_command == ReleaseCommand::Skip || record.has_migrated(release);
         self.read(|world| {
             let release = world.release(&record.name, current)?;
             let same = Some(&release.artifact) == draft.artifact.as_ref()
                 && release.file == draft.file
                 && release.config == draft.config
-                && release.secrets == draft.secrets;
+                && release.secrets == draft.secrets
+                && is_done(release);
             (same && world.active_deployment(&record.name).is_none()).then_some(current)
         })
     }

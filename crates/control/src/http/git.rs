@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use super::Refused;
 use super::extract::{Named, Query};
-use crate::git::{GitError, Place, Turn, starting_git};
+use crate::git::{GitError, Place, Pusher, Turn, starting_git};
 use crate::shared::Control;
 
 /// Where git's endpoints are; with a slash, for whoever only looks at the beginning.
@@ -64,9 +64,9 @@ pub struct Asked {
     service: String,
 }
 
-/// Who pushes, as the person's own git said it.
+/// What the person's own git calls the one who pushes.
 #[derive(Debug, Clone)]
-struct Pusher(String);
+struct User(String);
 
 pub async fn advertise(
     State(control): State<Control>,
@@ -116,15 +116,14 @@ impl Control {
         request: Request,
     ) -> Result<Response, Refused> {
         self.admit(&app, service, step).await?;
-        let by =
-            request.extensions().get::<Pusher>().map_or_else(|| "git".to_owned(), |Pusher(by)| by.clone());
+        let pusher = pusher(&request);
         let turn = match (service, step) {
             (Service::Receive, Step::Exchange) => self.inner.repositories.turn(&app).await,
             _ => Turn::Taken,
         };
         let place = self.inner.repositories.open(&app).await.map_err(ErrorBody::from)?;
         let mut command = self.inner.repositories.git();
-        self.inner.repositories.tell_gate(&mut command, &app, &by, &turn, &place);
+        self.inner.repositories.tell_gate(&mut command, &app, &pusher, &turn, &place);
         describe(&mut command, &app, service, step, request.headers());
         command.env("GIT_PROJECT_ROOT", self.inner.repositories.parent());
         command.stdin(std::process::Stdio::piped()).kill_on_drop(service == Service::Upload);
@@ -324,10 +323,17 @@ pub async fn speak_git(mut request: Request, next: Next) -> Response {
     }
     if let Some((user, bearer)) = basic(request.headers()) {
         request.headers_mut().insert(header::AUTHORIZATION, bearer);
-        request.extensions_mut().insert(Pusher(user));
+        request.extensions_mut().insert(User(user));
     }
     let response = next.run(request).await;
     if response.status().is_success() { response } else { plain(response).await }
+}
+
+fn pusher(request: &Request) -> Pusher {
+    let by = request.extensions().get::<User>().map_or_else(|| "git".to_owned(), |User(by)| by.clone());
+    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = bearer.and_then(|bearer| bearer.strip_prefix("Bearer "));
+    Pusher { by, token: token.map(str::to_owned) }
 }
 
 fn basic(headers: &HeaderMap) -> Option<(String, HeaderValue)> {

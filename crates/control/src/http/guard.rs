@@ -146,7 +146,9 @@ impl Guard {
 
     async fn caller(&self, via: Via, from: IpAddr, header: Option<String>) -> Result<Caller, ErrorBody> {
         let who = match via {
-            Via::Socket => Who::Local,
+            // Who shows a token there acts as that, and not as the owner: the gate of `git push` does.
+            Via::Socket if header.is_none() => Who::Local,
+            Via::Socket => self.control.authenticate(from, header.as_deref()).await?,
             // A node's certificate is no right to what people do.
             Via::Tcp | Via::Node(_) => self.control.authenticate(from, header.as_deref()).await?,
         };

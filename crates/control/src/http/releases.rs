@@ -165,10 +165,10 @@ pub async fn promote(
         let draft = promotion(&record, promoted, &request)?;
         require_secrets(&record, &draft.file)?;
         control.refuse_taken_domains(&caller, &draft.file)?;
-        if let Some(release) = control.is_unchanged(&record, &draft) {
+        let asked = Asked { release_command: request.release_command, goal: Goal::Serve };
+        if let Some(release) = control.is_unchanged(&record, &draft, asked) {
             return Ok(Json(Started::Unchanged { release }));
         }
-        let asked = Asked { release_command: request.release_command, goal: Goal::Serve };
         let what = Move::Make(Box::new(draft));
         let begun =
             control.begin_as(record, revision, DeploymentKind::Promote, what, &request.by, asked).await?;
@@ -260,16 +260,21 @@ pub async fn commit(
 
 fn commit_status(world: &World, app: &AppName, digits: &str) -> Option<CommitStatus> {
     let origin_of = |number: ReleaseNumber| world.release(app, number)?.provenance.origin.as_ref();
+    // One that has its draft still made no release of its own.
+    let brought = |deployment: &Deployment| match &deployment.draft {
+        Some(draft) => draft.provenance.origin.clone(),
+        None => deployment.release.and_then(origin_of).cloned(),
+    };
     let of_commit = |deployment: &&Deployment| {
-        let pending = deployment.draft.as_ref().and_then(|draft| draft.provenance.origin.as_ref());
-        let origin = deployment.release.and_then(origin_of).or(pending);
-        origin.is_some_and(|origin| origin.commit.as_str().starts_with(digits))
+        brought(deployment).is_some_and(|origin| origin.commit.as_str().starts_with(digits))
     };
     let mut newest_first = world.deployments.get(app)?.values().rev().map(|held| &held.value);
     let deployment = newest_first.find(of_commit)?;
-    let pending = deployment.draft.as_ref().and_then(|draft| draft.provenance.origin.as_ref());
-    let commit = deployment.release.and_then(origin_of).or(pending)?.commit.clone();
-    let current = world.apps.get(app).and_then(|held| held.value.current).and_then(origin_of);
+    let commit = brought(deployment)?.commit;
+    let current = world.apps.get(app).and_then(|held| held.value.current);
+    // Of a deployment that had nothing to change, too: what it brought is what serves.
+    let changed_nothing = deployment.draft.is_some() && deployment.release == current && current.is_some();
+    let of_current = current.and_then(origin_of).is_some_and(|origin| origin.commit == commit);
     Some(CommitStatus {
         state: match deployment.outcome() {
             None => CommitState::Going,
@@ -277,7 +282,7 @@ fn commit_status(world: &World, app: &AppName, digits: &str) -> Option<CommitSta
             Some(Outcome::RolledBack) => CommitState::RolledBack,
             Some(Outcome::Failed) => CommitState::Failed,
         },
-        serves: current.is_some_and(|origin| origin.commit == commit),
+        serves: changed_nothing || of_current,
         deployment: summary(deployment),
         commit,
     })

@@ -115,7 +115,7 @@ impl Control {
     }
 
     /// The agents of nodes; `None` for one that can't be reached by what it has said of itself.
-    fn agents(&self, of: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, Option<Client>)> {
+    pub(crate) fn agents(&self, of: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, Option<Client>)> {
         self.read(|world| {
             let nodes = world.nodes.values().map(|held| &held.value).filter(|node| of(&node.id));
             let client = |node: &NodeId, address: Address| self.agent(node, address);
@@ -137,6 +137,9 @@ pub async fn logs(
     let app: AppName = named.get("app")?;
     control.status_of(&app)?;
     let query = LogQuery { app: Some(app.clone()), ..query };
+    if let Some(lines) = control.kept_run_log(&app, &query) {
+        return Ok(all_of(lines));
+    }
     control.refuse_unknown_source(&app, &query).await?;
     let agents = control.agents(|_| true);
     if agents.is_empty() {
@@ -151,6 +154,19 @@ pub async fn logs(
         tokio::spawn(pass_on(node, agent, path.clone(), lines.clone()));
     }
     Ok(joined.into_response())
+}
+
+/// What is there already, as a stream that is whole.
+fn all_of(lines: Vec<LogLine>) -> Response {
+    let (messages, received) = mpsc::channel(64);
+    tokio::spawn(async move {
+        for message in lines.into_iter().map(Message::Item).chain([Message::End]) {
+            if messages.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    Joined::new(received, 1, Ending::WithTheLastSource).into_response()
 }
 
 impl Control {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rung_model::app::Migrated;
 use rung_model::{
-    App, AppName, DeploymentKind, Digest, Goal, ImageSource, Notification, NotificationState, Outcome, Phase,
-    Release, ReleaseCommand, RunKind,
+    App, AppName, DeploymentKind, Digest, Goal, ImageName, ImageSource, Notification, NotificationState,
+    Outcome, Phase, Release, ReleaseCommand, ReleaseNumber, RunKind,
 };
 
 use super::{Followed, RUN_MARGIN, deployed_release, end, enter, fail, follow_run, note, set_budget};
@@ -17,6 +17,13 @@ const BEFORE: &str = "before";
 const RELEASE: &str = "release";
 
 pub(super) fn make_release(draft: &mut Draft<'_>, app: &AppName, artifact: Digest) {
+    if let Some((image, current)) = is_what_serves(draft, app, &artifact) {
+        let deployment = draft.change_deployment(app);
+        deployment.release = Some(current);
+        let message = format!("{image} is the image of {current}, and nothing else has changed");
+        end(draft, app, Phase::Succeeded, message);
+        return;
+    }
     let at = draft.input.clock.wall;
     let number = draft.app(app).last_release.next();
     let deployment = draft.change_deployment(app);
@@ -73,7 +80,7 @@ fn go_on(draft: &mut Draft<'_>, app: &AppName, release: &Release, beginning: Str
         Some(command) if asked.release_command == ReleaseCommand::Skip => {
             (policy.deadline, Phase::Rolling, format!("{beginning}; `{command}` is left out, as asked"))
         }
-        Some(command) if has_run(draft.app(app), &release.artifact, command) => {
+        Some(command) if draft.app(app).has_migrated(release) => {
             (policy.deadline, Phase::Rolling, format!("{beginning}; `{command}` ran for it already"))
         }
         Some(command) => {
@@ -85,6 +92,22 @@ fn go_on(draft: &mut Draft<'_>, app: &AppName, release: &Release, beginning: Str
     enter(draft, app, phase, budget, message);
 }
 
+/// A tag that has not moved, in a deploy that would change nothing else, either: what it means is known only once it was
+/// looked up. The deployment keeps its draft, which says for which commit it was.
+fn is_what_serves(draft: &Draft<'_>, app: &AppName, artifact: &Digest) -> Option<(ImageName, ReleaseNumber)> {
+    let deployment = draft.deployment(app).filter(|deployment| deployment.kind == DeploymentKind::Deploy)?;
+    let pending = deployment.draft.as_ref()?;
+    let Some(ImageSource::Name { image }) = &pending.file.build.image else { return None };
+    let current = draft.release(app, draft.app(app).current?)?;
+    let same = current.artifact == *artifact
+        && current.file == pending.file
+        && current.config == pending.config
+        && current.secrets == pending.secrets;
+    let is_done =
+        deployment.asked.release_command == ReleaseCommand::Skip || draft.app(app).has_migrated(current);
+    (same && is_done).then(|| (image.clone(), current.number))
+}
+
 /// The same name of an image is another image than in the release that serves.
 fn moved_tag(draft: &Draft<'_>, release: &Release) -> Option<String> {
     let Some(ImageSource::Name { image }) = release.file.build.image.as_ref() else { return None };
@@ -93,10 +116,6 @@ fn moved_tag(draft: &Draft<'_>, release: &Release) -> Option<String> {
     let is_same_name = before.file.build.image == release.file.build.image;
     (is_same_name && before.artifact != release.artifact)
         .then(|| format!("{image} has moved: it is another image than in {from}"))
-}
-
-fn has_run(app: &App, artifact: &Digest, command: &str) -> bool {
-    app.migrated.iter().any(|known| known.artifact == *artifact && known.command == command)
 }
 
 /// The restore point, when one is wanted, then the release command.

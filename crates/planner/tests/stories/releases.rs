@@ -2,7 +2,8 @@
 
 use rung_model::deployment::EntryKind;
 use rung_model::{
-    Asked, DeploymentKind, Goal, NotificationState, Phase, ReleaseCommand, ReleaseNumber, keys,
+    Asked, DeploymentKind, Goal, ImageName, ImageSource, NotificationState, Phase, ReleaseCommand,
+    ReleaseNumber, keys,
 };
 
 use crate::files::app;
@@ -147,4 +148,34 @@ fn whom_the_end_is_told_stands_in_the_deployment_however_it_ends() {
     scene.deploy(&file, "tree 2");
     scene.play("the end", |scene| scene.has_ended("shop"));
     assert!(scene.deployment("shop").notification.is_some(), "a failed build is told to nobody");
+}
+
+#[test]
+fn a_tag_that_has_not_moved_makes_no_release_and_starts_nothing() {
+    let mut scene = Scene::new();
+    let mut file = app("shop", "good", 1);
+    file.build.image = Some(ImageSource::Name { image: ImageName::new("acme/shop:2").unwrap() });
+    scene.deploy(&file, "tree 1");
+    scene.play("success", |scene| scene.has_ended("shop"));
+    let before = scene.assigned("shop");
+
+    scene.deploy(&file, "tree 1");
+    scene.play("the end", |scene| scene.has_ended("shop"));
+    assert_eq!(scene.phase("shop"), Phase::Succeeded);
+    assert!(scene.says("shop", "acme/shop:2 is the image of v1, and nothing else has changed"));
+    assert_eq!(scene.deployment("shop").release, Some(ReleaseNumber(1)));
+    let record = scene.app("shop");
+    assert_eq!((record.current, record.last_release), (Some(ReleaseNumber(1)), ReleaseNumber(1)));
+    assert_eq!(scene.assigned("shop"), before, "something was started");
+
+    // A release command that was left out is made up for.
+    file.deploy.release = Some("migrate".into());
+    scene.asked = Asked { release_command: ReleaseCommand::Skip, ..Asked::default() };
+    scene.deploy(&file, "tree 1");
+    scene.play("success", |scene| scene.has_ended("shop"));
+    assert_eq!(scene.app("shop").current, Some(ReleaseNumber(2)), "the app file has changed");
+    scene.asked = Asked::default();
+    scene.deploy(&file, "tree 1");
+    scene.play("success", |scene| scene.has_ended("shop"));
+    assert!(scene.launched.iter().any(|run| run.as_str() == "shop.d4-release"), "{:?}", scene.launched);
 }

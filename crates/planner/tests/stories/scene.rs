@@ -99,6 +99,7 @@ impl Scene {
             version: "1".into(),
             cpu_millis: 2000,
             memory_bytes,
+            engine: rung_model::node::ContainerEngine::default(),
             isolation: Vec::new(),
         };
         let node = Node { id: self.node.clone(), number: 1, facts, drain: None };

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rung_e2e::git::Repository;
 use rung_e2e::http::{Answer, Connection};
 use rung_e2e::{Rung, Said, Start, TestApp, eventually, process, rung_binary};
 use serde_json::Value;
@@ -329,6 +330,41 @@ impl Drop for Reachable {
     }
 }
 
+/// A platform whose API is reached by TLS, and what a person elsewhere must know of it.
+struct Elsewhere {
+    _platform: Reachable,
+    data: tempfile::TempDir,
+    api: String,
+    ca: String,
+}
+
+impl Elsewhere {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        let mut command = Command::new(rung_binary());
+        command.args(["up", "--http", "127.0.0.1:0", "--api", "0.0.0.0:0", "--data"]).arg(&data);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let platform = Reachable(command.spawn().expect("rung starts"));
+        let file: Value = eventually("the platform says where it is", || {
+            let text = std::fs::read(data.join("rung.json")).map_err(|error| error.to_string())?;
+            serde_json::from_slice(&text).map_err(|error| error.to_string())
+        });
+        let text = |name: &str| file[name].as_str().expect("a text").to_owned();
+        let port = text("api").rsplit_once(':').expect("a port").1.to_owned();
+        let (api, ca) = (format!("https://127.0.0.1:{port}"), text("ca"));
+        Self { _platform: platform, data: directory, api, ca }
+    }
+
+    /// Of a token that the owner makes.
+    fn token(&self, home: &Path, arguments: &[&str]) -> String {
+        let data = self.data.path().join("data");
+        let data = ["--data", data.to_str().expect("UTF-8")];
+        let said = at_home(home, &[&["token", "create"], arguments, &data].concat(), "");
+        said.succeeds().out.trim().to_owned()
+    }
+}
+
 /// `rung …` of a person with a home and nothing else.
 fn at_home(home: &Path, arguments: &[&str], input: &str) -> Said {
     let started = std::time::Instant::now();
@@ -353,35 +389,19 @@ fn at_home(home: &Path, arguments: &[&str], input: &str) -> Said {
 #[test]
 fn a_person_logs_in_from_elsewhere_and_ci_says_everything_in_its_environment() {
     use std::os::unix::fs::PermissionsExt as _;
-    let (server, home) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a home"));
-    let data = server.path().join("data");
-    let mut command = Command::new(rung_binary());
-    command.args(["up", "--http", "127.0.0.1:0", "--api", "0.0.0.0:0", "--data"]).arg(&data);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let platform = Reachable(command.spawn().expect("rung starts"));
-    let file: Value = eventually("the platform says where it is", || {
-        let text = std::fs::read(data.join("rung.json")).map_err(|error| error.to_string())?;
-        serde_json::from_slice(&text).map_err(|error| error.to_string())
-    });
-    let text = |name: &str| file[name].as_str().expect("a text").to_owned();
-    let port = text("api").rsplit_once(':').expect("a port").1.to_owned();
-    let (api, ca) = (format!("https://127.0.0.1:{port}"), text("ca"));
-    let data = data.to_str().expect("UTF-8");
-    let made = at_home(
-        home.path(),
-        &["token", "create", "ada", "--role", "viewer", "--apps", "*@*", "--data", data],
-        "",
-    );
-    let token = made.succeeds().out.trim().to_owned();
+    let home = tempfile::tempdir().expect("a home");
+    let platform = Elsewhere::start();
+    let (api, ca) = (&platform.api, &platform.ca);
+    let token = platform.token(home.path(), &["ada", "--role", "viewer", "--apps", "*@*"]);
 
     let wrong = format!("sha256:{}", "0".repeat(64));
-    at_home(home.path(), &["login", &api, "--ca", &wrong], &token).ends_with(1).mentions("authority");
-    at_home(home.path(), &["login", &api, "--ca", &ca], "rung_ada_0000")
+    at_home(home.path(), &["login", api, "--ca", &wrong], &token).ends_with(1).mentions("authority");
+    at_home(home.path(), &["login", api, "--ca", ca], "rung_ada_0000")
         .ends_with(1)
         .mentions("does not take this token");
     at_home(home.path(), &["login", "http://192.0.2.1:7864"], &token).ends_with(2).mentions("in the clear");
     at_home(home.path(), &["whoami"], "").ends_with(1).mentions("rung login");
-    let said = at_home(home.path(), &["login", &api, "--ca", &ca], &token).succeeds();
+    let said = at_home(home.path(), &["login", api, "--ca", ca], &token).succeeds();
     assert!(!said.out.contains(&token), "the token is shown: {}", said.out);
     said.mentions("logged in as token ada: viewer of *@*");
     let kept = home.path().join(".config/rung/login.json");
@@ -395,11 +415,82 @@ fn a_person_logs_in_from_elsewhere_and_ci_says_everything_in_its_environment() {
 
     let mut ci = Command::new(rung_binary());
     ci.arg("whoami")
-        .env("RUNG_API", &api)
+        .env("RUNG_API", api)
         .env("RUNG_TOKEN", &token)
-        .env("RUNG_CA", &ca)
+        .env("RUNG_CA", ca)
         .env("HOME", home.path());
     let output = ci.output().expect("the CLI starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    drop(platform);
+}
+
+#[test]
+fn a_person_elsewhere_pushes_over_tls_and_git_knows_the_authority() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = tempfile::tempdir().expect("a home");
+    let platform = Elsewhere::start();
+    let token = platform.token(home.path(), &["ada", "--role", "deployer", "--app", "shop"]);
+    at_home(home.path(), &["login", &platform.api, "--ca", &platform.ca], &token).succeeds();
+    let shop = TestApp::new("shop", 1);
+    let repository = Repository::of(shop.directory());
+    let home_of = |mut command: Command| {
+        command.env("HOME", home.path()).env_remove("XDG_CONFIG_HOME").env_remove("GIT_SSL_NO_VERIFY");
+        // An environment that names authorities for git wins over its settings.
+        for name in ["RUNG_DATA", "RUNG_API", "RUNG_TOKEN", "RUNG_CA", "GIT_SSL_CAINFO"] {
+            command.env_remove(name);
+        }
+        let output = command.output().expect("it starts");
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        )
+    };
+    let push = || home_of(repository.command(&["push", "rung", "main"]));
+
+    let mut remote = Command::new(rung_binary());
+    remote.args(["git", "remote", "--app", "shop"]).current_dir(repository.directory());
+    let (is_set, said) = home_of(remote);
+    assert!(is_set, "{said}");
+    let (is_pushed, said) = push();
+    assert!(is_pushed && said.contains("is live"), "{said}");
+    let kept = std::fs::read_dir(home.path().join(".config/rung")).expect("it is there").flatten();
+    let pem = kept.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "pem"));
+    let pem = pem.expect("the authority's certificate is kept");
+    assert_eq!(std::fs::metadata(&pem).expect("it is there").permissions().mode() & 0o777, 0o600);
+
+    // Without it git trusts nobody there: it is what made the push possible, and nothing was turned off.
+    repository.git(&["config", "--unset", &format!("http.{}.sslCAInfo", platform.api)]).succeeds();
+    repository.git(&["commit", "--quiet", "--allow-empty", "-m", "again"]).succeeds();
+    let (is_pushed, said) = push();
+    assert!(!is_pushed && said.to_lowercase().contains("certificate"), "{said}");
+}
+
+#[test]
+fn a_domain_that_is_taken_names_no_app_of_another_team() {
+    let rung = Rung::start();
+    let mut shop = TestApp::new("secret-plan", 1);
+    shop.sections.push("domains = [\"www.example.com\"]".into());
+    rung.deploy(shop.directory()).succeeds();
+    let blog_token = token(&rung, &["team-blog", "--role", "deployer", "--app", "blog"]);
+    let mut blog = TestApp::new("blog", 1);
+    blog.sections.push("domains = [\"www.example.com\"]".into());
+    let directory = blog.directory().to_str().expect("UTF-8").to_owned();
+    let is_discreet = |said: &Said| {
+        let told = said.everything();
+        assert!(told.contains("host www.example.com belongs to another app"), "{told}");
+        assert!(!told.contains("secret-plan"), "the other team's app is named: {told}");
+    };
+    is_discreet(&cli_as(&rung, &blog_token, &["deploy", &directory]).ends_with(1));
+    // A push deploys by the token that it came with, not by the server's own right.
+    let repository = Repository::of(blog.directory());
+    let remote = format!("http://ci:{blog_token}@{}/git/blog", rung.api_address());
+    is_discreet(&repository.git(&["push", &remote, "main"]).ends_with(1));
+    // Whoever may see both is told.
+    rung.cli(&["deploy", &directory]).ends_with(1).mentions("belongs to app secret-plan");
+
+    blog.sections.clear();
+    blog.directory();
+    repository.commit("a name of its own");
+    repository.git(&["push", &remote, "main"]).succeeds();
+    let by = rung.deployments("blog").into_iter().map(|deployment| deployment.by).collect::<Vec<_>>();
+    assert_eq!(by, ["team-blog (ci)"], "the deployment does not say whose it is");
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use rung_e2e::engine::{Access, Dockerd, PASSWORD, Registry};
 use rung_e2e::{Rung, Start, eventually, example};
 use rung_model::observed::InstanceState;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// An image's web server: pages from `/www`, and a script that tells its environment.
@@ -95,6 +96,15 @@ fn an_image_is_pinned_when_it_is_deployed_and_a_tag_that_moved_is_told() {
     let told = timeline(&rung, "image");
     assert!(told.contains("has moved"), "nobody was told that the tag moved: {told}");
 
+    // And again, without anything being new.
+    rung.wait_until_settled("image", "web", 1);
+    let before = rung.lives("image");
+    let said = rung.deploy(directory.path()).succeeds();
+    said.mentions("image v2 is live already: nothing has changed");
+    assert_eq!(rung.lives("image"), before, "an instance was started for nothing");
+    let releases: Vec<Value> = rung.cli(&["releases", "--app", "image", "--json"]).succeeds().json();
+    assert_eq!(releases.len(), 2, "a release was made of what is there already: {releases:#?}");
+
     rung.cli(&["rollback", "--app", "image"]).succeeds();
     assert!(rung.page("image", "/").contains("the first"), "the release before had another image");
 }
@@ -130,6 +140,27 @@ fn a_dockerfile_is_built_by_the_engine_and_its_image_outlives_the_engines_clean_
     );
     rung.deploy(directory.path()).ends_with(1).mentions("test exited with code 3");
     assert!(rung.page("dockerfile", "/").contains("built from a Dockerfile"), "a failed build was felt");
+}
+
+#[test]
+fn a_compose_file_is_imported_and_what_it_says_runs() {
+    let stage = Stage::new();
+    let rung = stage.rung();
+    let directory = example("compose");
+    let at = |name: &str| directory.path().join(name);
+    rung.cli(&["import", at("compose.yaml").to_str().expect("UTF-8")]).succeeds();
+    let dockerfile = std::fs::read_to_string(at("Dockerfile")).expect("the example's Dockerfile");
+    std::fs::write(at("Dockerfile"), dockerfile.replace("busybox:stable", "base:1")).expect("a Dockerfile");
+    rung.deploy(directory.path()).ends_with(1).mentions("SESSION_SECRET");
+    rung.cli(&["secret", "generate", "SESSION_SECRET", "--app", "greeter"]).succeeds();
+    rung.deploy(directory.path()).succeeds();
+    rung.wait_until_settled("greeter", "web", 2);
+    rung.wait_until_settled("greeter", "worker", 1);
+    assert!(rung.page("greeter", "/cgi-bin/greet").starts_with("Hello, and welcome."));
+    eventually("the worker's word is on the volume that both mount", || {
+        let page = rung.page("greeter", "/cgi-bin/greet");
+        if page.lines().count() == 2 { Ok(()) } else { Err(page) }
+    });
 }
 
 #[test]

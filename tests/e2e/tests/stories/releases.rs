@@ -135,6 +135,10 @@ fn a_release_is_made_now_and_rolled_out_later() {
     assert!(rung.page("later", "/").contains("version 3 "));
     assert_eq!(rung.page("later", "/state?name=released"), "1\n2\n", "the release command was not left out");
     rung.cli(&["explain", "--app", "later"]).succeeds().mentions("without its release command");
+    // The next deploy of the same makes up for it, and the one after that has nothing to do.
+    rung.deploy(app.directory()).succeeds();
+    assert_eq!(rung.page("later", "/state?name=released"), "1\n2\n3\n", "what was left out counts as done");
+    rung.deploy(app.directory()).succeeds().mentions("nothing has changed");
 }
 
 #[test]
@@ -343,4 +347,26 @@ fn a_webhook_is_told_how_a_deployment_ended_though_the_server_dies_before_it_lis
     let (_, failed) = hook.next();
     assert_eq!((&failed["deployment"], &failed["outcome"]), (&"d2".into(), &"rolled_back".into()));
     assert!(failed["reason"].as_str().expect("a reason").contains("failed"), "{failed}");
+}
+
+#[test]
+fn the_log_of_a_build_is_kept_with_its_release_although_its_machine_has_it_no_more() {
+    let rung = Rung::start();
+    let mut app = with_release_command("logged");
+    app.sections.push("[build]\ncommand = \"echo compiling; echo done\"\ntest = \"echo 214 passed\"".into());
+    rung.deploy(app.directory()).succeeds();
+    let copies = rung.data().join("run-logs/logged");
+    eventually("the server has copies of both logs", || {
+        let found = std::fs::read_dir(&copies).map_err(|error| error.to_string())?.count();
+        if found == 2 { Ok(()) } else { Err(format!("it has {found}")) }
+    });
+    // As if the machine that built were another one, and gone.
+    std::fs::remove_dir_all(rung.data().join("node/logs/logged")).expect("the agent's logs");
+    let log = rung.cli(&["logs", "--build", "v1", "--app", "logged"]).succeeds();
+    let log = log.mentions("compiling").mentions("214 passed");
+    assert!(!log.out.contains("is not kept"), "{}", log.out);
+    let tail = rung.cli(&["logs", "--build", "v1", "-n", "1", "--app", "logged"]).succeeds();
+    assert_eq!(tail.out.lines().count(), 1, "{}", tail.out);
+    rung.cli(&["logs", "--run", "logged.d1-release", "--app", "logged"]).succeeds();
+    rung.cli(&["releases", "v1", "--app", "logged"]).succeeds().mentions("214 passed");
 }
