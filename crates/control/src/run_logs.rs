@@ -211,12 +211,12 @@ impl Tail {
     fn push(&mut self, line: &LogLine) {
         let text = serde_json::to_string(line).expect("a line of a log serializes");
         self.first.get_or_insert_with(|| line.clone());
-        self.bytes += text.len();
+        self.bytes += text.len() + 1;
         self.lines.push_back(text);
         while self.bytes > BYTES_MAX
             && let Some(oldest) = self.lines.pop_front()
         {
-            self.bytes -= oldest.len();
+            self.bytes -= oldest.len() + 1;
             self.dropped += 1;
         }
     }

@@ -121,7 +121,7 @@ fn another_service_becomes_an_app_of_its_own() {
     let db = imported(&["db"]).draft;
     assert_eq!(db.build, draft::Build::Image("postgres:16".into()));
     assert_eq!((db.services.len(), db.services[0].name.as_str()), (1, "db"));
-    appfile::parse("rung.toml", &db.write("compose.yaml")).expect("an app file that can be deployed");
+    appfile::parse("rung.toml", db.write("compose.yaml")).expect("an app file that can be deployed");
     let unknown = compose::import(COMPOSE, None, &["cache".into()]).unwrap_err();
     assert_eq!(unknown.message, "there is no service cache");
 }
