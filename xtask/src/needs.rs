@@ -58,6 +58,21 @@ const NEEDS: &[Need] = &[
     Need { probe: &["setpriv", "--version"], package: "util-linux", what_for: "the stories without root" },
 ];
 
+/// What a machine of the long tests is made with.
+const NEEDS_OF_A_MACHINE: &[Need] = &[
+    Need {
+        probe: &["qemu-system-x86_64", "--version"],
+        package: "qemu-system-x86",
+        what_for: "the story of a machine that reboots",
+    },
+    Need {
+        probe: &["mmdebstrap", "--version"],
+        package: "mmdebstrap",
+        what_for: "the story of a machine that reboots",
+    },
+    Need { probe: &["mke2fs", "-V"], package: "e2fsprogs", what_for: "the story of a machine that reboots" },
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consent {
     /// `-y`, or `CI=true`.
@@ -69,7 +84,7 @@ pub enum Consent {
 /// from being installed.
 pub fn ensure(consent: Consent) -> anyhow::Result<()> {
     let troubles: Vec<String> = [
-        ensure_packages(consent),
+        ensure_packages(NEEDS, consent),
         ensure_component("fmt", "rustfmt"),
         ensure_component("clippy", "clippy"),
         ensure_nextest(consent),
@@ -81,8 +96,12 @@ pub fn ensure(consent: Consent) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ensure_packages(consent: Consent) -> anyhow::Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_there(need)).collect();
+pub fn ensure_machine(consent: Consent) -> anyhow::Result<()> {
+    ensure_packages(NEEDS_OF_A_MACHINE, consent)
+}
+
+fn ensure_packages(needs: &[Need], consent: Consent) -> anyhow::Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !is_there(need)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::needs::{self, Consent};
 use crate::summary::{self, Count};
-use crate::{process, tidy};
+use crate::{machine, process, tidy};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -34,6 +34,8 @@ enum Stage {
     Build,
     Tests,
     EndToEnd,
+    /// Of the long tests
+    Machine,
 }
 
 impl Stage {
@@ -46,6 +48,7 @@ impl Stage {
             Self::Build => "build of the real binary",
             Self::Tests => "unit, property, conformance and simulation tests",
             Self::EndToEnd => "end to end: the real binary, real components",
+            Self::Machine => "a machine with systemd that reboots",
         }
     }
 
@@ -55,7 +58,13 @@ impl Stage {
             Self::Needs | Self::Tidy | Self::Format | Self::Clippy | Self::Build => &[],
             Self::Tests => &[Self::Build],
             Self::EndToEnd => &[Self::Needs, Self::Build],
+            Self::Machine => &[Self::Build],
         }
+    }
+
+    /// It takes long: it runs with the long tests, or when it is asked for by name.
+    fn is_long(self) -> bool {
+        self == Self::Machine
     }
 }
 
@@ -76,7 +85,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut records: Vec<Record> = Vec::new();
     let mut count = Count::default();
     for &stage in Stage::value_variants() {
-        if !arguments.only.is_empty() && !arguments.only.contains(&stage) {
+        let is_asked_for = match arguments.only.as_slice() {
+            [] => arguments.long || !stage.is_long(),
+            only => only.contains(&stage),
+        };
+        if !is_asked_for {
             continue;
         }
         let started = Instant::now();
@@ -105,10 +118,7 @@ fn blocked_by(stage: Stage, records: &[Record]) -> Option<Stage> {
 
 fn execute(stage: Stage, arguments: &Arguments, count: &mut Count) -> anyhow::Result<()> {
     match stage {
-        Stage::Needs => {
-            let agreed = arguments.yes || std::env::var("CI").is_ok_and(|ci| ci == "true");
-            needs::ensure(if agreed { Consent::Given } else { Consent::Ask })
-        }
+        Stage::Needs => needs::ensure(consent(arguments)),
         Stage::Tidy => tidy::check(),
         Stage::Format => process::run(&mut process::cargo(&["fmt", "--all", "--check"])),
         Stage::Clippy => {
@@ -122,7 +132,13 @@ fn execute(stage: Stage, arguments: &Arguments, count: &mut Count) -> anyhow::Re
         }
         Stage::Tests => nextest("not package(rung-e2e)", arguments, count),
         Stage::EndToEnd => nextest("package(rung-e2e)", arguments, count),
+        Stage::Machine => needs::ensure_machine(consent(arguments)).and_then(|()| machine::run()),
     }
+}
+
+fn consent(arguments: &Arguments) -> Consent {
+    let agreed = arguments.yes || std::env::var("CI").is_ok_and(|ci| ci == "true");
+    if agreed { Consent::Given } else { Consent::Ask }
 }
 
 fn nextest(filter: &str, arguments: &Arguments, count: &mut Count) -> anyhow::Result<()> {

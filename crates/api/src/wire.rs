@@ -252,6 +252,9 @@ pub struct ReleaseListing {
     /// Every deployment of it failed or was rolled back.
     #[serde(default)]
     pub failed: bool,
+    /// A deployment is rolling it out, or back.
+    #[serde(default)]
+    pub deploying: bool,
 }
 
 /// `GET …/launch`: what an agent needs to start instances of a release. Answered to nodes only.

@@ -290,5 +290,6 @@ pub fn listing(world: &World, in_use: &BTreeSet<Digest>, release: &Release) -> R
         available: is_available(in_use, world, app, number),
         waits: waits(world, app, number),
         failed: has_failed(world, app, number),
+        deploying: world.active_deployment(app).and_then(|deployment| deployment.release) == Some(number),
     }
 }

@@ -13,13 +13,7 @@ pub fn render(releases: &[ReleaseListing], paint: Paint, clock: &Clock) -> Strin
     let rows: Vec<_> = releases
         .iter()
         .map(|release| {
-            let (state, mood) = match (release.current, release.failed, release.available) {
-                (true, _, _) => ("current", Mood::Good),
-                (false, true, _) => ("failed", Mood::Bad),
-                (false, false, true) if release.waits => ("waits", Mood::Neutral),
-                (false, false, true) => ("", Mood::Neutral),
-                (false, false, false) => ("pruned", Mood::Warning),
-            };
+            let (state, mood) = state(release);
             let commit = release.origin.as_ref().map(|origin| {
                 let dirty = if origin.dirty { "+" } else { "" };
                 format!("{}{dirty}", origin.commit.short())
@@ -36,4 +30,15 @@ pub fn render(releases: &[ReleaseListing], paint: Paint, clock: &Clock) -> Strin
         })
         .collect();
     table(&["RELEASE", "STATE", "MADE", "BY", "WHY", "COMMIT", "NOTE"], &rows, paint)
+}
+
+fn state(release: &ReleaseListing) -> (&'static str, Mood) {
+    match release {
+        ReleaseListing { current: true, .. } => ("current", Mood::Good),
+        ReleaseListing { deploying: true, .. } => ("deploying", Mood::Neutral),
+        ReleaseListing { failed: true, .. } => ("failed", Mood::Bad),
+        ReleaseListing { available: false, .. } => ("pruned", Mood::Warning),
+        ReleaseListing { waits: true, .. } => ("waits", Mood::Neutral),
+        _ => ("", Mood::Neutral),
+    }
 }

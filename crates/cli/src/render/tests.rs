@@ -184,6 +184,7 @@ fn releases_are_listed_with_who_and_why() {
         available,
         waits: false,
         failed: number == 4,
+        deploying: number == 8,
     };
     expect![[r#"
         RELEASE  STATE    MADE                      BY          WHY     NOTE
@@ -193,6 +194,7 @@ fn releases_are_listed_with_who_and_why() {
         v4       failed   44 h ago (Mar 2 13:33)    ada@laptop  deploy"#]]
     .assert_eq(&releases::render(
         &[
+            release(8, false, false),
             release(7, true, true),
             release(6, false, true),
             release(5, false, false),
