@@ -25,9 +25,7 @@ pub fn run() -> anyhow::Result<()> {
     let root = home.path().join("root");
     furnish(&root)?;
     let disk = home.path().join("disk");
-    process::run(
-        Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&root, &disk]).arg(DISK),
-    )?;
+    process::run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&root, &disk]).arg(DISK))?;
     let boot = root.join("boot");
     watch(&mut machine(&disk, &file_of(&boot, "vmlinuz")?, &file_of(&boot, "initrd")?))
 }

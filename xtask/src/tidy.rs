@@ -68,6 +68,7 @@ const RULES: &[Rule] = &[
     sources::each_crate_introduces_itself,
     prose::no_machine_is_named,
     prose::decisions_are_short,
+    prose::decisions_are_counted,
     prose::links_lead_somewhere,
 ];
 

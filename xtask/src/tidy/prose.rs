@@ -53,6 +53,25 @@ pub fn decisions_are_short(files: &[File]) -> Vec<Violation> {
         .collect()
 }
 
+pub fn decisions_are_counted(files: &[File]) -> Vec<Violation> {
+    let mut taken = std::collections::BTreeMap::new();
+    let mut violations = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".md")) {
+        let Some(name) = file.path.strip_prefix("docs/decisions/") else { continue };
+        let number = name.split('-').next().unwrap_or_default();
+        let what = if let Some(other) = taken.insert(number, name) {
+            format!("{other} has this number, too")
+        } else if !file.text.starts_with(&format!("# {}. ", number.trim_start_matches('0'))) {
+            "its title begins with another number".to_owned()
+        } else {
+            continue;
+        };
+        let why = "decisions are spoken of by their numbers";
+        violations.push(Violation { path: file.path.clone(), line: 1, what, why });
+    }
+    violations
+}
+
 pub fn links_lead_somewhere(files: &[File]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
@@ -123,6 +142,20 @@ mod tests {
         let path = concat!("cd /ro", "ot/main\nsee https://x.example/ro", "ot/1 and $HOME/ro", "ot/x\n");
         let found = no_machine_is_named(&[file("README.md", path)]);
         assert_eq!(found.iter().map(|v| v.line).collect::<Vec<_>>(), [1], "{found:?}");
+    }
+
+    #[test]
+    fn a_number_that_two_decisions_have_is_found() {
+        let files = [
+            file("docs/decisions/0001-a.md", "# 1. A\n"),
+            file("docs/decisions/0001-b.md", "# 1. B\n"),
+            file("docs/decisions/0010-c.md", "# 9. C\n"),
+        ];
+        let found = decisions_are_counted(&files);
+        assert_eq!(
+            found.iter().map(|v| v.path.as_str()).collect::<Vec<_>>(),
+            ["docs/decisions/0001-b.md", "docs/decisions/0010-c.md"]
+        );
     }
 
     #[test]
