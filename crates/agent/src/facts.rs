@@ -100,7 +100,7 @@ impl Capabilities {
             fact("no capabilities", true, ""),
             fact(
                 "system call filter",
-                false,
+                crate::shim::filter::is_possible(),
                 "instances may use every system call that their user may; keep the machine's kernel up to date",
             ),
             fact(

@@ -13,6 +13,7 @@ mod attach;
 mod cgroup;
 mod client;
 pub mod complaint;
+pub mod filter;
 mod init;
 pub mod kernel;
 pub mod logger;

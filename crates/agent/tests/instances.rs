@@ -366,13 +366,14 @@ fn what_an_instance_can_see_and_do_is_little() {
     let mut world = World::new();
     let probe = r#"#!/bin/sh
 echo "uid $(id -u) home $HOME cwd $(pwd) greeting $GREETING"
-grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status
+grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status
 echo "processes $(ls /proc | grep -c '^[0-9]')"
 touch /app/x 2>/dev/null || echo "tree is read-only"
 ls DATA >/dev/null 2>&1 || echo "data is out of sight"
 touch /tmp/mine && echo "tmp is mine"
 touch "$RUNG_VOLUME_UPLOADS/kept" && echo "volume at $RUNG_VOLUME_UPLOADS"
 umask
+unshare -U true 2>/dev/null || echo "no namespaces of its own"
 id -un
 echo done
 exec sleep 1000
@@ -388,6 +389,8 @@ exec sleep 1000
         "CapEff:\t0000000000000000",
         "CapBnd:\t0000000000000000",
         "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "no namespaces of its own",
         "tree is read-only",
         "data is out of sight",
         "tmp is mine",

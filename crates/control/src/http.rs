@@ -26,7 +26,7 @@ mod strict;
 mod tokens;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::Request;
@@ -79,19 +79,24 @@ pub enum Door {
     Tls(rung_trust::Listener),
 }
 
-/// The sockets that the API is served on.
+/// The sockets that the API is served on. Whoever has them can send somebody there: who comes before it is served waits.
 #[derive(Debug)]
 pub struct Listeners {
-    pub door: Door,
-    pub socket: PathBuf,
+    door: Door,
+    socket: UnixListener,
+}
+
+impl Listeners {
+    pub fn new(door: Door, socket: &Path) -> std::io::Result<Self> {
+        Ok(Self { door, socket: bind_private(socket)? })
+    }
 }
 
 impl Control {
     /// Serves until it is dropped. What is being answered then is cut off: a committed write stays, and long polls,
     /// which are most of what is open at any time, are asked again anyway.
     pub async fn serve(self, listeners: Listeners) -> std::io::Result<()> {
-        let socket = bind_private(&listeners.socket)?;
-        let on_socket = axum::serve(socket, router(self.clone()).layer(Extension(Via::Socket)));
+        let on_socket = axum::serve(listeners.socket, router(self.clone()).layer(Extension(Via::Socket)));
         let on_door = async {
             match listeners.door {
                 Door::Plain(tcp) => {

@@ -174,7 +174,8 @@ impl Platform {
                 (Door::Tls(Listener::new(tcp, identity, Clients::Anybody, members)?), Some(outside))
             }
         };
-        let listeners = Listeners { door, socket: data.api_socket() };
+        let listeners =
+            Listeners::new(door, &data.api_socket()).context("listening for this machine's roles")?;
         let server = tokio::spawn(control.clone().serve(listeners));
         let client = Client::new(socket, None);
         let (stop_ingress, stopping) = watch::channel(false);

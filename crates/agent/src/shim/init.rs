@@ -19,9 +19,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, execve, setgroups, setresgid, setresuid, setsid};
 
 use crate::procfs;
-use crate::shim::kernel;
 use crate::shim::protocol::{How, Isolation, Spec};
 use crate::shim::sandbox;
+use crate::shim::{filter, kernel};
 
 /// From the shim to the init: begin, the shim has put you into your cgroups.
 pub const GO: u8 = b'G';
@@ -277,7 +277,7 @@ fn prepare_command(spec: &Spec, io: CommandIo) -> std::io::Result<()> {
     prctl::set_no_new_privs()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     kernel::default_signals();
-    Ok(())
+    filter::put_on()
 }
 
 /// `/dev/stderr` and its like open the pipe again, which asks for its mode: nginx's `error_log /dev/stderr`.
