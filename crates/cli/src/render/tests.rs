@@ -187,11 +187,12 @@ fn releases_are_listed_with_who_and_why() {
         deploying: number == 8,
     };
     expect![[r#"
-        RELEASE  STATE    MADE                      BY          WHY     NOTE
-        v7       current  3 days ago (Mar 1 04:13)  ada@laptop  deploy  new cart
-        v6                2 days ago (Mar 1 15:20)  ada@laptop  deploy
-        v5       pruned   2 days ago (Mar 2 02:26)  ada@laptop  deploy
-        v4       failed   44 h ago (Mar 2 13:33)    ada@laptop  deploy"#]]
+        RELEASE  STATE      MADE                       BY          WHY     NOTE
+        v8       deploying  3 days ago (Feb 28 17:06)  ada@laptop  deploy
+        v7       current    3 days ago (Mar 1 04:13)   ada@laptop  deploy  new cart
+        v6                  2 days ago (Mar 1 15:20)   ada@laptop  deploy
+        v5       pruned     2 days ago (Mar 2 02:26)   ada@laptop  deploy
+        v4       failed     44 h ago (Mar 2 13:33)     ada@laptop  deploy"#]]
     .assert_eq(&releases::render(
         &[
             release(8, false, false),
