@@ -179,12 +179,14 @@ impl Suite<'_> {
 
     async fn another_driver_finds_the_life_again(&self) {
         let directory = self.spawn(self.life("found", "echo here; while :; do sleep 0.02; done")).await;
-        self.said("found", "here").await;
         let other = self.kind.driver();
         let Status::Alive(living) = other.status(&directory).await else { panic!("it is not found alive") };
         assert!(living.pid > 0 && living.started_ms > 0, "{living:?}");
+        let (watching, place) = (other.clone(), directory.clone());
+        let watched = tokio::spawn(async move { watching.ended(&place, 1).await });
+        self.said("found", "here").await;
         other.kill(&directory).await.unwrap();
-        let exit = tokio::time::timeout(PATIENCE, other.ended(&directory, 1)).await.unwrap();
+        let exit = tokio::time::timeout(PATIENCE, watched).await.expect("it does not end").unwrap();
         assert_eq!(exit.how, How::Signaled { signal: 9 }, "{}", exit.describe());
         assert_eq!(self.tail("found"), ["here"], "what was printed before is missing, or there twice");
         let empty = self.home.path().join("empty");
