@@ -64,7 +64,14 @@ fn headline(deployment: &Deployment, paint: Paint) -> String {
         Some(Outcome::Failed) => (Mood::Bad, "failed"),
     };
     let name = paint.bold(&format!("{} {}", deployment.app, deployment.number));
-    format!("{name}  {kind}, from {from} to {to}{skipped}  {}", paint.mood(mood, outcome))
+    let change = match deployment.kind {
+        // A tag that has not moved.
+        DeploymentKind::Deploy if deployment.release.is_some() && deployment.release == deployment.from => {
+            format!(", with nothing new to {to}")
+        }
+        _ => format!(", from {from} to {to}"),
+    };
+    format!("{name}  {kind}{change}{skipped}  {}", paint.mood(mood, outcome))
 }
 
 /// `+  1.2 s  web: 2 of 2 healthy`.

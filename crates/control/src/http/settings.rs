@@ -180,6 +180,7 @@ impl Control {
             let clashing: Vec<&str> =
                 set.map(|(name, _)| name.as_str()).filter(|name| record.config.contains_key(*name)).collect();
             refuse_other_kind("config", app, clashing.iter())?;
+            self.refuse_required(&record, request)?;
             let sealed = self.seal_changes(&mut record, request)?;
             let reason = format!("secrets: {}", names.join(", "));
             let begun = self
@@ -190,6 +191,23 @@ impl Control {
             }
         }
         Err(contended(&format!("secrets of app {app}")))
+    }
+}
+
+impl Control {
+    /// What a deploy would be refused for is not brought about by taking a secret away.
+    fn refuse_required(&self, record: &App, request: &SecretRequest) -> Result<(), ErrorBody> {
+        let app = &record.name;
+        let taken = |name: &SecretName| request.changes.get(name).is_some_and(Option::is_none);
+        let required = self.read(|world| {
+            let file = &world.release(app, record.current?)?.file;
+            let signing = file.notify.as_ref().and_then(|notify| notify.secret.as_ref());
+            file.required_secrets.iter().chain(signing).find(|name| taken(name)).cloned()
+        });
+        let Some(name) = required else { return Ok(()) };
+        let message = format!("the app file of {app} requires secret {name}");
+        Err(ErrorBody::new(Code::Refused, message)
+            .hint("nothing was changed; deploy an app file that does not name it, then unset it"))
     }
 }
 

@@ -13,10 +13,12 @@ pub(super) fn id(deployment: &Deployment) -> String {
 }
 
 pub(super) fn body(deployment: &Deployment, release: Option<&Release>) -> Vec<u8> {
-    let pending = deployment.draft.as_ref();
-    let note = release
-        .map_or_else(|| pending.and_then(|draft| draft.note.as_ref()), |release| release.note.as_ref());
-    let provenance = release.map(|release| &release.provenance).or(pending.map(|draft| &draft.provenance));
+    // One that has its draft still made no release: what it says of itself is in the draft.
+    let (note, provenance) = match (&deployment.draft, release) {
+        (Some(draft), _) => (draft.note.as_ref(), Some(&draft.provenance)),
+        (None, Some(release)) => (release.note.as_ref(), Some(&release.provenance)),
+        (None, None) => (None, None),
+    };
     let message = json!({
         "id": id(deployment),
         "event": EVENT,

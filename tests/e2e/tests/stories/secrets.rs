@@ -168,6 +168,21 @@ fn a_value_is_generated_once_and_a_dotenv_file_is_imported_by_its_names() {
 }
 
 #[test]
+fn a_secret_that_the_app_file_requires_is_not_taken_away() {
+    let rung = Rung::start();
+    let mut app = TestApp::new("needy", 1);
+    app.sections.push("[secrets]\nrequired = [\"TOKEN\"]".into());
+    rung.set_secret("needy", "TOKEN", "one");
+    rung.deploy(app.directory()).succeeds();
+    let said = rung.cli(&["secret", "unset", "TOKEN", "--app", "needy"]).ends_with(1);
+    said.mentions("requires secret TOKEN").mentions("nothing was changed");
+    rung.set_secret("needy", "TOKEN", "two");
+    app.sections.clear();
+    rung.deploy(app.directory()).succeeds();
+    rung.cli(&["secret", "unset", "TOKEN", "--app", "needy"]).succeeds();
+}
+
+#[test]
 fn the_master_key_is_replaced_without_touching_an_instance() {
     let mut rung = Rung::start();
     set(&rung, "vault", "API_KEY", VALUE);
