@@ -158,12 +158,12 @@ pub fn ending(deployment: &Deployment, status: Option<&AppStatus>, took: Duratio
 fn success(deployment: &Deployment, status: Option<&AppStatus>, took: &str, paint: Paint) -> String {
     let app = &deployment.app;
     let release = deployment.release.map(|release| format!(" {release}")).unwrap_or_default();
+    if deployment.kind == DeploymentKind::Deploy && deployment.release == deployment.from {
+        return paint.good(&format!("{app}{release} is live already: nothing has changed ({took})"));
+    }
     if deployment.asked.goal == Goal::Release {
         let done = paint.good(&format!("{app}{release} is built ({took})"));
         return format!("{done}\n  what serves was left alone; `rung deploy{release}` rolls it out");
-    }
-    if deployment.kind == DeploymentKind::Deploy && deployment.release == deployment.from {
-        return paint.good(&format!("{app}{release} is live already: nothing has changed ({took})"));
     }
     let change = match (deployment.kind, deployment.from) {
         (DeploymentKind::Restart, _) => " restarted".to_owned(),

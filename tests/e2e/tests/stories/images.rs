@@ -348,8 +348,19 @@ fn an_engine_that_goes_away_is_told_and_its_instances_come_back_with_it() {
     });
     assert!(rung.instances("shop").iter().all(|instance| instance.state != InstanceState::Healthy));
     rung.deploy(directory.path()).ends_with(1).mentions("no container engine answers");
+    // Nothing new is given to a node without an engine, and what waits says for what.
+    eventually("the node says that it has no engine", || {
+        let said = rung.cli(&["doctor"]).everything();
+        if said.contains("no container engine answers") { Ok(()) } else { Err(said) }
+    });
+    rung.cli(&["scale", "web=2", "--no-wait", "--app", "shop"]).succeeds();
+    eventually("the second instance waits for an engine", || {
+        let problems = rung.app("shop").problems.join("; ");
+        let is_told = problems.contains("can't be placed yet") && problems.contains("no container engine");
+        if is_told { Ok(()) } else { Err(problems) }
+    });
     stage.engine.up();
-    rung.wait_until_settled("shop", "web", 1);
+    rung.wait_until_settled("shop", "web", 2);
     assert!(rung.page("shop", "/").contains("still here"));
 }
 
