@@ -37,6 +37,11 @@ const NEEDS: &[Need] = &[
     Need { probe: &["openssl", "version"], package: "openssl", what_for: "the stories of TLS" },
     Need { probe: &["testssl", "--version"], package: "testssl.sh", what_for: "the long story of TLS" },
     Need { probe: &["git", "--version"], package: "git", what_for: "tidy, and the stories of git push" },
+    Need {
+        probe: &["etcd", "--version"],
+        package: "etcd-server",
+        what_for: "the store of several machines, and the stories of clusters",
+    },
     Need { probe: &["mount", "--version"], package: "mount", what_for: "the story of the full disk" },
     Need {
         probe: &["faketime", "--version"],

@@ -5,6 +5,7 @@
 
 mod access;
 mod authority;
+mod cluster;
 mod nodes;
 
 use std::fmt;

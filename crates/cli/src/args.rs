@@ -304,10 +304,72 @@ pub enum Verb {
     Whoami,
     /// Show who changed what, from where, and what came of it
     Audit(AuditArgs),
+    /// Show where the state is kept: its servers, who leads, and what to do
+    Cluster {
+        #[command(subcommand)]
+        command: Option<ClusterCommand>,
+    },
     /// Check the platform, and say what this machine does not guarantee
     Doctor,
     /// Print the completion script of a shell
     Completion { shell: Shell },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum ClusterCommand {
+    /// Move the state to etcd, so that other servers can join; applications go on
+    Init(ClusterInitArgs),
+    /// Move the state back to this one machine; applications go on
+    Dissolve,
+    /// Print what makes another machine a server of this cluster; it holds keys
+    Admit(ClusterAdmitArgs),
+    /// Make this machine a server, with what `admit` printed; rung must not run on it
+    Enter(ClusterEnterArgs),
+    /// Take a server out
+    Remove { server: rung_model::NodeId },
+    /// Take a snapshot of the state now; one is taken every hour anyway
+    Snapshot,
+    /// Put a snapshot in charge when most servers are lost; rung must not run on this machine
+    Restore(ClusterRestoreArgs),
+    /// Show what would be done after a restore, and let it be done
+    Approve(ClusterApproveArgs),
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct ClusterInitArgs {
+    /// Where other servers will reach this machine [default: 127.0.0.1, for none]
+    #[arg(long, value_name = "IP")]
+    pub address: Option<std::net::IpAddr>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ClusterAdmitArgs {
+    /// The new server's name
+    pub server: rung_model::NodeId,
+    /// Where the others will reach it
+    #[arg(long, value_name = "IP")]
+    pub address: std::net::IpAddr,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ClusterEnterArgs {
+    /// The file with what `rung cluster admit` printed
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ClusterRestoreArgs {
+    /// A file of the data directory's `snapshots` or `backups`
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub snapshot: PathBuf,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct ClusterApproveArgs {
+    /// Take nodes that have not reported for lost
+    #[arg(long)]
+    pub without_silent: bool,
 }
 
 #[derive(Debug, Clone, Default, Args)]

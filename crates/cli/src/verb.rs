@@ -3,6 +3,7 @@
 mod attached;
 mod audit;
 mod change;
+mod cluster;
 pub mod command;
 pub mod deploy;
 mod destroy;
@@ -116,6 +117,7 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Token(command) => token::token(session, command).await,
         Verb::Audit(args) => audit::audit(session, args).await,
         Verb::Whoami => token::whoami(session).await,
+        Verb::Cluster { command } => cluster::cluster(session, command).await,
         Verb::Doctor => read::doctor(session).await,
         Verb::Completion { .. } | Verb::Login(_) | Verb::Logout => {
             unreachable!("it was answered above, without a server")

@@ -9,6 +9,7 @@
 mod apps;
 mod audit;
 mod callers;
+mod cluster;
 mod deploy;
 mod extract;
 mod git;
@@ -355,6 +356,41 @@ fn people() -> Described {
             paths::DOCTOR,
             apps::doctor,
             says(Right::Admin, "What is not as it should be").answers::<wire::DoctorReport>(),
+        )
+        .get(
+            paths::CLUSTER,
+            cluster::show,
+            says(Right::Admin, "Where the state is kept, and how that is")
+                .answers::<wire::cluster::ClusterReport>(),
+        )
+        .post(
+            paths::CLUSTER_INIT,
+            cluster::init,
+            says(Right::Admin, "Move the state to etcd")
+                .takes::<wire::cluster::InitRequest>()
+                .answers::<wire::cluster::Moved>(),
+        )
+        .post(
+            paths::CLUSTER_DISSOLVE,
+            cluster::dissolve,
+            says(Right::Admin, "Move the state back to one machine").answers::<wire::cluster::Moved>(),
+        )
+        .post(
+            paths::CLUSTER_SNAPSHOTS,
+            cluster::snapshot,
+            says(Right::Admin, "Take a snapshot of the state now").answers::<wire::cluster::SnapshotTaken>(),
+        )
+        .post(
+            paths::CLUSTER_SERVERS,
+            cluster::admit,
+            says(Right::Admin, "Let another server in").takes::<wire::cluster::AdmitRequest>(),
+        )
+        .delete(paths::CLUSTER_SERVER, cluster::remove, says(Right::Admin, "Take a server out"))
+        .post(
+            paths::CLUSTER_APPROVE,
+            cluster::approve,
+            says(Right::Admin, "Let the leader plan again after a restore")
+                .takes::<wire::cluster::ApproveRequest>(),
         )
         .post(
             paths::JOIN_TOKENS,

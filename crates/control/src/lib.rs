@@ -13,6 +13,7 @@ mod audit;
 mod cluster;
 mod diff;
 pub mod doctor;
+pub mod election;
 pub mod events;
 mod git;
 pub mod http;
@@ -21,18 +22,18 @@ mod launch;
 pub mod leader;
 mod notify;
 pub mod prune;
+pub mod quorum;
 pub mod reconcile;
 mod run_logs;
 mod secrets;
+pub mod served;
 pub mod shared;
 pub mod status;
 pub mod trees;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rung_model::NodeId;
-use rung_store::Store;
 
 pub use cluster::{ClusterError, Issued};
 pub use http::{Door, Listeners, Via};
@@ -41,7 +42,8 @@ pub use shared::{Control, StartError};
 
 /// What the server role is made of; composed by the `rung` crate.
 pub struct ControlConfig {
-    pub store: Arc<dyn Store>,
+    /// The store that is in use.
+    pub backing: quorum::Backing,
     /// Where artifacts, events and spools are kept.
     pub data: PathBuf,
     /// The master keys under which secrets are sealed.
@@ -54,6 +56,8 @@ pub struct ControlConfig {
     pub version: String,
     /// Asked to replace this process by another binary.
     pub upgrades: tokio::sync::mpsc::Sender<PathBuf>,
+    /// Asked to replace this process by itself, because the state has moved.
+    pub restarts: tokio::sync::mpsc::Sender<()>,
 }
 
 impl std::fmt::Debug for ControlConfig {

@@ -19,6 +19,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use crate::quorum::Frozen;
+use crate::served::{self, Served};
 use rung_api::wire::ProxyDocuments;
 use rung_model::{AppName, Generation, InstanceId, NodeId, keys};
 use rung_planner::{
@@ -64,6 +66,8 @@ pub enum Event {
     Heard {
         node: NodeId,
     },
+    /// This server leads from now on, with this fencing token, or follows.
+    Lead(Option<Revision>),
     /// The outcome of the step in flight; `None`: the store was not available, nothing was written.
     Written(Option<Txn>),
     Tick,
@@ -96,8 +100,8 @@ pub struct Reconcile {
     /// The polls that wait here, by proxy.
     polls: BTreeMap<String, BTreeSet<PollId>>,
     progress: Progress,
-    /// The fencing token: the revision at which this leader's key was created.
-    fence: Revision,
+    /// The fencing token: the revision at which this leader's key was created. `None`: another server plans.
+    fence: Option<Revision>,
     queue: VecDeque<Step>,
     /// The keys of the step in flight, in its order.
     in_flight: Option<Vec<String>>,
@@ -114,17 +118,36 @@ pub struct Reconcile {
     tombstones: VecDeque<(Revision, AppName)>,
     /// Removals at or before this revision may have been missed.
     tombstone_floor: Revision,
+    /// Why nothing is planned, and nothing that was planned goes out.
+    frozen: Option<Frozen>,
+    /// The key under which this server tells of its own proxies; `None` where it is alone.
+    own_served: Option<String>,
+    /// What polls other servers, by the key under which those tell of it.
+    elsewhere: BTreeMap<String, Elsewhere>,
+}
+
+/// What another server tells.
+#[derive(Debug)]
+struct Elsewhere {
+    nodes: Vec<NodeId>,
+    proxies: BTreeMap<String, Proxy>,
 }
 
 impl Reconcile {
+    /// Of a server that leads.
     pub fn new(epoch: u64, fence: Revision) -> Self {
+        Self { fence: Some(fence), ..Self::follower(epoch) }
+    }
+
+    /// Of a server that knows everything and plans nothing, until it is told to.
+    pub fn follower(epoch: u64) -> Self {
         Self {
             world: World::new(epoch),
             proxies: Proxies::default(),
             liveness: Liveness::default(),
             polls: BTreeMap::new(),
             progress: Progress::default(),
-            fence,
+            fence: None,
             queue: VecDeque::new(),
             in_flight: None,
             own: BTreeSet::new(),
@@ -137,7 +160,17 @@ impl Reconcile {
             wake_at: None,
             tombstones: VecDeque::new(),
             tombstone_floor: 0,
+            frozen: None,
+            own_served: None,
+            elsewhere: BTreeMap::new(),
         }
+    }
+
+    /// Listens to what other servers tell of their proxies.
+    #[must_use]
+    pub fn among_others(mut self, server: &NodeId) -> Self {
+        self.own_served = Some(served::key(server));
+        self
     }
 
     pub fn world(&self) -> &World {
@@ -161,6 +194,62 @@ impl Reconcile {
         &self.waiting_runs
     }
 
+    /// Whether this server plans.
+    pub fn leads(&self) -> bool {
+        self.fence.is_some()
+    }
+
+    /// After a restore, until an operator has approved what would be done.
+    pub fn frozen(&self) -> Option<&Frozen> {
+        self.frozen.as_ref()
+    }
+
+    /// What would be done first, in words.
+    pub fn preview(&self, clock: Clock) -> Vec<String> {
+        let proxies = self.all_proxies();
+        let input = Input { world: &self.world, proxies: &proxies, liveness: &self.liveness, clock };
+        let plan = plan(input, &mut self.progress.clone());
+        plan.steps.into_iter().map(|step| step.why).collect()
+    }
+
+    /// Takes in what another server tells of its proxies; what it tells no more is not waited for any more.
+    fn hear_from_afar(&mut self, key: &str, value: Option<&[u8]>) {
+        let Some(server) = key.strip_prefix(keys::SERVED) else { return };
+        if self.own_served.as_deref().is_none_or(|own| own == key) {
+            return;
+        }
+        let served = value.and_then(|value| serde_json::from_slice::<Served>(value).ok());
+        match served {
+            Some(served) => {
+                let nodes = served.nodes.clone();
+                let proxies = served.into_proxies(server).collect();
+                self.elsewhere.insert(key.to_owned(), Elsewhere { nodes, proxies });
+            }
+            None => drop(self.elsewhere.remove(key)),
+        }
+        self.is_dirty = true;
+    }
+
+    /// Those that poll here, and those that poll other servers.
+    fn all_proxies(&self) -> Proxies {
+        let mut all = self.proxies.clone();
+        for elsewhere in self.elsewhere.values() {
+            all.0.extend(elsewhere.proxies.iter().map(|(name, proxy)| (name.clone(), proxy.clone())));
+        }
+        all
+    }
+
+    fn freeze(&mut self, value: Option<&[u8]>) {
+        // One that can't be read freezes all the same.
+        self.frozen = value.map(|value| {
+            serde_json::from_slice(value).unwrap_or_else(|_| Frozen {
+                why: "the state was restored".to_owned(),
+                since: jiff::Timestamp::UNIX_EPOCH,
+            })
+        });
+        self.is_dirty = true;
+    }
+
     /// Apps whose routes were removed after a revision; `None` when that is not known any more.
     pub fn removed_since(&self, revision: Revision) -> Option<Vec<AppName>> {
         if revision < self.tombstone_floor {
@@ -173,7 +262,7 @@ impl Reconcile {
     /// What a proxy that follows `after` has to hear; `None` when there is nothing new. `whole`: it holds nothing.
     pub fn routes_after(&self, after: Generation, whole: bool) -> Option<ProxyDocuments> {
         let world = &self.world;
-        if world.revision == 0 {
+        if world.revision == 0 || self.frozen.is_some() {
             return None;
         }
         let generation = Generation::new(world.epoch, world.revision);
@@ -194,6 +283,10 @@ impl Reconcile {
         let mut effects = Vec::new();
         self.take_in(event, clock, &mut effects);
         if self.is_listed {
+            // Nodes that are heard by other servers are heard.
+            for node in self.elsewhere.values().flat_map(|served| &served.nodes) {
+                self.is_dirty |= self.liveness.heard(node, clock.elapsed);
+            }
             self.is_dirty |= self.liveness.look(self.world.nodes.keys(), clock.elapsed);
         }
         if self.wake_at.is_some_and(|at| clock.elapsed >= at) {
@@ -224,6 +317,15 @@ impl Reconcile {
                 self.is_dirty |= self.proxies.0.remove(&proxy).is_some();
             }
             Event::Heard { node } => self.is_dirty |= self.liveness.heard(&node, clock.elapsed),
+            Event::Lead(fence) => {
+                self.fence = fence;
+                // Every node counts as alive for a whole window.
+                self.liveness = Liveness::default();
+                // Timers begin anew with each leadership, and what an earlier one planned is not written any more.
+                self.progress = Progress::default();
+                self.queue.clear();
+                self.is_dirty = true;
+            }
             Event::Written(outcome) => self.take_outcome(outcome, clock, effects),
             Event::Tick => {}
         }
@@ -256,6 +358,12 @@ impl Reconcile {
         }
         world.revision = revision;
         self.world = world;
+        let frozen = entries.iter().find(|entry| entry.key == keys::FROZEN);
+        self.freeze(frozen.map(|entry| entry.value.as_slice()));
+        self.elsewhere.clear();
+        for entry in entries.iter().filter(|entry| entry.key.starts_with(keys::SERVED)) {
+            self.hear_from_afar(&entry.key, Some(&entry.value));
+        }
         self.own.clear();
         // Pages that were read later hold newer entries: until the watch has come as far, the world is none that ever was.
         let newest = entries.iter().map(|entry| entry.modified).max();
@@ -279,11 +387,19 @@ impl Reconcile {
         for event in batch.events {
             match event {
                 StoreEvent::Put(entry) => {
+                    if entry.key == keys::FROZEN {
+                        self.freeze(Some(&entry.value));
+                    }
+                    self.hear_from_afar(&entry.key, Some(&entry.value));
                     if let Err(error) = self.world.put(&entry.key, &entry.value, entry.modified) {
                         effects.push(Effect::Undecodable(error.to_string()));
                     }
                 }
                 StoreEvent::Deleted { key } => {
+                    if key == keys::FROZEN {
+                        self.freeze(None);
+                    }
+                    self.hear_from_afar(&key, None);
                     self.bury(batch.revision, &key);
                     self.world.delete(&key);
                 }
@@ -348,7 +464,8 @@ impl Reconcile {
     fn go_on(&mut self, clock: Clock, effects: &mut Vec<Effect>) {
         if self.in_flight.is_none() && self.queue.is_empty() && self.may_plan(clock) {
             self.is_dirty = false;
-            let input = Input { world: &self.world, proxies: &self.proxies, liveness: &self.liveness, clock };
+            let proxies = self.all_proxies();
+            let input = Input { world: &self.world, proxies: &proxies, liveness: &self.liveness, clock };
             let Plan { steps, waiting, waiting_runs, wake_at } = plan(input, &mut self.progress);
             self.queue = steps.into();
             self.waiting = waiting;
@@ -356,10 +473,11 @@ impl Reconcile {
             self.wake_at = wake_at;
         }
         if self.in_flight.is_none()
+            && let Some(fence) = self.fence
             && let Some(step) = self.queue.pop_front()
         {
             self.in_flight = Some(step.writes.iter().map(|write| write.key.clone()).collect());
-            effects.push(self.commit(step));
+            effects.push(commit(step, fence));
         }
         let mut wake_at = clock.elapsed + TICK;
         wake_at = wake_at.min(self.wake_at.unwrap_or(wake_at));
@@ -373,24 +491,26 @@ impl Reconcile {
     fn may_plan(&self, clock: Clock) -> bool {
         self.is_listed
             && self.is_dirty
+            && self.fence.is_some()
+            && self.frozen.is_none()
             && self.world.revision >= self.written
             && clock.elapsed >= self.blocked_until
     }
+}
 
-    /// Each write replaces just the revision that it was planned from, and only while this leader leads.
-    fn commit(&self, step: Step) -> Effect {
-        let mut guards = vec![Guard::Created { key: keys::LEADER.to_owned(), revision: self.fence }];
-        let mut ops = Vec::new();
-        for write in step.writes {
-            guards.push(match write.replaces {
-                Some(revision) => Guard::Modified { key: write.key.clone(), revision },
-                None => Guard::Absent { key: write.key.clone() },
-            });
-            ops.push(match write.value {
-                Some(value) => Op::Put { key: write.key, value, lease: None },
-                None => Op::Delete { key: write.key },
-            });
-        }
-        Effect::Commit { why: step.why, guards, ops }
+/// Each write replaces just the revision that it was planned from, and only while this leader leads.
+fn commit(step: Step, fence: Revision) -> Effect {
+    let mut guards = vec![Guard::Created { key: keys::LEADER.to_owned(), revision: fence }];
+    let mut ops = Vec::new();
+    for write in step.writes {
+        guards.push(match write.replaces {
+            Some(revision) => Guard::Modified { key: write.key.clone(), revision },
+            None => Guard::Absent { key: write.key.clone() },
+        });
+        ops.push(match write.value {
+            Some(value) => Op::Put { key: write.key, value, lease: None },
+            None => Op::Delete { key: write.key },
+        });
     }
+    Effect::Commit { why: step.why, guards, ops }
 }

@@ -1,6 +1,6 @@
 //! What the server's parts share: the store, the loop's index, artifacts, events.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use crate::audit::Audit;
 use crate::events::EventLog;
 use crate::git::Repositories;
 use crate::keyring::Keyring;
+use crate::quorum::Backing;
 use crate::reconcile::{Event, Reconcile};
 use crate::trees::{Trees, TreesError};
 
@@ -46,6 +47,10 @@ pub(crate) struct Inner {
     pub keys: Keyring,
     pub access: Access,
     pub audit: Audit,
+    pub backing: Backing,
+    /// Whether the state is being moved to another store.
+    pub is_moving: AtomicBool,
+    pub restarts: mpsc::Sender<()>,
     pub node: NodeId,
     pub http: String,
     pub version: String,
@@ -90,7 +95,15 @@ pub(crate) enum Committed {
 impl Control {
     /// Takes the lead and starts the loop. The returned task ends when the store is closed.
     pub async fn start(config: ControlConfig) -> Result<(Self, tokio::task::JoinHandle<()>), StartError> {
-        let fence = crate::leader::take_the_lead(config.store.as_ref(), &config.node).await?;
+        let store = config.backing.store();
+        let reconcile = match &config.backing {
+            // Nobody else can lead: the lock of the data directory sees to that.
+            Backing::One(_) => {
+                let fence = crate::leader::take_the_lead(store.as_ref(), &config.node).await?;
+                Reconcile::new(store.epoch(), fence)
+            }
+            Backing::Several(_) => Reconcile::follower(store.epoch()).among_others(&config.node),
+        };
         let trees = Trees::open(&config.data.join("artifacts"))?;
         let repositories = Repositories::new(&config.data);
         let events_path = config.data.join("events.jsonl");
@@ -100,12 +113,14 @@ impl Control {
         let audit = Audit::open(&audit_path)
             .map_err(|source| StartError::Audit { path: audit_path.display().to_string(), source })?;
         let (mailbox, inbox) = mpsc::unbounded_channel();
-        let reconcile = Reconcile::new(config.store.epoch(), fence);
         let inner = Inner {
-            store: config.store,
             keys: config.keys,
             access: Access::new(&config.token),
             audit,
+            store,
+            backing: config.backing,
+            is_moving: AtomicBool::new(false),
+            restarts: config.restarts,
             node: config.node,
             http: config.http,
             version: config.version,
@@ -134,7 +149,29 @@ impl Control {
         tokio::spawn(crate::secrets::end_rotation_of_before(control.clone()));
         tokio::spawn(crate::notify::tell_of_ends(control.clone()));
         tokio::spawn(crate::run_logs::keep_run_logs(control.clone()));
+        tokio::spawn(control.clone().keep_quorum());
         Ok((control, task))
+    }
+
+    /// Looks after this machine's member of etcd, where there is one.
+    async fn keep_quorum(self) {
+        let Some(quorum) = self.inner.backing.quorum().cloned() else { return };
+        tokio::spawn(crate::election::stand(self.clone()));
+        tokio::spawn(crate::served::tell(self.clone()));
+        let tell = |message: &str| self.record(None, crate::quorum::EVENT_KIND, message);
+        tokio::join!(
+            quorum.member.clone().supervise(quorum.record.clone(), &tell),
+            quorum.keep_snapshots(&tell),
+            quorum.keep_membership(&tell)
+        );
+    }
+
+    /// What an election came to.
+    pub(crate) fn lead_or_follow(&self, fence: Option<rung_store::Revision>) {
+        let node = &self.inner.node;
+        let words = if fence.is_some() { "plans from now on" } else { "plans no more" };
+        self.record(None, "leader", format!("server {node} {words}"));
+        let _ = self.inner.mailbox.send(Event::Lead(fence));
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -228,7 +265,7 @@ pub(crate) fn contended(what: &str) -> ErrorBody {
 pub(crate) fn store_error(error: &StoreError) -> ErrorBody {
     let code = match error {
         StoreError::TooLarge { .. } => Code::TooLarge,
-        StoreError::Unavailable(_) => Code::Unavailable,
+        StoreError::Unavailable(_) | StoreError::Ended { .. } | StoreError::Empty => Code::Unavailable,
         StoreError::NoLease(_)
         | StoreError::InvalidKey { .. }
         | StoreError::InUse { .. }

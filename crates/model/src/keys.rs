@@ -20,6 +20,10 @@ pub const MEMBERS: &str = "members/";
 pub const JOIN_TOKENS: &str = "join-tokens/";
 /// The cluster's certificate authority, its key sealed.
 pub const AUTHORITY: &str = "cluster/authority";
+/// What the proxies of each server have acknowledged; leased by that server.
+pub const SERVED: &str = "served/";
+/// There after a restore: nothing is changed until an operator has approved what would be.
+pub const FROZEN: &str = "frozen";
 /// Leased by the leader; the revision that created it is the fencing token of every write of the leader.
 pub const LEADER: &str = "leader";
 

@@ -38,10 +38,6 @@ impl Data {
         &self.root
     }
 
-    pub fn store(&self) -> PathBuf {
-        self.root.join("store.db")
-    }
-
     pub fn seal_key(&self) -> PathBuf {
         self.root.join("secret.key")
     }

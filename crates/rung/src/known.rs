@@ -6,26 +6,29 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use rung_control::quorum::Backing;
 use rung_model::{Assignment, Generation, RouteDocument};
-use rung_store::{SqliteStore, Store};
 use serde::de::DeserializeOwned;
 
 use crate::data::Data;
 
 /// Makes sure that what this store writes is newer than anything that was obeyed before.
-pub async fn ensure_newest(data: &Data, store: &SqliteStore) -> anyhow::Result<()> {
+pub async fn ensure_newest(data: &Data, backing: Backing) -> anyhow::Result<Backing> {
     let known = newest_known(data);
-    let own = Generation::new(store.epoch(), store.revision());
-    if known > own {
-        let epoch = store.bump_epoch(known.epoch).await.context("beginning a new epoch of the store")?;
-        eprintln!(
-            "note: the store is older than what runs here (at {own}, known is {known}); it goes on as epoch {epoch}"
-        );
+    let own = Generation::new(backing.store().epoch(), backing.revision().await?);
+    if known <= own {
+        return Ok(backing);
     }
-    Ok(())
+    let backing = backing.begin_epoch(known.epoch).await.context("beginning a new epoch of the store")?;
+    let epoch = backing.store().epoch();
+    eprintln!(
+        "note: the store is older than what runs here (at {own}, known is {known}); it goes on as epoch {epoch}"
+    );
+    Ok(backing)
 }
 
-fn newest_known(data: &Data) -> Generation {
+/// The newest generation that anybody on this machine has obeyed.
+pub fn newest_known(data: &Data) -> Generation {
     let assignment = read::<Assignment>(&data.node().join("assignment.json"), |document| document.generation);
     let routes = files_of(&data.ingress().join("documents"));
     let routes = routes.iter().map(|path| read::<RouteDocument>(path, |document| document.generation));
@@ -44,7 +47,10 @@ fn read<T: DeserializeOwned>(path: &Path, generation: impl Fn(T) -> Generation) 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rung_model::NodeId;
+    use rung_store::{SqliteStore, Store};
 
     use super::*;
 
@@ -52,18 +58,19 @@ mod tests {
     async fn a_store_that_was_put_back_goes_on_with_a_new_epoch_and_one_that_was_not_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let data = Data::open(&dir.path().join("data")).unwrap();
-        let store = SqliteStore::open(data.store()).unwrap();
+        let store = Arc::new(SqliteStore::open(data.root().join("store.db")).unwrap());
+        let backing = Backing::One(Arc::clone(&store));
         let first = store.epoch();
-        ensure_newest(&data, &store).await.unwrap();
+        let backing = ensure_newest(&data, backing).await.unwrap();
         assert_eq!(store.epoch(), first, "nothing was known, and yet a new epoch began");
         let mut obeyed = Assignment::empty(NodeId::new("n").unwrap());
         obeyed.generation = Generation::new(first, 1_000);
         std::fs::create_dir_all(data.node()).unwrap();
         std::fs::write(data.node().join("assignment.json"), serde_json::to_vec(&obeyed).unwrap()).unwrap();
-        ensure_newest(&data, &store).await.unwrap();
+        let backing = ensure_newest(&data, backing).await.unwrap();
         assert!(store.epoch() > first, "the agent would go on refusing this store's assignments");
         let second = store.epoch();
-        ensure_newest(&data, &store).await.unwrap();
+        ensure_newest(&data, backing).await.unwrap();
         assert_eq!(store.epoch(), second, "each start begins a new epoch");
     }
 }

@@ -9,13 +9,14 @@ mod join;
 mod known;
 mod membership;
 mod node_name;
+mod restore;
 mod service;
 mod up;
 mod upgrade;
 
 use std::process::ExitCode;
 
-use rung_cli::{Cli, Command, ServiceCommand};
+use rung_cli::{Cli, ClusterCommand, Command, ServiceCommand, Verb};
 
 fn main() -> ExitCode {
     let role = std::env::args().nth(1);
@@ -48,6 +49,12 @@ fn run_command(cli: Cli) -> ExitCode {
         }
         Command::Upgrade(upgrade) => upgrade::ask(&cli.global, &upgrade),
         Command::Service(ServiceCommand::Install(install)) => service::install(&cli.global, &install),
+        Command::Verb(Verb::Cluster { command: Some(ClusterCommand::Restore(restore)) }) => {
+            restore::run(&cli.global, &restore)
+        }
+        Command::Verb(Verb::Cluster { command: Some(ClusterCommand::Enter(enter)) }) => {
+            restore::enter(&cli.global, &enter)
+        }
         Command::Verb(verb) => return rung_cli::run(&cli.global, verb).into(),
         Command::GitGate(_) | Command::Ingress(_) | Command::Shim(_) => {
             unreachable!("these roles branched off before")

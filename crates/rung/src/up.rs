@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,9 +14,10 @@ use rung_cli::{
     DeployOptions, Exit, Global, OnInterrupt, Screen, ServerFile, UpArgs, check_directory, data_directory,
     deploy_directory,
 };
+use rung_control::quorum::Backing;
 use rung_control::{Control, ControlConfig, Door, Keyring, Listeners, StartError};
 use rung_ingress::{Listen, Supervisor, SupervisorConfig};
-use rung_store::{SqliteStore, StoreError};
+use rung_store::StoreError;
 use rung_trust::{Clients, Fingerprint, Listener, TrustDirectory};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,6 +34,9 @@ pub(crate) const WORKERS: usize = 2;
 
 /// What a graceful stop may take beyond the instances' own grace, before the process ends anyway.
 pub(crate) const STOP_MARGIN: Duration = Duration::from_secs(120);
+
+/// An answer that is on its way out is out by then.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(100);
 
 /// A stop that takes longer says what it waits for.
 const SLOW: Duration = Duration::from_secs(1);
@@ -56,8 +59,9 @@ struct Platform {
     api: SocketAddr,
     /// By which other machines recognize the cluster, where they reach the API.
     ca: Option<Fingerprint>,
-    store: Arc<SqliteStore>,
+    backing: Backing,
     upgrades: mpsc::Receiver<PathBuf>,
+    restarts: mpsc::Receiver<()>,
     stop_ingress: watch::Sender<bool>,
     stop_agent: watch::Sender<Shutdown>,
     ingress: tokio::task::JoinHandle<()>,
@@ -90,9 +94,15 @@ async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
                 let Some(program) = program else { break };
                 // Returns only when it did not work.
                 let addresses = platform.addresses();
-                let error = upgrade::take_over(&data, &platform.store, &program, addresses, up.keep).await;
+                let error = upgrade::take_over(&data, &platform.backing, &program, addresses, up.keep).await;
                 platform.control.record(None, "upgrade_failed", format!("{error:#}"));
                 eprintln!("error: upgrade to {}: {error:#}", program.display());
+            }
+            Some(()) = platform.restarts.recv() => {
+                // Whoever asked for it hears the answer first.
+                tokio::time::sleep(ANSWERED_WITHIN).await;
+                let error = upgrade::start_again(&data, platform.addresses(), up.keep);
+                return Err(error.context("starting again, because the state has moved"));
             }
             ended = &mut platform.agent => {
                 ended.context("the agent panicked")??;
@@ -119,8 +129,8 @@ impl Platform {
     async fn start(data: &Data, up: &UpArgs) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding rung's own program file")?;
         let node = crate::node_name::ensure(&data.node_name())?;
-        let store = Arc::new(SqliteStore::open(data.store())?);
-        crate::known::ensure_newest(data, &store).await?;
+        let backing = Backing::open(data.root(), &|message| eprintln!("{message}")).await?;
+        let backing = crate::known::ensure_newest(data, backing).await?;
         let socket = Address::Unix(data.api_socket());
         let tcp = listen_for_api(up.api.as_deref()).await?;
         let api = tcp.local_addr()?;
@@ -146,8 +156,9 @@ impl Platform {
         let http = supervisor.http().context("the ingress listens nowhere")?;
         let token = data.ensure_token()?;
         let (upgrade_sender, upgrades) = mpsc::channel(1);
+        let (restart_sender, restarts) = mpsc::channel(1);
         let config = ControlConfig {
-            store: Arc::clone(&store) as Arc<dyn rung_store::Store>,
+            backing: backing.clone(),
             data: data.root().to_owned(),
             keys: master_keys(data)?,
             token: token.clone(),
@@ -155,6 +166,7 @@ impl Platform {
             http: http.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             upgrades: upgrade_sender,
+            restarts: restart_sender,
         };
         let (control, _) = Control::start(config).await.map_err(with_way_out)?;
         let ca = if is_cluster { Some(control.ensure_authority().await?) } else { None };
@@ -208,8 +220,9 @@ impl Platform {
             https,
             api,
             ca,
-            store,
+            backing,
             upgrades,
+            restarts,
             stop_ingress,
             stop_agent,
             ingress,
@@ -234,6 +247,10 @@ impl Platform {
             Err(_) => eprintln!("some instances do not end; they are found again at the next start"),
         }
         self.server.abort();
+        // One that is to be left goes on as a member, so that the others keep their majority.
+        if let Some(quorum) = self.backing.quorum().filter(|_| !keep) {
+            quorum.member.stop().await;
+        }
         Ok(())
     }
 }

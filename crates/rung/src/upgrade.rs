@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, UpgradeArgs};
-use rung_store::SqliteStore;
+use rung_control::quorum::Backing;
 
 use crate::data::Data;
 
@@ -88,7 +88,7 @@ pub struct Addresses {
 /// In the server: becomes the program. Returns only with the reason why not; nothing is stopped by then.
 pub async fn take_over(
     data: &Data,
-    store: &SqliteStore,
+    backing: &Backing,
     program: &Path,
     addresses: Addresses,
     keep: bool,
@@ -96,11 +96,23 @@ pub async fn take_over(
     if let Err(error) = version_of(program) {
         return error;
     }
-    match back_up(data, store).await {
+    match back_up(data, backing).await {
         Ok(path) => eprintln!("state is backed up to {}", path.display()),
         Err(error) => return error.context("backing the state up"),
     }
     eprintln!("{} takes over", program.display());
+    become_anew(data, program, addresses, keep)
+}
+
+/// In the server: becomes itself once more, because the state has moved. Returns only with the reason why not.
+pub fn start_again(data: &Data, addresses: Addresses, keep: bool) -> anyhow::Error {
+    match std::env::current_exe() {
+        Ok(program) => become_anew(data, &program, addresses, keep),
+        Err(error) => anyhow::Error::new(error).context("finding rung's own program file"),
+    }
+}
+
+fn become_anew(data: &Data, program: &Path, addresses: Addresses, keep: bool) -> anyhow::Error {
     let mut command = Command::new(program);
     // The same addresses, said outright; no directory, so nothing is deployed.
     command.arg("up").arg("--data").arg(data.root());
@@ -125,11 +137,11 @@ pub async fn take_over(
     anyhow::Error::new(error).context(format!("executing {}", program.display()))
 }
 
-async fn back_up(data: &Data, store: &SqliteStore) -> anyhow::Result<PathBuf> {
+async fn back_up(data: &Data, backing: &Backing) -> anyhow::Result<PathBuf> {
     let directory = data.backups();
     std::fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
     let path = directory.join(format!("store-{}.db", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S-%3f")));
-    store.backup_to(&path).await?;
+    backing.back_up(&path).await?;
     drop_old_backups(&directory)?;
     Ok(path)
 }

@@ -6,7 +6,7 @@
 //!
 //! How it works: [`memory::Core`] holds the whole state and decides everything, without clock, thread or runtime; the
 //! simulator drives it as it is. [`SqliteStore`] reads from one too, and lets a thread of its own write each change to
-//! disk before the core shows it to anybody.
+//! disk before the core shows it to anybody. [`EtcdStore`] is a client of etcd's, and shares the suite only.
 //!
 //! What this crate deliberately does not do: it knows nothing of apps or nodes, it never retries a transaction whose
 //! outcome is unknown (only the caller knows what that would mean), and it keeps no history beyond a bounded log for
@@ -16,13 +16,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+pub mod carry;
 #[cfg(test)]
 #[macro_use]
 mod conformance;
+pub mod etcd;
 pub mod memory;
 mod shared;
 pub mod sqlite;
 
+pub use etcd::EtcdStore;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
@@ -129,6 +132,13 @@ pub enum StoreError {
         "store at {path} has format {found}, this version of rung knows up to {known}; use the newer rung that wrote it"
     )]
     Newer { path: String, found: u32, known: u32 },
+    /// Another history goes on elsewhere, or under a higher epoch; nothing was applied.
+    #[error(
+        "this history of the store has ended at epoch {epoch}: its state was moved or restored; start rung again"
+    )]
+    Ended { epoch: u64 },
+    #[error("etcd holds no state of rung's")]
+    Empty,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use self::core::{Core, Seen};
 pub(crate) use self::core::{Parts, Stored};
-pub(crate) use self::evaluate::{Change, Changed, Evaluated, Pending};
+pub(crate) use self::evaluate::{Change, Changed, Evaluated, Pending, check_limits};
 pub use self::log::LogLimits;
 
 use crate::shared::{Expiry, Follower, Shared};

@@ -91,6 +91,16 @@ impl SqliteStore {
         self.ask(|reply| Command::Backup { to, reply }).await?
     }
 
+    /// Refuses every write from now on, and says at which revision; reads go on. For carrying the state elsewhere.
+    pub async fn hold(&self) -> Result<Revision, StoreError> {
+        self.ask(|reply| Command::Hold { reply }).await
+    }
+
+    /// Takes writes again after a [hold](Self::hold).
+    pub async fn release(&self) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Release { reply }).await
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let gone = || StoreError::Unavailable("the store's thread has ended".to_owned());

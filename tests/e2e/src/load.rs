@@ -73,6 +73,7 @@ impl Tally {
 /// Clients that ask for one page over kept connections until they are stopped.
 #[derive(Debug)]
 pub struct Load {
+    address: SocketAddr,
     stop: Arc<AtomicBool>,
     made: Arc<AtomicU64>,
     shared: Arc<Mutex<Tally>>,
@@ -113,7 +114,12 @@ impl Load {
                 std::thread::spawn(move || go_on(&order, &stop, &made, &shared))
             })
             .collect();
-        Self { stop, made, shared, clients }
+        Self { address, stop, made, shared, clients }
+    }
+
+    /// Where the requests go.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Waits until so many more requests were made from now on: until the load was really there.

@@ -8,6 +8,8 @@ mod app_files;
 mod bad_weather;
 #[path = "stories/clocks.rs"]
 mod clocks;
+#[path = "stories/clusters.rs"]
+mod clusters;
 #[path = "stories/deploys.rs"]
 mod deploys;
 #[path = "stories/environments.rs"]
@@ -38,6 +40,8 @@ mod ports;
 mod releases;
 #[path = "stories/secrets.rs"]
 mod secrets;
+#[path = "stories/servers.rs"]
+mod servers;
 #[path = "stories/stores.rs"]
 mod stores;
 #[path = "stories/survival.rs"]

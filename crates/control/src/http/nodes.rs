@@ -93,6 +93,9 @@ pub async fn assignment(
     let id: NodeId = named.get("node")?;
     let wait = Duration::from_millis(after.wait_ms).min(Duration::from_secs(60));
     let newer = control.wait_for(wait, |reconcile| {
+        if reconcile.frozen().is_some() {
+            return None;
+        }
         let held = reconcile.world().assignments.get(&id)?;
         (held.value.generation > after.after).then(|| held.value.clone())
     });

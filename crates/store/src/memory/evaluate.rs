@@ -161,7 +161,7 @@ impl Core {
 }
 
 /// Guards count as operations do, each list for itself, as in etcd.
-fn check_limits(guards: &[Guard], ops: &[Op]) -> Result<(), StoreError> {
+pub(crate) fn check_limits(guards: &[Guard], ops: &[Op]) -> Result<(), StoreError> {
     let op_key = |op: &Op| match op {
         Op::Put { key, .. } | Op::Delete { key } => key.len(),
     };

@@ -45,6 +45,14 @@ pub enum Command {
         to: PathBuf,
         reply: Reply<Result<Revision, StoreError>>,
     },
+    /// Refuse every write from now on, so that the state can be carried elsewhere; answered with the last revision.
+    Hold {
+        reply: Reply<Revision>,
+    },
+    /// Take writes again.
+    Release {
+        reply: Reply<()>,
+    },
     /// The next write gets this for an answer: after it was done, if unknown; instead, if refused.
     #[cfg(test)]
     Fail(Failed),
@@ -73,7 +81,11 @@ pub struct Writer {
     inbox: Receiver<Command>,
     /// History on disk is cut up to here.
     pruned: Revision,
+    is_held: bool,
 }
+
+/// What a write is told while the state is carried elsewhere.
+const HELD: &str = "its state is being moved; try again in a moment";
 
 struct Waiting {
     guards: Vec<Guard>,
@@ -83,7 +95,7 @@ struct Waiting {
 
 impl Writer {
     pub fn new(path: PathBuf, shared: Arc<Shared>, inbox: Receiver<Command>) -> Self {
-        Self { path, shared, inbox, pruned: 0 }
+        Self { path, shared, inbox, pruned: 0, is_held: false }
     }
 
     pub fn run(mut self, connection: Connection) {
@@ -129,7 +141,9 @@ impl Writer {
     fn serve(&mut self, mut session: Session<'_>) -> Ended {
         let mut retry = Duration::ZERO;
         loop {
-            let next = self.shared.core().next_expiry().map(|next| next.max(retry));
+            // While it is held no lease ends: its end would be a write.
+            let next = self.shared.core().next_expiry().filter(|_| !self.is_held);
+            let next = next.map(|next| next.max(retry));
             let command = match next {
                 None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(next) => self.inbox.recv_timeout(next),
@@ -152,6 +166,19 @@ impl Writer {
         let mut next = Some(command);
         while let Some(command) = next.take() {
             match command {
+                Command::Hold { reply } => {
+                    self.is_held = true;
+                    answer(reply, self.shared.core().revision());
+                }
+                Command::Release { reply } => {
+                    self.is_held = false;
+                    answer(reply, ());
+                }
+                command @ (Command::Txn { .. } | Command::Grant { .. } | Command::Revoke { .. })
+                    if self.is_held =>
+                {
+                    refuse(command, HELD);
+                }
                 Command::Txn { guards, ops, reply } => {
                     let (group, other) = self.gather(Waiting { guards, ops, reply });
                     next = other;
@@ -288,6 +315,9 @@ impl Writer {
     }
 
     fn expire(&self, session: &mut Session<'_>) -> Result<Expiries, Ended> {
+        if self.is_held {
+            return Ok(Expiries::Done);
+        }
         let expired = self.shared.core().expired();
         for lease in expired {
             let (reply, mut answer) = oneshot::channel();
@@ -340,6 +370,8 @@ fn refuse(command: Command, detail: &str) {
         Command::Revoke { reply, .. } => answer(reply, Err(unavailable(detail))),
         Command::BumpEpoch { reply, .. } => answer(reply, Err(unavailable(detail))),
         Command::Backup { reply, .. } => answer(reply, Err(unavailable(detail))),
+        // Nobody is answered: what can't be written can't be held or released either.
+        Command::Hold { .. } | Command::Release { .. } => {}
         #[cfg(test)]
         Command::Fail(_) => {}
     }

@@ -1,0 +1,154 @@
+//! What the proxies that poll this server have acknowledged, and which agents it hears, told to whichever server plans.
+//!
+//! Proxies poll the server that is nearest to them. The leader must know what all of them pick from before it lets an
+//! instance go; so each server keeps one leased document, `served/<server>`, about its own proxies, and the leader has
+//! them by its watch like everything else. It is written when it changes, at most ten times a second: a handoff has a few
+//! stages, and how many requests an instance still has in flight is told as none or some.
+//!
+//! The lease ends five seconds after a server has died; its proxies are not waited for then, and its nodes count as silent.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rung_model::{Generation, InstanceId, NodeId, keys};
+use rung_planner::{Proxies, Proxy};
+use rung_store::{LeaseId, Op, StoreError, Txn};
+use serde::{Deserialize, Serialize};
+
+use crate::shared::Control;
+
+/// Short enough that with a node's window behind it what ran beside a server that died runs elsewhere within 15 s.
+const LEASE: Duration = Duration::from_secs(5);
+const KEEP_EVERY: Duration = Duration::from_millis(1500);
+
+/// Between two writes; a stage of a handoff waits for as long at most.
+const AT_MOST_EVERY: Duration = Duration::from_millis(100);
+
+/// At `served/<server>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// Whose agents let themselves be heard here.
+    #[serde(default)]
+    pub nodes: Vec<NodeId>,
+    pub proxies: BTreeMap<String, ServedProxy>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedProxy {
+    pub acknowledged: Generation,
+    /// Draining instances that still have requests in flight.
+    #[serde(default)]
+    pub busy: Vec<InstanceId>,
+}
+
+impl Served {
+    /// Of the proxies that are waited for.
+    pub fn of(proxies: &Proxies, now: Duration) -> Self {
+        let is_waited_for = |proxy: &Proxy| {
+            proxy
+                .silent_since
+                .is_none_or(|since| now.saturating_sub(since) < rung_planner::proxies::SILENT_AFTER)
+        };
+        let told = proxies.0.iter().filter(|(_, proxy)| is_waited_for(proxy)).map(|(name, proxy)| {
+            let busy =
+                proxy.draining.iter().filter(|(_, count)| **count > 0).map(|(id, _)| id.clone()).collect();
+            (name.clone(), ServedProxy { acknowledged: proxy.acknowledged, busy })
+        });
+        Self { nodes: Vec::new(), proxies: told.collect() }
+    }
+
+    /// For the planner, under names that no proxy of another server has.
+    pub fn into_proxies(self, server: &str) -> impl Iterator<Item = (String, Proxy)> {
+        self.proxies.into_iter().map(move |(name, told)| {
+            let draining = told.busy.into_iter().map(|id| (id, 1)).collect();
+            let proxy = Proxy { acknowledged: told.acknowledged, draining, silent_since: None };
+            (format!("{server}/{name}"), proxy)
+        })
+    }
+}
+
+pub fn key(server: &NodeId) -> String {
+    format!("{}{server}", keys::SERVED)
+}
+
+/// Keeps this server's document as its proxies are, as long as the server runs.
+pub(crate) async fn tell(control: Control) {
+    let mut changes = control.inner.changes.subscribe();
+    let mut lease: Option<(LeaseId, Duration)> = None;
+    let mut told: Option<Served> = None;
+    loop {
+        let now = control.clock().elapsed;
+        lease = keep(&control, lease, now).await;
+        if lease.is_none() {
+            told = None;
+        }
+        let mut served = control.read_loop(|reconcile| Served::of(reconcile.proxies(), now));
+        served.nodes = control.heard_lately();
+        if let Some((lease, _)) = lease
+            && told.as_ref() != Some(&served)
+        {
+            told = write(&control, lease, &served).await.then_some(served);
+        }
+        tokio::time::sleep(AT_MOST_EVERY).await;
+        // Silence and the lease need a look without any change, too.
+        let _ = tokio::time::timeout(KEEP_EVERY, changes.changed()).await;
+    }
+}
+
+impl Control {
+    /// Nodes whose agents have beaten here within their window.
+    fn heard_lately(&self) -> Vec<NodeId> {
+        let beats = self.inner.beats.lock().expect("no panic while held");
+        let lately = beats.iter().filter(|(_, at)| at.elapsed() < rung_planner::liveness::LOST_AFTER);
+        lately.map(|(node, _)| node.clone()).collect()
+    }
+}
+
+/// The lease as long as it lives; a new one when there is none. Kept when it is due.
+async fn keep(
+    control: &Control,
+    lease: Option<(LeaseId, Duration)>,
+    now: Duration,
+) -> Option<(LeaseId, Duration)> {
+    let store = &control.inner.store;
+    match lease {
+        Some((id, kept)) if now < kept + KEEP_EVERY => Some((id, kept)),
+        Some((id, kept)) => match store.lease_keepalive(id).await {
+            Ok(()) => Some((id, now)),
+            Err(StoreError::NoLease(_)) => None,
+            // Perhaps it lives; the next look says.
+            Err(_) => Some((id, kept)),
+        },
+        None => store.lease_grant(LEASE).await.ok().map(|id| (id, now)),
+    }
+}
+
+async fn write(control: &Control, lease: LeaseId, served: &Served) -> bool {
+    let value = serde_json::to_vec(served).expect("names and numbers serialize");
+    let put = Op::Put { key: key(&control.inner.node), value, lease: Some(lease) };
+    // Nobody else writes it.
+    matches!(control.inner.store.txn(Vec::new(), vec![put]).await, Ok(Txn::Committed(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_proxy_holds_a_handoff_up_as_the_proxy_itself_would() {
+        let mut proxies = Proxies::default();
+        let instance: InstanceId = InstanceId::new("shop-web-a4").unwrap();
+        let proxy = |silent_since| Proxy {
+            acknowledged: Generation::new(2, 7),
+            draining: [(instance.clone(), 41)].into(),
+            silent_since,
+        };
+        proxies.0.insert("ingress".into(), proxy(None));
+        proxies.0.insert("gone".into(), proxy(Some(Duration::ZERO)));
+        let served = Served::of(&proxies, Duration::from_secs(60));
+        assert_eq!(served.proxies.len(), 1, "a proxy that is silent for a minute is waited for");
+        let far: BTreeMap<String, Proxy> = served.into_proxies("server-2").collect();
+        let told = &far["server-2/ingress"];
+        assert_eq!((told.acknowledged, told.draining[&instance]), (Generation::new(2, 7), 1));
+    }
+}
