@@ -326,7 +326,7 @@ pub enum ClusterCommand {
     /// Make this machine a server, with what `admit` printed; rung must not run on it
     Enter(ClusterEnterArgs),
     /// Take a server out
-    Remove { server: rung_model::NodeId },
+    Remove { server: NodeId },
     /// Take a snapshot of the state now; one is taken every hour anyway
     Snapshot,
     /// Put a snapshot in charge when most servers are lost; rung must not run on this machine
@@ -339,16 +339,16 @@ pub enum ClusterCommand {
 pub struct ClusterInitArgs {
     /// Where other servers will reach this machine [default: 127.0.0.1, for none]
     #[arg(long, value_name = "IP")]
-    pub address: Option<std::net::IpAddr>,
+    pub address: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, Args)]
 pub struct ClusterAdmitArgs {
     /// The new server's name
-    pub server: rung_model::NodeId,
+    pub server: NodeId,
     /// Where the others will reach it
     #[arg(long, value_name = "IP")]
-    pub address: std::net::IpAddr,
+    pub address: IpAddr,
 }
 
 #[derive(Debug, Clone, Args)]
