@@ -11,9 +11,8 @@ mod nodes;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -23,6 +22,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -123,13 +123,19 @@ pub struct Client {
 }
 
 struct Inner {
-    /// Any of them will do; at least one.
-    addresses: Vec<Address>,
-    /// The one that answered last.
-    current: AtomicUsize,
+    servers: Mutex<Servers>,
     token: Option<String>,
     tls: Option<Tls>,
     idle: Mutex<Vec<SendRequest<Body>>>,
+}
+
+/// Servers that are as good as each other.
+#[derive(Debug)]
+struct Servers {
+    /// At least one.
+    addresses: Vec<Address>,
+    /// The one that answered last.
+    current: usize,
 }
 
 /// How a TLS connection is begun, and who must be at its other end.
@@ -157,7 +163,7 @@ impl fmt::Debug for Tls {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("addresses", &self.inner.addresses).finish_non_exhaustive()
+        f.debug_struct("Client").field("servers", &self.inner.servers).finish_non_exhaustive()
     }
 }
 
@@ -170,6 +176,12 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 
 /// A machine that is gone answers nothing at all, and another one may be there.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
+/// A connection on which nothing came for so long is asked whether somebody is there, and ended when nobody is: so a long
+/// poll of a machine that lost its power ends after four seconds, and not with its time.
+const SILENT: Duration = Duration::from_secs(2);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBES: u32 = 2;
 
 impl Client {
     pub fn new(address: Address, token: Option<String>) -> Self {
@@ -187,25 +199,63 @@ impl Client {
     /// When there is none.
     pub fn to_any(addresses: Vec<Address>, token: Option<String>, tls: Option<Tls>) -> Self {
         assert!(!addresses.is_empty(), "a client has a server");
-        let inner =
-            Inner { addresses, current: AtomicUsize::new(0), token, tls, idle: Mutex::new(Vec::new()) };
-        Self { inner: Arc::new(inner) }
+        let servers = Mutex::new(Servers { addresses, current: 0 });
+        Self { inner: Arc::new(Inner { servers, token, tls, idle: Mutex::new(Vec::new()) }) }
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Servers> {
+        self.inner.servers.lock().expect("no panic while held")
     }
 
     /// The server that answered last.
-    pub fn address(&self) -> &Address {
-        let current = self.inner.current.load(Ordering::Relaxed);
-        &self.inner.addresses[current % self.inner.addresses.len()]
+    pub fn address(&self) -> Address {
+        let servers = self.servers();
+        servers.addresses[servers.current].clone()
+    }
+
+    /// Servers have come or gone. A socket of this machine stays, and so does the server that answered last as long as it
+    /// is one of them.
+    pub fn set_servers(&self, others: Vec<Address>) {
+        if others.is_empty() || self.inner.tls.is_none() {
+            return;
+        }
+        let now = self.address();
+        let is_here = |address: &Address| matches!(address, Address::Unix(_));
+        let mut addresses = self.servers().addresses.clone();
+        addresses.retain(is_here);
+        addresses.extend(others);
+        let current = addresses.iter().position(|address| *address == now).unwrap_or(0);
+        *self.servers() = Servers { addresses, current };
+    }
+
+    /// Asks another server from now on, where there is one.
+    fn turn_away_from(&self, address: &Address) {
+        let mut servers = self.servers();
+        // Of several calls that fail at once only the first one turns.
+        if servers.addresses[servers.current] == *address {
+            servers.current = (servers.current + 1) % servers.addresses.len();
+        }
+        drop(servers);
+        self.idle().clear();
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<SendRequest<Body>>> {
+        self.inner.idle.lock().expect("no panic while held")
     }
 
     async fn connect(&self) -> Result<SendRequest<Body>, ClientError> {
-        let mut tries = self.inner.addresses.len();
+        let mut tries = self.servers().addresses.len();
         loop {
             tries -= 1;
-            match self.connect_to(self.address()).await {
+            let address = self.address();
+            match self.connect_to(&address).await {
                 Ok(sender) => return Ok(sender),
-                Err(error) if tries == 0 => return Err(error),
-                Err(_) => drop(self.inner.current.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => {
+                    self.turn_away_from(&address);
+                    if tries == 0 {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
@@ -265,7 +315,7 @@ impl Client {
     }
 
     fn idle_connection(&self) -> Option<SendRequest<Body>> {
-        let mut idle = self.inner.idle.lock().expect("no panic while held");
+        let mut idle = self.idle();
         while let Some(sender) = idle.pop() {
             if sender.is_ready() {
                 return Some(sender);
@@ -295,7 +345,10 @@ impl Client {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let request = request.body(body).expect("paths are made of checked names and encoded queries");
+        let asked = Asked { client: self, at: Instant::now() };
         let response = sender.send_request(request).await.map_err(|source| self.broken(source))?;
+        // It was answered in time.
+        std::mem::forget(asked);
         let response = self.refuse_errors(path, response).await?;
         self.keep(sender);
         Ok(response)
@@ -330,7 +383,7 @@ impl Client {
             let mut sender = sender;
             // Ready again once the response's body was read.
             if sender.ready().await.is_ok() {
-                let mut idle = client.inner.idle.lock().expect("no panic while held");
+                let mut idle = client.idle();
                 if idle.len() < IDLE_MAX {
                     idle.push(sender);
                 }
@@ -349,7 +402,13 @@ impl Client {
         let status = response.status();
         let bytes = response.into_body().collect().await.map_err(|source| self.broken(source))?.to_bytes();
         match serde_json::from_slice::<ErrorBody>(&bytes) {
-            Ok(body) => Err(ClientError::Api(body)),
+            Ok(body) => {
+                // One that is cut off from the others knows nothing that another one does not know better.
+                if body.code == Code::Unavailable {
+                    self.turn_away_from(&self.address());
+                }
+                Err(ClientError::Api(body))
+            }
             Err(_) => Err(ClientError::Api(ErrorBody::new(
                 Code::Internal,
                 format!("{path} was answered with status {status}"),
@@ -397,9 +456,28 @@ impl Client {
     }
 }
 
+/// A request that nobody has answered yet. Given up after a while, it takes the idle connections with it: they lead to the
+/// same silent machine, and each would have to be waited for.
+struct Asked<'a> {
+    client: &'a Client,
+    at: Instant,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if self.at.elapsed() > SILENT {
+            self.client.idle().clear();
+        }
+    }
+}
+
 async fn connect_tcp(authority: &str) -> std::io::Result<TcpStream> {
     let stream = in_time(TcpStream::connect(authority)).await?;
     stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(SILENT).with_interval(PROBE_EVERY).with_retries(PROBES);
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(SILENT + PROBE_EVERY * PROBES))?;
     Ok(stream)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rung_trust::{Member, MemberList, Members};
 
 use crate::Client;
+use crate::client::Address;
 use crate::join::MemberReport;
 use crate::seal::write_private;
 
@@ -23,16 +24,22 @@ pub fn known(report: &MemberReport) -> MemberList {
     MemberList(known.collect())
 }
 
+/// Where the cluster's servers are reached.
+fn servers(report: &MemberReport) -> Vec<Address> {
+    report.members.iter().filter_map(|member| member.api.as_ref()?.parse().ok()).collect()
+}
+
 /// What was kept at the last change; nothing at the first start.
 pub fn recall(file: &Path) -> MemberReport {
     let kept = std::fs::read(file).ok();
     kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
-/// Keeps `members` as the servers say, until it is dropped.
+/// Keeps `members` as the servers say, and the client's servers too, until it is dropped.
 pub async fn follow(client: Client, members: Members, file: PathBuf) {
     let mut held = recall(&file);
     members.set(known(&held));
+    client.set_servers(servers(&held));
     // What was kept may be of another time of the same cluster: the first answer is taken whatever it says.
     held.mark.clear();
     loop {
@@ -40,6 +47,7 @@ pub async fn follow(client: Client, members: Members, file: PathBuf) {
             Ok(Ok(report)) => {
                 if report != held {
                     members.set(known(&report));
+                    client.set_servers(servers(&report));
                     let bytes = serde_json::to_vec(&report).expect("wire types serialize");
                     // Without it a start without servers knows the list before.
                     let _ = write_private(&file, &bytes);

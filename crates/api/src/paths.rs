@@ -41,8 +41,6 @@ pub const CLUSTER: &str = "/v1/cluster";
 pub const CLUSTER_INIT: &str = "/v1/cluster/init";
 pub const CLUSTER_DISSOLVE: &str = "/v1/cluster/dissolve";
 pub const CLUSTER_SNAPSHOTS: &str = "/v1/cluster/snapshots";
-pub const CLUSTER_SERVERS: &str = "/v1/cluster/servers";
-pub const CLUSTER_SERVER: &str = "/v1/cluster/servers/{server}";
 pub const CLUSTER_APPROVE: &str = "/v1/cluster/approve";
 pub const DOCTOR: &str = "/v1/doctor";
 pub const ROTATE_KEY: &str = "/v1/secrets/rotate-key";
@@ -67,6 +65,7 @@ pub const JOIN: &str = "/v1/join";
 
 // For nodes.
 pub const MEMBERS: &str = "/v1/members";
+pub const CLUSTER_SERVERS: &str = "/v1/cluster/servers";
 pub const CERTIFICATE: &str = "/v1/nodes/{node}/certificate";
 pub const NODE: &str = "/v1/nodes/{node}";
 pub const NODE_BEAT: &str = "/v1/nodes/{node}/beat";

@@ -160,10 +160,10 @@ pub struct JoinArgs {
     /// The address to listen on for other nodes [default: all of them]
     #[arg(long, value_name = "IP")]
     pub listen: Option<IpAddr>,
-    /// Of an ingress: where apps are served [default: 0.0.0.0:8080, or the next free port]
+    /// Of a server or an ingress: where apps are served [default: 0.0.0.0:8080, or the next free port]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
-    /// Of an ingress: serve apps over TLS too
+    /// Of a server or an ingress: serve apps over TLS too
     #[arg(long, value_name = "ADDR", num_args = 0..=1)]
     pub https: Option<Option<String>>,
     /// Leave the instances running when it is stopped
@@ -183,7 +183,7 @@ impl JoinArgs {
 pub enum NodeCommand {
     /// Print the command by which a machine joins; it works once, for 15 minutes
     Token {
-        /// What the machine shall be: worker, ingress
+        /// What the machine shall be: worker, ingress, server
         #[arg(long, default_value = "worker")]
         role: NodeRole,
     },
@@ -321,12 +321,6 @@ pub enum ClusterCommand {
     Init(ClusterInitArgs),
     /// Move the state back to this one machine; applications go on
     Dissolve,
-    /// Print what makes another machine a server of this cluster; it holds keys
-    Admit(ClusterAdmitArgs),
-    /// Make this machine a server, with what `admit` printed; rung must not run on it
-    Enter(ClusterEnterArgs),
-    /// Take a server out
-    Remove { server: NodeId },
     /// Take a snapshot of the state now; one is taken every hour anyway
     Snapshot,
     /// Put a snapshot in charge when most servers are lost; rung must not run on this machine
@@ -337,25 +331,9 @@ pub enum ClusterCommand {
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct ClusterInitArgs {
-    /// Where other servers will reach this machine [default: 127.0.0.1, for none]
+    /// Where other servers will reach this machine [default: where its API is reached]
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct ClusterAdmitArgs {
-    /// The new server's name
-    pub server: NodeId,
-    /// Where the others will reach it
-    #[arg(long, value_name = "IP")]
-    pub address: IpAddr,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct ClusterEnterArgs {
-    /// The file with what `rung cluster admit` printed
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub file: PathBuf,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -30,8 +30,8 @@ pub mod upload;
 pub mod verb;
 
 pub use args::{
-    Cli, ClusterCommand, ClusterEnterArgs, ClusterRestoreArgs, Command, Global, JoinArgs, ServiceCommand,
-    ServiceInstallArgs, UpArgs, UpgradeArgs, Verb,
+    Cli, ClusterCommand, ClusterRestoreArgs, Command, Global, JoinArgs, ServiceCommand, ServiceInstallArgs,
+    UpArgs, UpgradeArgs, Verb,
 };
 pub use edge::{Exit, explain};
 pub use follow::{Follow, OnInterrupt};

@@ -381,12 +381,6 @@ fn people() -> Described {
             says(Right::Admin, "Take a snapshot of the state now").answers::<wire::cluster::SnapshotTaken>(),
         )
         .post(
-            paths::CLUSTER_SERVERS,
-            cluster::admit,
-            says(Right::Admin, "Let another server in").takes::<wire::cluster::AdmitRequest>(),
-        )
-        .delete(paths::CLUSTER_SERVER, cluster::remove, says(Right::Admin, "Take a server out"))
-        .post(
             paths::CLUSTER_APPROVE,
             cluster::approve,
             says(Right::Admin, "Let the leader plan again after a restore")
@@ -492,6 +486,11 @@ fn roles() -> Described {
             says(Right::Node, "A node's certificate anew")
                 .takes::<rung_api::join::CertificateRequest>()
                 .answers::<rung_api::join::Certified>(),
+        )
+        .post(
+            paths::CLUSTER_SERVERS,
+            cluster::enter,
+            says(Right::Node, "Become a server, after joining as one").takes::<wire::cluster::EnterRequest>(),
         )
         .put(paths::NODE, nodes::register, says(Right::Node, "Join as a node").takes::<NodeFacts>())
         .post(paths::NODE_BEAT, nodes::beat, says(Right::Node, "Say that the agent is alive"))

@@ -24,6 +24,7 @@ mod notify;
 pub mod prune;
 pub mod quorum;
 pub mod reconcile;
+pub(crate) mod replicas;
 mod run_logs;
 mod secrets;
 pub mod served;
@@ -56,8 +57,17 @@ pub struct ControlConfig {
     pub version: String,
     /// Asked to replace this process by another binary.
     pub upgrades: tokio::sync::mpsc::Sender<PathBuf>,
-    /// Asked to replace this process by itself, because the state has moved.
-    pub restarts: tokio::sync::mpsc::Sender<()>,
+    /// Told why this process can't go on as it is.
+    pub endings: tokio::sync::mpsc::Sender<Ending>,
+}
+
+/// Why a server must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The state is in another store now: the process is to replace itself.
+    StateMoved,
+    /// The other servers know this one no more.
+    Removed,
 }
 
 impl std::fmt::Debug for ControlConfig {

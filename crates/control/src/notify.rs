@@ -102,7 +102,11 @@ pub(crate) async fn tell_of_ends(control: Control) {
     let mut changes = control.inner.changes.subscribe();
     let (answers, mut answered) = mpsc::unbounded_channel();
     loop {
-        let pending = control.read(pending);
+        // Among several servers the one that plans tells.
+        let pending = control.read_loop(|reconcile| match reconcile.leads() {
+            true => pending(reconcile.world()),
+            false => BTreeSet::new(),
+        });
         for key in outbox.take_due(&pending, control.clock().elapsed) {
             let (control, answers) = (control.clone(), answers.clone());
             tokio::spawn(async move {

@@ -20,6 +20,7 @@ mod member;
 mod process;
 mod record;
 mod restore;
+mod room;
 mod servers;
 mod snapshots;
 
@@ -35,7 +36,9 @@ pub use self::climb::{Climb, Climbed, climb, descend};
 pub use self::member::{EVENT_KIND, Member};
 pub use self::record::Record;
 pub use self::restore::{Frozen, Restored, restore};
-pub use self::servers::{Bundle, enter};
+pub(crate) use self::room::is_full;
+pub(crate) use self::servers::socket_of;
+pub use self::servers::{Bundle, enter, state_in};
 pub use self::snapshots::Snapshot;
 
 /// The root of Rung's keys in etcd.
@@ -46,6 +49,9 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Members come and go rarely.
 const LOOK_AT_MEMBERS_EVERY: Duration = Duration::from_secs(5);
+
+/// A list without this server may be of before it was admitted.
+const MISSED_FOR_GOOD: u32 = 2;
 
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -70,6 +76,9 @@ pub enum QuorumError {
     Etcd(String),
     #[error("{0}")]
     Refused(String),
+    /// The same works a moment later.
+    #[error("{0}")]
+    Later(String),
 }
 
 impl QuorumError {
@@ -203,11 +212,13 @@ impl Quorum {
         EtcdAdmin::new(vec![endpoint.to_owned()], Some(self.tls.clone()))
     }
 
-    /// Looks after this server's place among the members, as long as it runs.
+    /// Looks after this server's place among the members, for as long as it has one.
     pub async fn keep_membership(&self, tell: Tell<'_>) {
         self.promote_itself(tell).await;
         let mut record = self.record.clone();
-        loop {
+        let mut missed = 0;
+        while missed < MISSED_FOR_GOOD {
+            missed = if self.is_removed().await == Some(true) { missed + 1 } else { 0 };
             match self.endpoints().await {
                 Ok(endpoints) if !endpoints.is_empty() && endpoints != record.endpoints => {
                     record.endpoints = endpoints;
@@ -221,6 +232,7 @@ impl Quorum {
             }
             tokio::time::sleep(LOOK_AT_MEMBERS_EVERY).await;
         }
+        tell("the other servers have taken this one out");
     }
 
     pub async fn take_snapshot(&self) -> Result<Snapshot, QuorumError> {

@@ -161,6 +161,12 @@ impl Control {
 
     /// Puts every value under another master key. Nothing is restarted: values stay what they are.
     pub(crate) async fn rotate_key(&self) -> Result<KeyRotated, ErrorBody> {
+        if self.has_other_servers() {
+            let message =
+                "other servers open secrets with the same master key, and would not have the new one";
+            let hint = "take them out with `rung node remove`, replace the key, and let them join again";
+            return Err(ErrorBody::new(Code::Refused, message).hint(hint));
+        }
         self.inner.keys.begin_rotation().map_err(|error| rotate_error(&error))?;
         let mut wrapped = 0;
         for _ in 0..ROUNDS {

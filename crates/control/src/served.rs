@@ -6,8 +6,10 @@
 //! stages, and how many requests an instance still has in flight is told as none or some.
 //!
 //! The lease ends five seconds after a server has died; its proxies are not waited for then, and its nodes count as silent.
+//! A server that could not keep its lease for so long is cut off: it sends nodes and proxies to the others.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rung_model::{Generation, InstanceId, NodeId, keys};
@@ -76,9 +78,13 @@ pub(crate) async fn tell(control: Control) {
     let mut changes = control.inner.changes.subscribe();
     let mut lease: Option<(LeaseId, Duration)> = None;
     let mut told: Option<Served> = None;
+    let mut kept = control.clock().elapsed;
     loop {
         let now = control.clock().elapsed;
         lease = keep(&control, lease, now).await;
+        kept = lease.map_or(kept, |(_, at)| kept.max(at));
+        let is_cut_off = control.clock().elapsed > kept + LEASE;
+        control.inner.is_cut_off.store(is_cut_off, Ordering::Release);
         if lease.is_none() {
             told = None;
         }
@@ -96,6 +102,11 @@ pub(crate) async fn tell(control: Control) {
 }
 
 impl Control {
+    /// Whether nothing is heard of the other servers, so that this one must not be taken for them.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.inner.is_cut_off.load(Ordering::Acquire)
+    }
+
     /// Nodes whose agents have beaten here within their window.
     fn heard_lately(&self) -> Vec<NodeId> {
         let beats = self.inner.beats.lock().expect("no panic while held");

@@ -12,7 +12,6 @@ use rung_store::{Guard, Op, Store, StoreError, Txn};
 use rung_trust::{Authority, Identity, Members};
 use tokio::sync::{mpsc, watch};
 
-use crate::ControlConfig;
 use crate::access::Access;
 use crate::audit::Audit;
 use crate::events::EventLog;
@@ -21,6 +20,7 @@ use crate::keyring::Keyring;
 use crate::quorum::Backing;
 use crate::reconcile::{Event, Reconcile};
 use crate::trees::{Trees, TreesError};
+use crate::{ControlConfig, Ending};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -50,12 +50,16 @@ pub(crate) struct Inner {
     pub backing: Backing,
     /// Whether the state is being moved to another store.
     pub is_moving: AtomicBool,
-    pub restarts: mpsc::Sender<()>,
+    /// Among several servers: see [`crate::served`].
+    pub is_cut_off: AtomicBool,
+    pub endings: mpsc::Sender<Ending>,
     pub node: NodeId,
     pub http: String,
     pub version: String,
     pub data: std::path::PathBuf,
     pub trees: Trees,
+    /// Artifacts that are being fetched from other servers.
+    pub fetching: crate::replicas::Fetching,
     pub repositories: Repositories,
     pub events: EventLog,
     pub upgrades: mpsc::Sender<std::path::PathBuf>,
@@ -120,12 +124,14 @@ impl Control {
             store,
             backing: config.backing,
             is_moving: AtomicBool::new(false),
-            restarts: config.restarts,
+            is_cut_off: AtomicBool::new(false),
+            endings: config.endings,
             node: config.node,
             http: config.http,
             version: config.version,
             data: config.data,
             trees,
+            fetching: Mutex::default(),
             repositories,
             events,
             upgrades: config.upgrades,
@@ -158,11 +164,17 @@ impl Control {
         let Some(quorum) = self.inner.backing.quorum().cloned() else { return };
         tokio::spawn(crate::election::stand(self.clone()));
         tokio::spawn(crate::served::tell(self.clone()));
+        tokio::spawn(crate::replicas::keep_copies(self.clone()));
         let tell = |message: &str| self.record(None, crate::quorum::EVENT_KIND, message);
         tokio::join!(
             quorum.member.clone().supervise(quorum.record.clone(), &tell),
             quorum.keep_snapshots(&tell),
-            quorum.keep_membership(&tell)
+            quorum.keep_room(&tell),
+            async {
+                quorum.keep_membership(&tell).await;
+                // One that is asked for already is enough.
+                let _ = self.inner.endings.try_send(Ending::Removed);
+            }
         );
     }
 
@@ -225,7 +237,7 @@ impl Control {
     pub(crate) async fn txn(&self, guards: Vec<Guard>, ops: Vec<Op>) -> Result<Txn, StoreError> {
         let outcome = self.inner.store.txn(guards, ops).await;
         let trouble = match &outcome {
-            Err(error @ StoreError::Unavailable(_)) => Some(error.to_string()),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Full)) => Some(error.to_string()),
             _ => None,
         };
         *self.inner.store_trouble.lock().expect("no panic while held") = trouble;
@@ -265,7 +277,9 @@ pub(crate) fn contended(what: &str) -> ErrorBody {
 pub(crate) fn store_error(error: &StoreError) -> ErrorBody {
     let code = match error {
         StoreError::TooLarge { .. } => Code::TooLarge,
-        StoreError::Unavailable(_) | StoreError::Ended { .. } | StoreError::Empty => Code::Unavailable,
+        StoreError::Unavailable(_) | StoreError::Full | StoreError::Ended { .. } | StoreError::Empty => {
+            Code::Unavailable
+        }
         StoreError::NoLease(_)
         | StoreError::InvalidKey { .. }
         | StoreError::InUse { .. }
@@ -274,6 +288,8 @@ pub(crate) fn store_error(error: &StoreError) -> ErrorBody {
     };
     let body = ErrorBody::new(code, error.to_string());
     match code {
+        _ if matches!(error, StoreError::Full) => body
+            .hint("room is made by itself within seconds; when it is not, `rung cluster` says the way out"),
         Code::Unavailable => body.hint("nothing was changed; is the disk full? `rung doctor` tells"),
         _ => body,
     }

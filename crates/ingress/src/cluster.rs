@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rung_api::{Address, Client, Tls};
+use rung_api::{Client, Tls};
 use rung_model::{Endpoint, NodeId};
 use rung_trust::{
     Belief, DirectoryError, Identity, Members, TrustDirectory, client_config, node_name, server_name,
@@ -69,10 +69,9 @@ impl Cluster {
         endpoint.node.as_ref() == Some(self.node())
     }
 
-    /// Keeps identity and members as they are, until it is dropped.
-    pub(crate) async fn follow(self: Arc<Self>, config: Config) {
-        let file = config.directory.join(MEMBERS);
-        let members = rung_api::members::follow(client(&config, Some(&self)), self.members.clone(), file);
+    /// Keeps identity and members as they are, until it is dropped; and the client's servers.
+    pub(crate) async fn follow(self: Arc<Self>, client: Client, directory: PathBuf) {
+        let members = rung_api::members::follow(client, self.members.clone(), directory.join(MEMBERS));
         let renewals = async {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -90,9 +89,8 @@ impl Cluster {
     }
 }
 
-/// Of the servers that were named.
+/// Of the servers that were named; of the others, too, once they are known.
 pub(crate) fn client(config: &Config, cluster: Option<&Cluster>) -> Client {
-    let is_remote = config.api.iter().any(|address| matches!(address, Address::Tls(_)));
-    let tls = cluster.filter(|_| is_remote).map(|cluster| Tls::to_servers(cluster.config.clone()));
+    let tls = cluster.map(|cluster| Tls::to_servers(cluster.config.clone()));
     Client::to_any(config.api.clone(), config.token.clone(), tls)
 }

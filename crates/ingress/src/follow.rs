@@ -87,6 +87,11 @@ impl Follower {
         }
     }
 
+    /// By which the servers are asked.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Follows until it is dropped.
     pub(crate) async fn run(mut self, mut applied: mpsc::UnboundedReceiver<Applied>) {
         let documents = self.documents.load();

@@ -212,10 +212,10 @@ impl Process {
         // What the threads got copies of would keep their ends from being noticed.
         drop((table_changes, applied, end));
         let follower = Follower::new(self.shared.clone(), documents, tables, following);
-        let following_task = tokio::task::spawn_local(follower.run(applied_events));
         if let Some(cluster) = self.shared.cluster.clone() {
-            tokio::spawn(cluster.follow(config.clone()));
+            tokio::spawn(cluster.follow(follower.client(), directory.clone()));
         }
+        let following_task = tokio::task::spawn_local(follower.run(applied_events));
         if let Some(https) = self.shared.https() {
             tokio::spawn(https.certificates.clone().follow());
         }

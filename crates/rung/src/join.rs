@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::data::Data;
 use crate::membership::{Membership, refuse_servers};
-use crate::node_name;
 use crate::up::{PORTS_TRIED, STOP_MARGIN, WORKERS, parse_address, told_when_slow};
+use crate::{node_name, server, up};
 
 /// Beside the API's 7864: where the agent is asked by servers, and where instances are asked by other machines.
 pub const AGENT_PORT: u16 = 7865;
@@ -31,12 +31,15 @@ pub fn run(global: &Global, args: &JoinArgs) -> anyhow::Result<Exit> {
 }
 
 async fn start(global: &Global, args: &JoinArgs) -> anyhow::Result<Exit> {
-    let mut interrupts = signal(SignalKind::interrupt())?;
-    let mut terminations = signal(SignalKind::terminate())?;
     let data = Data::open(&data_directory(global.data.as_deref())?)?;
-    refuse_servers(&data.store())?;
     let trust = TrustDirectory::new(data.trust());
     let membership = member(&data, &trust, args).await?;
+    if membership.role == NodeRole::Server {
+        server::ensure_entered(&data, &trust, &membership, args).await?;
+        return up::serve(&data, global, &server::as_up(args)).await;
+    }
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
     let mut node = Node::start(&data, trust, membership, args).await?;
     println!(
         "Ctrl-C stops this node{}",
@@ -64,10 +67,7 @@ async fn member(data: &Data, trust: &TrustDirectory, args: &JoinArgs) -> anyhow:
             Err(Hinted::failed(message, hint).into())
         }
         (None, Some(server), Some(token)) => {
-            if token.role == NodeRole::Server {
-                let message = "this token is for a server, and a server keeps a store of its own";
-                return Err(Hinted::usage(message, "see `rung cluster --help` on how servers join").into());
-            }
+            refuse_servers(data.root())?;
             let name = match &args.name {
                 Some(name) => name.clone(),
                 None => node_name::ensure(&data.node_name())?,
@@ -77,6 +77,7 @@ async fn member(data: &Data, trust: &TrustDirectory, args: &JoinArgs) -> anyhow:
             Ok(membership)
         }
         (None, _, _) => {
+            refuse_servers(data.root())?;
             let message = "this machine has not joined a cluster";
             Err(Hinted::usage(message, "on a server `rung node token` prints the command that lets it")
                 .into())
@@ -195,7 +196,7 @@ fn supervisor_config(
 }
 
 /// The address by which others reach this machine: what was said, else the one from which it reaches the servers.
-async fn advertised(args: &JoinArgs, membership: &Membership) -> anyhow::Result<IpAddr> {
+pub(crate) async fn advertised(args: &JoinArgs, membership: &Membership) -> anyhow::Result<IpAddr> {
     if let Some(said) = args.address {
         return Ok(said);
     }

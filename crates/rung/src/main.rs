@@ -10,6 +10,7 @@ mod known;
 mod membership;
 mod node_name;
 mod restore;
+mod server;
 mod service;
 mod up;
 mod upgrade;
@@ -51,9 +52,6 @@ fn run_command(cli: Cli) -> ExitCode {
         Command::Service(ServiceCommand::Install(install)) => service::install(&cli.global, &install),
         Command::Verb(Verb::Cluster { command: Some(ClusterCommand::Restore(restore)) }) => {
             restore::run(&cli.global, &restore)
-        }
-        Command::Verb(Verb::Cluster { command: Some(ClusterCommand::Enter(enter)) }) => {
-            restore::enter(&cli.global, &enter)
         }
         Command::Verb(verb) => return rung_cli::run(&cli.global, verb).into(),
         Command::GitGate(_) | Command::Ingress(_) | Command::Shim(_) => {

@@ -9,6 +9,7 @@ use rung_api::join::{JoinRequest, JoinToken};
 use rung_api::seal::write_private;
 use rung_api::{Address, Client, Tls};
 use rung_cli::edge::Hinted;
+use rung_control::quorum;
 use rung_model::{NodeId, NodeRole};
 use rung_trust::{Belief, Identity, TrustDirectory, client_config, renew_after};
 
@@ -154,10 +155,11 @@ impl Membership {
 }
 
 /// A directory that is a server's already is nobody else's.
-pub fn refuse_servers(store: &Path) -> anyhow::Result<()> {
-    if store.exists() {
-        let message = format!("{} is there: this data directory is a server's", store.display());
-        return Err(Hinted::failed(message, "join with another data directory: --data DIR").into());
+pub fn refuse_servers(data: &Path) -> anyhow::Result<()> {
+    if let Some(state) = quorum::state_in(data) {
+        let message = format!("{} is there: this data directory is a server's", state.display());
+        let hint = "start it with `rung up`, or join with another data directory: --data DIR";
+        return Err(Hinted::failed(message, hint).into());
     }
     Ok(())
 }

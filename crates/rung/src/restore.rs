@@ -1,8 +1,8 @@
-//! What is done to a data directory while no server runs on it: `rung cluster restore` and `rung cluster enter`.
+//! `rung cluster restore`: what is done to a data directory while no server runs on it.
 
 use anyhow::Context;
 use rung_cli::edge::Hinted;
-use rung_cli::{ClusterEnterArgs, ClusterRestoreArgs, Exit, Global, data_directory};
+use rung_cli::{ClusterRestoreArgs, Exit, Global, data_directory};
 use rung_control::quorum;
 
 use crate::data::Data;
@@ -31,19 +31,5 @@ pub fn run(global: &Global, args: &ClusterRestoreArgs) -> anyhow::Result<Exit> {
         );
     }
     println!("start rung: nothing is changed until `rung cluster approve`, which shows first what would be");
-    Ok(Exit::Done)
-}
-
-/// This machine becomes a server of a cluster.
-pub fn enter(global: &Global, args: &ClusterEnterArgs) -> anyhow::Result<Exit> {
-    let data = Data::open(&data_directory(global.data.as_deref())?)?;
-    let text = std::fs::read(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
-    let bundle: quorum::Bundle = serde_json::from_slice(&text).with_context(|| {
-        format!("{} does not hold what `rung cluster admit` printed", args.file.display())
-    })?;
-    quorum::enter(data.root(), &bundle)?;
-    rung_api::seal::write_private(&data.node_name(), bundle.record.name.as_bytes())
-        .with_context(|| format!("writing {}", data.node_name().display()))?;
-    println!("this machine is server {}; start rung, and remove {}", bundle.record.name, args.file.display());
     Ok(Exit::Done)
 }

@@ -15,7 +15,7 @@ use rung_cli::{
     deploy_directory,
 };
 use rung_control::quorum::Backing;
-use rung_control::{Control, ControlConfig, Door, Keyring, Listeners, StartError};
+use rung_control::{Control, ControlConfig, Door, Ending, Keyring, Listeners, StartError};
 use rung_ingress::{Listen, Supervisor, SupervisorConfig};
 use rung_store::StoreError;
 use rung_trust::{Clients, Fingerprint, Listener, TrustDirectory};
@@ -61,7 +61,7 @@ struct Platform {
     ca: Option<Fingerprint>,
     backing: Backing,
     upgrades: mpsc::Receiver<PathBuf>,
-    restarts: mpsc::Receiver<()>,
+    endings: mpsc::Receiver<Ending>,
     stop_ingress: watch::Sender<bool>,
     stop_agent: watch::Sender<Shutdown>,
     ingress: tokio::task::JoinHandle<()>,
@@ -73,11 +73,23 @@ async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
     // Nothing is started for a directory that can't be deployed.
     let environment = global.environment.as_ref();
     up.directory.as_deref().map_or(Ok(()), |directory| check_directory(directory, environment))?;
+    let data = Data::open(&data_directory(global.data.as_deref())?)?;
+    serve(&data, global, up).await
+}
+
+/// A server on this machine, until somebody ends it.
+pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
+    let environment = global.environment.as_ref();
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
-    let data = Data::open(&data_directory(global.data.as_deref())?)?;
-    let mut platform = Platform::start(&data, up).await?;
-    announce(&data, &platform);
+    // Where the state is in etcd this waits for as long as too few servers are there.
+    let backing = tokio::select! {
+        opened = Backing::open(data.root(), &|message| eprintln!("{message}")) => opened?,
+        _ = interrupts.recv() => anyhow::bail!("stopped before the state could be read; instances go on"),
+        _ = terminations.recv() => anyhow::bail!("stopped before the state could be read; instances go on"),
+    };
+    let mut platform = Platform::start(data, up, backing).await?;
+    announce(data, &platform);
     let options = DeployOptions {
         environment: environment.cloned(),
         on_interrupt: OnInterrupt::LeaveToCaller,
@@ -93,17 +105,24 @@ async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
             program = platform.upgrades.recv() => {
                 let Some(program) = program else { break };
                 // Returns only when it did not work.
-                let addresses = platform.addresses();
-                let error = upgrade::take_over(&data, &platform.backing, &program, addresses, up.keep).await;
+                let addresses = platform.addresses(up);
+                let error = upgrade::take_over(data, &platform.backing, &program, addresses, up.keep).await;
                 platform.control.record(None, "upgrade_failed", format!("{error:#}"));
                 eprintln!("error: upgrade to {}: {error:#}", program.display());
             }
-            Some(()) = platform.restarts.recv() => {
-                // Whoever asked for it hears the answer first.
-                tokio::time::sleep(ANSWERED_WITHIN).await;
-                let error = upgrade::start_again(&data, platform.addresses(), up.keep);
-                return Err(error.context("starting again, because the state has moved"));
-            }
+            Some(ending) = platform.endings.recv() => match ending {
+                Ending::StateMoved => {
+                    // Whoever asked for it hears the answer first.
+                    tokio::time::sleep(ANSWERED_WITHIN).await;
+                    let error = upgrade::start_again(data, platform.addresses(up), up.keep);
+                    return Err(error.context("starting again, because the state has moved"));
+                }
+                Ending::Removed => {
+                    platform.stop(up.keep).await?;
+                    let _ = ServerFile::remove(data.root());
+                    return Err(removed(data));
+                }
+            },
             ended = &mut platform.agent => {
                 ended.context("the agent panicked")??;
                 anyhow::bail!("the agent ended by itself");
@@ -126,10 +145,9 @@ async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
 }
 
 impl Platform {
-    async fn start(data: &Data, up: &UpArgs) -> anyhow::Result<Self> {
+    async fn start(data: &Data, up: &UpArgs, backing: Backing) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding rung's own program file")?;
         let node = crate::node_name::ensure(&data.node_name())?;
-        let backing = Backing::open(data.root(), &|message| eprintln!("{message}")).await?;
         let backing = crate::known::ensure_newest(data, backing).await?;
         let socket = Address::Unix(data.api_socket());
         let tcp = listen_for_api(up.api.as_deref()).await?;
@@ -156,7 +174,7 @@ impl Platform {
         let http = supervisor.http().context("the ingress listens nowhere")?;
         let token = data.ensure_token()?;
         let (upgrade_sender, upgrades) = mpsc::channel(1);
-        let (restart_sender, restarts) = mpsc::channel(1);
+        let (ending_sender, endings) = mpsc::channel(1);
         let config = ControlConfig {
             backing: backing.clone(),
             data: data.root().to_owned(),
@@ -166,7 +184,7 @@ impl Platform {
             http: http.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             upgrades: upgrade_sender,
-            restarts: restart_sender,
+            endings: ending_sender,
         };
         let (control, _) = Control::start(config).await.map_err(with_way_out)?;
         let ca = if is_cluster { Some(control.ensure_authority().await?) } else { None };
@@ -222,7 +240,7 @@ impl Platform {
             ca,
             backing,
             upgrades,
-            restarts,
+            endings,
             stop_ingress,
             stop_agent,
             ingress,
@@ -231,9 +249,9 @@ impl Platform {
         })
     }
 
-    fn addresses(&self) -> upgrade::Addresses {
+    fn addresses(&self, up: &UpArgs) -> upgrade::Addresses {
         let https = self.https.as_ref().map(|(address, _)| *address);
-        upgrade::Addresses { http: self.http, https, api: self.api }
+        upgrade::Addresses { http: self.http, https, api: self.api, advertised: up.address }
     }
 
     /// Requests are finished first; then instances are stopped, unless they are to be left.
@@ -253,6 +271,12 @@ impl Platform {
         }
         Ok(())
     }
+}
+
+fn removed(data: &Data) -> anyhow::Error {
+    let message = "this server was taken out of its cluster";
+    let hint = format!("to let it join again, remove {} and use a new join token", data.root().display());
+    Hinted::failed(message, hint).into()
 }
 
 /// Whoever pressed Ctrl-C and sees nothing happen is told what it is.

@@ -5,7 +5,7 @@
 //! the instances, takes the listening sockets from the ingress and replaces it by one of its own version.
 //! Going back is the same with the older binary, as long as it reads the store's format; the backup is for when not.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -83,6 +83,8 @@ pub struct Addresses {
     pub http: SocketAddr,
     pub https: Option<SocketAddr>,
     pub api: SocketAddr,
+    /// Where others shall reach it, when that was said.
+    pub advertised: Option<IpAddr>,
 }
 
 /// In the server: becomes the program. Returns only with the reason why not; nothing is stopped by then.
@@ -117,6 +119,9 @@ fn become_anew(data: &Data, program: &Path, addresses: Addresses, keep: bool) ->
     // The same addresses, said outright; no directory, so nothing is deployed.
     command.arg("up").arg("--data").arg(data.root());
     command.args(["--http", &addresses.http.to_string(), "--api", &addresses.api.to_string()]);
+    if let Some(advertised) = addresses.advertised.filter(|_| knows(program, "--address")) {
+        command.args(["--address", &advertised.to_string()]);
+    }
     match addresses.https {
         Some(https) if knows(program, "--https") => {
             command.args(["--https", &https.to_string()]);

@@ -163,7 +163,7 @@ impl EtcdStore {
 
     /// Forgets history up to a revision; watches that come later get [`WatchError::Compacted`].
     pub async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
-        let request = m::CompactRequest { revision: self.inner.theirs(revision), physical: false };
+        let request = m::CompactRequest { revision: self.inner.theirs(revision), physical: true };
         let compacted = self.inner.channel.call::<m::Done>(COMPACT, &request, Repeat::Freely).await;
         match compacted {
             Ok(_) => Ok(()),
@@ -185,7 +185,14 @@ impl EtcdStore {
 }
 
 fn unavailable(error: &CallError) -> StoreError {
-    StoreError::Unavailable(error.to_string())
+    match error {
+        CallError::Status { code: code::RESOURCE_EXHAUSTED, message }
+            if message.contains("space exceeded") =>
+        {
+            StoreError::Full
+        }
+        _ => StoreError::Unavailable(error.to_string()),
+    }
 }
 
 /// The first key behind all that start with the prefix.

@@ -139,6 +139,9 @@ pub enum StoreError {
     Ended { epoch: u64 },
     #[error("etcd holds no state of rung's")]
     Empty,
+    /// Nothing was applied, and nothing will be before there is room.
+    #[error("etcd is out of space: its file has reached its quota")]
+    Full,
 }
 
 #[derive(Debug, thiserror::Error)]

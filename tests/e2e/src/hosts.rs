@@ -18,6 +18,7 @@ use rung_model::observed::InstanceState;
 use tempfile::TempDir;
 
 use crate::binary::rung_binary;
+use crate::http;
 use crate::process;
 use crate::rung::{
     LOOK_EVERY, TEARDOWN, VERB_PATIENCE, ask_to_end_with_the_test, keep_lines, read_all, wait_at_most,
@@ -260,6 +261,28 @@ impl Host {
             });
             if good.count() == count { Ok(()) } else { Err(format!("{instances:?}")) }
         });
+    }
+
+    /// The text of an app's page, asked of this machine's ingress once it answers with 200.
+    pub fn page(&self, app: &str) -> String {
+        let (address, host) = (self.http(), format!("{app}.localhost"));
+        eventually(&format!("{} serves {app}", self.name), || {
+            match self.inside(|| http::get(address, &host, "/")) {
+                Ok(answer) if answer.status == 200 => Ok(answer.text()),
+                Ok(answer) => Err(format!("{}: {}", answer.status, answer.text())),
+                Err(failure) => Err(format!("{failure:?}\n{}", self.output())),
+            }
+        })
+    }
+
+    /// The pid of the one process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("rung runs here").id()
+    }
+
+    /// Everything that runs on this machine.
+    pub fn processes(&self) -> Vec<process::Life> {
+        process::concerned_with(self.own.path())
     }
 
     /// Where this machine serves apps.

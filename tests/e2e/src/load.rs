@@ -73,7 +73,6 @@ impl Tally {
 /// Clients that ask for one page over kept connections until they are stopped.
 #[derive(Debug)]
 pub struct Load {
-    address: SocketAddr,
     stop: Arc<AtomicBool>,
     made: Arc<AtomicU64>,
     shared: Arc<Mutex<Tally>>,
@@ -114,12 +113,7 @@ impl Load {
                 std::thread::spawn(move || go_on(&order, &stop, &made, &shared))
             })
             .collect();
-        Self { address, stop, made, shared, clients }
-    }
-
-    /// Where the requests go.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Self { stop, made, shared, clients }
     }
 
     /// Waits until so many more requests were made from now on: until the load was really there.

@@ -12,8 +12,8 @@ impl Client {
     /// The server can't be reached, or another authority vouches for it.
     pub async fn authority(&self, known: Fingerprint) -> Result<Option<Vec<u8>>, ClientError> {
         let address = self.address();
-        let Address::Tls(authority) = address else { return Ok(None) };
-        let stream = self.connect_tls(address, authority).await?;
+        let Address::Tls(authority) = &address else { return Ok(None) };
+        let stream = self.connect_tls(&address, authority).await?;
         let (_, session) = stream.get_ref();
         let shown = session.peer_certificates().unwrap_or_default();
         let found = shown.iter().find(|certificate| Fingerprint::of(certificate) == known);

@@ -5,7 +5,7 @@ use hyper::Method;
 use super::Client;
 use crate::client::ClientError;
 use crate::paths;
-use crate::wire::cluster::{AdmitRequest, ApproveRequest, ClusterReport, InitRequest, Moved, SnapshotTaken};
+use crate::wire::cluster::{ApproveRequest, ClusterReport, EnterRequest, InitRequest, Moved, SnapshotTaken};
 
 impl Client {
     pub async fn cluster(&self) -> Result<ClusterReport, ClientError> {
@@ -24,13 +24,9 @@ impl Client {
         self.call(Method::POST, paths::CLUSTER_SNAPSHOTS, &()).await
     }
 
-    /// What makes a machine a server, as it is to be handed to it.
-    pub async fn admit_server(&self, request: &AdmitRequest) -> Result<serde_json::Value, ClientError> {
+    /// What makes the machine that asks a server.
+    pub async fn enter_cluster(&self, request: &EnterRequest) -> Result<serde_json::Value, ClientError> {
         self.call(Method::POST, paths::CLUSTER_SERVERS, request).await
-    }
-
-    pub async fn remove_server(&self, name: &rung_model::NodeId) -> Result<(), ClientError> {
-        self.call(Method::DELETE, &super::fill(paths::CLUSTER_SERVER, &[name]), &()).await
     }
 
     pub async fn approve_plan(&self, request: &ApproveRequest) -> Result<(), ClientError> {

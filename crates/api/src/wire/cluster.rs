@@ -40,6 +40,9 @@ pub struct MemberReport {
     pub state: MemberState,
     pub version: Option<String>,
     pub db_bytes: u64,
+    /// Its file has reached its quota: etcd takes no changes.
+    #[serde(default)]
+    pub is_full: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -97,10 +100,9 @@ pub struct Moved {
     pub epoch: u64,
 }
 
-/// `POST /v1/cluster/servers`: what it answers makes a machine a server, and is to be kept as a key is.
+/// `POST /v1/cluster/servers`, by a machine that joined as a server: what it answers is kept as keys are.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct AdmitRequest {
-    pub name: NodeId,
+pub struct EnterRequest {
     /// Where the others will reach it.
     #[schema(value_type = String)]
     pub address: std::net::IpAddr,

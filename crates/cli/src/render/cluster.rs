@@ -18,7 +18,7 @@ pub fn render(report: &ClusterReport, paint: Paint, clock: &Clock) -> String {
     let leader = report.leader.as_ref().map_or_else(|| "nobody".to_owned(), ToString::to_string);
     lines.push(format!("{leader} plans; generation {}.{}", report.epoch, report.revision));
     if report.store == StoreKind::Sqlite {
-        lines.push(paint.dim("`rung cluster init --address IP` lets other servers join"));
+        lines.push(paint.dim("`rung cluster init` moves it to etcd, so that other servers can join"));
     }
     if !report.members.is_empty() {
         let rows = report.members.iter().map(|member| {

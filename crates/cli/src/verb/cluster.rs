@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use rung_api::wire::cluster::{AdmitRequest, ApproveRequest, InitRequest};
+use rung_api::wire::cluster::{ApproveRequest, InitRequest};
 
 use super::Session;
 use crate::args::ClusterCommand;
@@ -45,23 +45,8 @@ pub async fn cluster(session: &mut Session<'_>, command: Option<ClusterCommand>)
             Ok(Exit::Done)
         }
         Some(ClusterCommand::Approve(args)) => approve(session, args.without_silent).await,
-        Some(ClusterCommand::Admit(args)) => {
-            let request = AdmitRequest { name: args.server, address: args.address };
-            let bundle = session.client.admit_server(&request).await.context("admitting a server")?;
-            session.screen.line(&bundle.to_string())?;
-            Ok(Exit::Done)
-        }
-        Some(ClusterCommand::Remove { server }) => {
-            session
-                .client
-                .remove_server(&server)
-                .await
-                .with_context(|| format!("removing server {server}"))?;
-            session.screen.say(&format!("server {server} belongs to the cluster no more"))?;
-            Ok(Exit::Done)
-        }
-        Some(ClusterCommand::Restore(_) | ClusterCommand::Enter(_)) => {
-            unreachable!("they need no server and branched off before")
+        Some(ClusterCommand::Restore(_)) => {
+            unreachable!("it needs no server and branched off before")
         }
     }
 }

@@ -22,7 +22,7 @@ const QUESTION_MAX: u64 = 64 * 1024;
 /// Adds the remote, or moves it to where the server is now. The token stays where it is: git asks [`credential`].
 pub async fn remote(session: &mut Session<'_>, name: &str) -> anyhow::Result<Exit> {
     let app = session.app().await?;
-    let address = web_address(session.client.address())?;
+    let address = web_address(&session.client.address())?;
     let url = format!("{address}{}", fill(paths::GIT, &[&app]));
     if !git(&["rev-parse", "--git-dir"])?.status.success() {
         let message = "this directory is in no git repository";

@@ -27,6 +27,13 @@ pub enum Via {
     Node(Peer),
 }
 
+impl Via {
+    /// Another server; this machine's own roles are none.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Node(peer) if peer.role == NodeRole::Server)
+    }
+}
+
 /// TLS connections for axum.
 pub(super) struct TlsListener(pub Listener);
 
@@ -104,6 +111,11 @@ pub(super) async fn only_for_roles(
     let refusal = match &via {
         Via::Socket => None,
         Via::Tcp => Some("this endpoint is for nodes and proxies".to_owned()),
+        Via::Node(_) if control.is_cut_off() => {
+            let message = "this server has lost the other servers, and knows nothing new";
+            let body = ErrorBody::new(Code::Unavailable, message).hint("ask another one");
+            return Refused(body).into_response();
+        }
         Via::Node(peer) => (!may_ask(&control, peer, request.uri().path()))
             .then(|| format!("node {} ({}) may not ask for {}", peer.node, peer.role, request.uri().path())),
     };
@@ -119,6 +131,7 @@ fn may_ask(control: &Control, peer: &Peer, path: &str) -> bool {
     let segments: Vec<&str> = path.split('/').skip(2).collect();
     match segments.as_slice() {
         ["members"] => true,
+        ["cluster", "servers"] => peer.role == NodeRole::Server,
         ["nodes", named, "certificate"] => *named == node,
         ["nodes", named, ..] => runs_instances && *named == node,
         // A node's proxies are named after it: `worker-1.ingress`.

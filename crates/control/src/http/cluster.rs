@@ -3,28 +3,35 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use rung_api::wire::cluster::{
-    AdmitRequest, ApproveRequest, ClusterProblem, ClusterReport, FrozenReport, InitRequest, MemberReport,
+    ApproveRequest, ClusterProblem, ClusterReport, EnterRequest, FrozenReport, InitRequest, MemberReport,
     MemberState, Moved, SnapshotTaken, SnapshotsReport, StoreKind,
 };
 use rung_api::{Code, ErrorBody};
-use rung_model::{NodeId, keys};
+use rung_model::{NodeId, NodeRole, keys};
 use rung_store::etcd::{EtcdMember, MemberStatus};
 use rung_store::{Guard, Op, StoreError};
+use rung_trust::Peer;
 
 use super::Answer;
-use super::extract::{Body, Named};
+use super::callers::Via;
+use super::extract::Body;
+use crate::Ending;
 use crate::quorum::{self, Backing, Climb, Quorum, QuorumError};
 use crate::shared::{Committed, Control, contended};
 use crate::trees::chain;
 
-fn refused(error: &QuorumError) -> ErrorBody {
+/// One that needs longer is of no use to the others either.
+const MEMBER_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+pub(super) fn refused(error: &QuorumError) -> ErrorBody {
     let code = match error {
         QuorumError::Refused(_) => Code::Conflict,
-        QuorumError::Store(StoreError::Unavailable(_)) => Code::Unavailable,
+        QuorumError::Later(_) | QuorumError::Store(StoreError::Unavailable(_)) => Code::Unavailable,
         _ => Code::Internal,
     };
     ErrorBody::new(code, chain(error))
@@ -84,7 +91,11 @@ async fn describe(quorum: &Arc<Quorum>, members: Vec<EtcdMember>) -> Vec<MemberR
         async move {
             let endpoint = member.clients.first().map(|url| address_of(url).to_owned());
             let status = match &endpoint {
-                Some(endpoint) => quorum.admin_of(endpoint).status().await.ok(),
+                Some(endpoint) => {
+                    let asking = quorum.admin_of(endpoint);
+                    let asked = tokio::time::timeout(MEMBER_ANSWERS_WITHIN, asking.status());
+                    asked.await.ok().and_then(Result::ok)
+                }
                 None => None,
             };
             member_report(&member, status)
@@ -115,6 +126,7 @@ fn member_report(member: &EtcdMember, status: Option<MemberStatus>) -> MemberRep
         peer: first(&member.peers),
         state,
         db_bytes: status.as_ref().map_or(0, |status| status.db_bytes),
+        is_full: status.as_ref().is_some_and(|status| quorum::is_full(&status.errors)),
         version: status.map(|status| status.version),
     }
 }
@@ -134,6 +146,12 @@ fn problems(members: &[MemberReport]) -> Vec<ClusterProblem> {
                     .to_owned(),
         })
         .collect();
+    problems.extend(members.iter().filter(|member| member.is_full).map(|member| ClusterProblem {
+        what: format!("etcd on {} is out of space: nothing can be changed", member.name),
+        way_out: "its history is dropped and its file packed by itself; when that is not enough, raise quota_bytes in \
+                  cluster.json in the data directory of each server and start them again one after the other"
+            .to_owned(),
+    }));
     if all > 1 && well == all / 2 + 1 && well < all {
         problems.push(ClusterProblem {
             what: format!("{well} of {all} servers are left: when one more is lost, nothing can be changed"),
@@ -155,7 +173,8 @@ pub async fn init(State(control): State<Control>, Body(request): Body<InitReques
         return Err(body.hint("`rung cluster` shows it").into());
     };
     let _moving = control.begin_move()?;
-    let address = request.address.unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST));
+    let address = request.address.or_else(|| control.own_address());
+    let address = address.unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST));
     let climb = Climb { name: control.inner.node.to_string(), address };
     let (data, store, events) = (control.inner.data.clone(), Arc::clone(store), control.clone());
     // On its own: whoever asked may go away, and half a climb is none.
@@ -214,23 +233,20 @@ pub async fn snapshot(State(control): State<Control>) -> Answer<SnapshotTaken> {
     Ok(Json(SnapshotTaken { path: taken.path.display().to_string(), bytes: taken.bytes }))
 }
 
-/// What makes another machine a server; it holds keys, and is answered to operators alone.
-pub async fn admit(
+/// What makes a machine a server. It holds keys: it is answered to a machine that joined as one, for itself alone.
+pub async fn enter(
     State(control): State<Control>,
-    Body(request): Body<AdmitRequest>,
+    Extension(via): Extension<Via>,
+    Body(request): Body<EnterRequest>,
 ) -> Answer<serde_json::Value> {
+    let Via::Node(Peer { node, role: NodeRole::Server, .. }) = via else {
+        let message = "only a machine that joins as a server is told what makes it one";
+        return Err(ErrorBody::new(Code::Unauthorized, message).into());
+    };
     let quorum = control.quorum()?;
-    let bundle =
-        quorum.admit(request.name.as_str(), request.address).await.map_err(|error| refused(&error))?;
-    control.record(None, "cluster", format!("server {} at {} was admitted", request.name, request.address));
+    let bundle = quorum.admit(node.as_str(), request.address).await.map_err(|error| refused(&error))?;
+    control.record(None, "cluster", format!("server {node} at {} joins", request.address));
     Ok(Json(serde_json::to_value(&bundle).expect("a bundle serializes")))
-}
-
-pub async fn remove(State(control): State<Control>, named: Named) -> Answer<()> {
-    let name = named.text("server");
-    control.quorum()?.remove(name).await.map_err(|error| refused(&error))?;
-    control.record(None, "cluster", format!("server {name} was removed"));
-    Ok(Json(()))
 }
 
 /// The leader may write again. What was held back until now reaches nodes and proxies.
@@ -274,17 +290,23 @@ impl Control {
         Ok(Moving(self))
     }
 
-    fn quorum(&self) -> Result<&Arc<Quorum>, ErrorBody> {
+    pub(super) fn quorum(&self) -> Result<&Arc<Quorum>, ErrorBody> {
         self.inner.backing.quorum().ok_or_else(|| {
             ErrorBody::new(Code::Conflict, "the state of this server is on one machine")
                 .hint("`rung cluster init` moves it to etcd, so that others can join")
         })
     }
 
+    /// Where other machines reach this one, if they do.
+    fn own_address(&self) -> Option<IpAddr> {
+        let api = self.read(|world| world.members.get(&self.inner.node)?.value.api.clone())?;
+        quorum::socket_of(&api).map(|address| address.ip())
+    }
+
     /// Asks whoever composed this server to replace its process.
     fn start_again(&self) {
         // One that is asked for already is enough.
-        let _ = self.inner.restarts.try_send(());
+        let _ = self.inner.endings.try_send(Ending::StateMoved);
     }
 
     /// Nodes whose agents were heard of since this server started, and those that were not.

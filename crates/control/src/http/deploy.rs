@@ -39,7 +39,7 @@ pub(crate) enum Move {
 pub async fn has_source(State(control): State<Control>, caller: Caller, named: Named) -> Answer<bool> {
     let digest: Digest = named.get("digest")?;
     caller.require_role(Role::Deployer)?;
-    Ok(Json(caller.may_use(&digest) && control.inner.trees.has(&digest).await?))
+    Ok(Json(caller.may_use(&digest) && control.has_artifact(&digest).await?))
 }
 
 pub async fn put_source(
@@ -51,6 +51,7 @@ pub async fn put_source(
     let digest: Digest = named.get("digest")?;
     caller.require_role(Role::Deployer)?;
     control.inner.trees.put(&digest, Limits::source(), body.into_data_stream()).await?;
+    control.copy_to_another(&digest).await;
     caller.has_uploaded(&digest);
     Ok(Json(()))
 }
@@ -64,7 +65,7 @@ pub async fn deploy(
     let app: AppName = named.get("app")?;
     let file = read_file(&app, &request)?;
     if let Some(source) = &request.source
-        && (!caller.may_use(source) || !control.inner.trees.has(source).await?)
+        && (!caller.may_use(source) || !control.has_artifact(source).await?)
     {
         let message = format!("source {source} was not uploaded");
         return Err(ErrorBody::new(Code::NotFound, message).hint("upload it first, then deploy").into());
@@ -258,7 +259,7 @@ impl Control {
             releases.find(|release| same(release)).cloned()
         });
         match found {
-            Some(release) if self.inner.trees.has(&release.artifact).await? => Ok(Some(release)),
+            Some(release) if self.has_artifact(&release.artifact).await? => Ok(Some(release)),
             _ => Ok(None),
         }
     }
@@ -451,7 +452,7 @@ pub async fn rollback(
     for _ in 0..ATTEMPTS {
         let (record, revision) = control.record_of(&app)?;
         let target = control.rollback_target(&record, request.to)?;
-        if !control.inner.trees.has(&target.artifact).await? {
+        if !control.has_artifact(&target.artifact).await? {
             let message = format!("the artifact of {} is not kept any more", target.number);
             return Err(ErrorBody::new(Code::Refused, message)
                 .hint("`rung releases` shows which ones are; or deploy its source again")

@@ -81,6 +81,9 @@ pub async fn token(
         let hint = "start it with --api and an address that they reach, like --api 0.0.0.0:7864";
         return Err(ErrorBody::new(Code::Refused, message).hint(hint).into());
     };
+    if request.role == NodeRole::Server {
+        control.quorum()?;
+    }
     control.forget_old_tokens().await;
     let token = JoinToken { role: request.role, name: random_word(8), secret: random_word(16), authority };
     let expires = Timestamp::now() + TOKEN_LIFE;
@@ -377,6 +380,11 @@ pub async fn remove(
         let message = format!("node {node} still runs {running} instances and runs");
         let hint = format!("move them with `rung node drain {node}`, or end them there with --force");
         return Err(ErrorBody::new(Code::Refused, message).hint(hint).into());
+    }
+    let is_server = control
+        .read(|world| world.members.get(&node).is_some_and(|held| held.value.role == NodeRole::Server));
+    if let (true, Ok(quorum)) = (is_server, control.quorum()) {
+        quorum.remove(node.as_str()).await.map_err(|error| super::cluster::refused(&error))?;
     }
     for _ in 0..ATTEMPTS {
         let held = control.read(|world| {

@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use rung_api::wire::{Launch, ProxyDocuments, ProxyPoll};
 use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
@@ -17,6 +17,7 @@ use rung_store::{Guard, Op};
 
 use super::Answer;
 use super::Refused;
+use super::callers::Via;
 use super::extract::{Body, Named, Query, Wait};
 use crate::reconcile::{Event, PollId};
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
@@ -133,16 +134,32 @@ pub async fn launch(State(control): State<Control>, named: Named) -> Answer<Laun
     Ok(Json(control.launch(&app, release).await?))
 }
 
-pub async fn artifact(State(control): State<Control>, named: Named) -> Result<Response, Refused> {
+pub async fn artifact(
+    State(control): State<Control>,
+    Extension(via): Extension<Via>,
+    named: Named,
+) -> Result<Response, Refused> {
     let digest: Digest = named.get("digest")?;
+    // Another server asks every server by itself.
+    if !via.is_server() {
+        control.has_artifact(&digest).await?;
+    }
     let archive = control.inner.trees.get(&digest).await?;
     let headers = [(axum::http::header::CONTENT_TYPE, "application/x-tar")];
     Ok((headers, HttpBody::from_stream(archive)).into_response())
 }
 
-pub async fn put_artifact(State(control): State<Control>, named: Named, body: HttpBody) -> Answer<()> {
+pub async fn put_artifact(
+    State(control): State<Control>,
+    Extension(via): Extension<Via>,
+    named: Named,
+    body: HttpBody,
+) -> Answer<()> {
     let digest: Digest = named.get("digest")?;
     control.inner.trees.put(&digest, Limits::tree(), body.into_data_stream()).await?;
+    if !via.is_server() {
+        control.copy_to_another(&digest).await;
+    }
     Ok(Json(()))
 }
 

@@ -36,7 +36,7 @@ impl Control {
     }
 
     async fn refuse_pruned(&self, release: &Release) -> Result<(), ErrorBody> {
-        if self.inner.trees.has(&release.artifact).await? {
+        if self.has_artifact(&release.artifact).await? {
             return Ok(());
         }
         let message =

@@ -10,7 +10,7 @@ use rung_store::etcd::EtcdAdmin;
 use rung_store::{EtcdStore, SqliteStore, Store};
 
 use super::member::{self, Member};
-use super::record::{Record, SQLITE, Start};
+use super::record::{Record, SQLITE, Start, usual_quota};
 use super::snapshots::{LEAVE, clear};
 use super::{Quorum, QuorumError, authority};
 
@@ -18,6 +18,7 @@ use super::{Quorum, QuorumError, authority};
 pub(super) const CLIENT_PORT: u16 = 7870;
 pub(super) const PEER_PORT: u16 = 7871;
 const PORTS_TRIED: u16 = 50;
+const STARTS_TRIED: u32 = 5;
 
 /// A new member on a slow disk takes seconds.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -48,8 +49,7 @@ pub async fn climb(data: &Path, store: &SqliteStore, climb: &Climb) -> Result<Cl
     member::stop_any(data).await;
     let directory = data.join("etcd");
     remove(&directory)?;
-    let record = found(data, climb, store.epoch() + 1, "member-1")?;
-    let moved = move_to_etcd(data, store, record).await;
+    let moved = move_to_etcd(data, store, climb).await;
     if moved.is_err() {
         member::stop_any(data).await;
         let _ = remove(&directory);
@@ -58,8 +58,8 @@ pub async fn climb(data: &Path, store: &SqliteStore, climb: &Climb) -> Result<Cl
     moved
 }
 
-async fn move_to_etcd(data: &Path, store: &SqliteStore, record: Record) -> Result<Climbed, QuorumError> {
-    let member = start_member(data, &record).await?;
+async fn move_to_etcd(data: &Path, store: &SqliteStore, climb: &Climb) -> Result<Climbed, QuorumError> {
+    let (record, member) = start_founding(data, || found(data, climb, store.epoch() + 1, "member-1")).await?;
     let tls = authority::client(data)?;
     let filling = EtcdStore::begin(record.config(&tls), record.epoch).await?;
     // Only from here on writes have to wait.
@@ -68,6 +68,24 @@ async fn move_to_etcd(data: &Path, store: &SqliteStore, record: Record) -> Resul
     let epoch = filling.finish().await?.epoch();
     record.write(member.data())?;
     Ok(Climbed { carried, epoch })
+}
+
+/// Starts the first member. A port that was free a moment ago may be somebody else's when etcd wants it: then with others.
+pub(super) async fn start_founding(
+    data: &Path,
+    found: impl Fn() -> Result<Record, QuorumError>,
+) -> Result<(Record, Member), QuorumError> {
+    let mut tries = STARTS_TRIED;
+    loop {
+        let record = found()?;
+        tries -= 1;
+        match start_member(data, &record).await {
+            Err(QuorumError::Etcd(why)) if tries > 0 && why.contains("address already in use") => {
+                tracing::info!(why, "starting etcd on other ports");
+            }
+            started => return started.map(|member| (record, member)),
+        }
+    }
 }
 
 /// A record of a cluster of one, on ports that are free now.
@@ -85,6 +103,7 @@ pub(super) fn found(data: &Path, climb: &Climb, epoch: u64, directory: &str) -> 
         initial: vec![(climb.name.clone(), peer)],
         endpoints: vec![client],
         epoch,
+        quota_bytes: usual_quota(),
     })
 }
 
@@ -174,7 +193,7 @@ pub async fn descend(data: &Path, quorum: &Arc<Quorum>) -> Result<Climbed, Quoru
         .collect();
     if !others.is_empty() {
         return Err(QuorumError::Refused(format!(
-            "other servers still belong to this cluster: {}; remove them first, with `rung cluster remove`",
+            "other servers still belong to this cluster: {}; remove them first, with `rung node remove`",
             others.join(", ")
         )));
     }

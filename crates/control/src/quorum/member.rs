@@ -27,9 +27,6 @@ const HISTORY: &str = "30m";
 /// Entries between etcd's own snapshots. The default (100,000) keeps that many in memory.
 const SNAPSHOT_EVERY: u32 = 10_000;
 
-/// A state of Rung's is some MB; two million instances are some hundred. At the quota etcd takes no more writes.
-const QUOTA_BYTES: u64 = 4 << 30;
-
 /// A member that ends again and again is started less and less often, up to this.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -100,7 +97,7 @@ impl Member {
         authority::ensure(data, &record.name, record.client.ip())?;
         let process = match Process::adopt(&pid_file(data)) {
             Some(process) if serves(&process, data, record) => process,
-            // Of a cluster that is not this one any more.
+            // Of a cluster that is not this one any more, or with other options.
             Some(process) => {
                 stop(&process).await;
                 start(data, record)?
@@ -156,11 +153,16 @@ impl Member {
     }
 }
 
-/// Whether the process is the member that the record means: it was started with that directory.
+/// Whether the process is the member that the record means, with the options that it would be given now.
 fn serves(process: &Process, data: &Path, record: &Record) -> bool {
-    let arguments = std::fs::read(format!("/proc/{}/cmdline", process.pid())).unwrap_or_default();
-    let wanted = files(data, record).into_os_string().into_encoded_bytes();
-    arguments.split(|byte| *byte == 0).any(|argument| argument == wanted)
+    let given = std::fs::read(format!("/proc/{}/cmdline", process.pid())).unwrap_or_default();
+    let mut wanted = Vec::new();
+    for argument in arguments(data, record) {
+        wanted.extend(argument.into_encoded_bytes());
+        wanted.push(0);
+    }
+    // Behind the program's name.
+    given.splitn(2, |byte| *byte == 0).nth(1) == Some(wanted.as_slice())
 }
 
 fn start(data: &Path, record: &Record) -> Result<Process, QuorumError> {
@@ -229,7 +231,7 @@ fn arguments(data: &Path, record: &Record) -> Vec<std::ffi::OsString> {
     say("--election-timeout", &ELECTION_MS.to_string());
     say("--auto-compaction-mode", &"periodic");
     say("--auto-compaction-retention", &HISTORY);
-    say("--quota-backend-bytes", &QUOTA_BYTES.to_string());
+    say("--quota-backend-bytes", &record.quota_bytes.to_string());
     say("--snapshot-count", &SNAPSHOT_EVERY.to_string());
     say("--max-txn-ops", &ETCD_MAX_TXN_OPS.to_string());
     // Its clients ping well below the default of 5 s, to find out early that a member is paused.

@@ -38,6 +38,14 @@ pub struct Record {
     pub endpoints: Vec<SocketAddr>,
     /// The newest that this server has seen; a restored state gets a higher one.
     pub epoch: u64,
+    /// How large etcd's file may grow. For operators to raise.
+    #[serde(default = "usual_quota")]
+    pub quota_bytes: u64,
+}
+
+/// A state of Rung's is some MB; two million instances are some hundred.
+pub(super) fn usual_quota() -> u64 {
+    4 << 30
 }
 
 impl Record {
@@ -91,6 +99,7 @@ mod tests {
             initial: vec![("a".into(), "127.0.0.1:2".parse().unwrap())],
             endpoints: vec!["127.0.0.1:1".parse().unwrap()],
             epoch: 3,
+            quota_bytes: usual_quota(),
         };
         record.write(dir.path()).unwrap();
         assert_eq!(Record::read(dir.path()).unwrap(), Some(record));

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use rung_model::keys;
+use rung_model::{Member, NodeRole, keys};
 use rung_store::carry::{Source, carry};
 use rung_store::{EtcdStore, Op, SqliteStore, Store, Txn};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,8 @@ use super::member;
 use super::record::{Record, SQLITE};
 use super::snapshots::{LEAVE, clear};
 use super::{QuorumError, authority};
+
+const PAGE: usize = 500;
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +75,7 @@ async fn into_etcd(
         peer: old.peer,
         initial: vec![(old.name.clone(), old.peer)],
         endpoints: vec![old.client],
+        quota_bytes: old.quota_bytes,
         ..found(data, &climb, epoch, &format!("member-{epoch}"))?
     };
     let started = start_member(data, &record).await?;
@@ -81,8 +84,25 @@ async fn into_etcd(
     freeze(&filling, frozen).await?;
     filling.finish().await?;
     record.write(started.data())?;
-    let left = old.initial.into_iter().map(|(name, _)| name).filter(|name| *name != record.name).collect();
+    let left = other_servers(source, &record.name).await?;
     Ok(Restored { entries: carried.entries, epoch, left })
+}
+
+/// As the state names them.
+async fn other_servers(source: &SqliteStore, own: &str) -> Result<Vec<String>, QuorumError> {
+    let mut names = Vec::new();
+    let mut from: Option<String> = None;
+    loop {
+        let page = source.list(keys::MEMBERS, from.as_deref(), PAGE).await?.value;
+        let members =
+            page.entries.iter().filter_map(|entry| serde_json::from_slice::<Member>(&entry.value).ok());
+        let servers = members.filter(|member| member.role == NodeRole::Server && member.node.as_str() != own);
+        names.extend(servers.map(|member| member.node.to_string()));
+        match page.next {
+            Some(next) => from = Some(next),
+            None => return Ok(names),
+        }
+    }
 }
 
 async fn into_sqlite(

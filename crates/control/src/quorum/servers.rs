@@ -4,7 +4,7 @@
 //! admitting a server that never comes costs nothing. It promotes itself once it is up to date.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rung_api::seal::write_private;
@@ -52,8 +52,11 @@ impl Quorum {
         let members = self.admin().members().await?;
         if members.iter().any(|member| member.name == name) {
             return Err(QuorumError::Refused(format!(
-                "server {name} belongs to this cluster already; `rung cluster remove {name}` first when it is another one"
+                "server {name} belongs to this cluster already; `rung node remove {name}` first when it is another one"
             )));
+        }
+        if let Some(learner) = members.iter().find(|member| member.is_learner && !member.name.is_empty()) {
+            return Err(QuorumError::Later(format!("server {} still gets the state", learner.name)));
         }
         let (awaited, known): (Vec<_>, Vec<_>) =
             members.into_iter().partition(|member| member.name.is_empty());
@@ -61,8 +64,8 @@ impl Quorum {
             None => drop(self.admin().add_learner(&url).await?),
             Some(same) if same.peers.contains(&url) => {}
             Some(other) => {
-                return Err(QuorumError::Refused(format!(
-                    "another server is awaited at {}; start it, or `rung cluster remove` it",
+                return Err(QuorumError::Later(format!(
+                    "another server is awaited at {}; start it, or `rung node remove` it",
                     other.peers.join(" ")
                 )));
             }
@@ -87,6 +90,7 @@ impl Quorum {
                 initial,
                 endpoints,
                 epoch: self.record.epoch,
+                quota_bytes: self.record.quota_bytes,
             },
             authority: text(&files.authority)?,
             authority_key: text(&files.authority_key)?,
@@ -95,22 +99,24 @@ impl Quorum {
         })
     }
 
-    /// Takes a server's member out; what it holds is worth nothing then.
+    /// Takes a server's member out, if it has one; what it holds is worth nothing then. One that is awaited has no name
+    /// yet, and there is never more than one of them.
     pub async fn remove(&self, name: &str) -> Result<(), QuorumError> {
         let members = self.admin().members().await?;
-        let found = members.iter().find(|member| {
-            member.name == name
-                || member.name.is_empty() && member.peers.iter().any(|peer| peer.contains(name))
-        });
-        let Some(found) = found else {
-            return Err(QuorumError::Refused(format!("this cluster has no server {name}")));
-        };
-        if found.name == self.record.name {
-            return Err(QuorumError::Refused(format!(
-                "server {name} can't remove itself; ask another one, or go back with `rung cluster dissolve`"
-            )));
+        let named = members.iter().find(|member| member.name == name);
+        match named.or_else(|| members.iter().find(|member| member.name.is_empty())) {
+            Some(found) => Ok(self.admin().remove_member(found.id).await?),
+            None => Ok(()),
         }
-        Ok(self.admin().remove_member(found.id).await?)
+    }
+
+    /// Whether the others know this server no more. `None`: nobody could say.
+    pub(super) async fn is_removed(&self) -> Option<bool> {
+        let members = self.admin().members().await.ok()?;
+        Some(!members.iter().any(|member| {
+            member.name == self.record.name
+                || member.peers.iter().any(|url| socket_of(url) == Some(self.record.peer))
+        }))
     }
 
     /// Where the members serve their clients, as they have agreed.
@@ -154,19 +160,22 @@ async fn promote(admin: &EtcdAdmin, name: &str) -> Result<Promoted, QuorumError>
     }
 }
 
-pub(super) fn socket_of(url: &str) -> Option<SocketAddr> {
+pub(crate) fn socket_of(url: &str) -> Option<SocketAddr> {
     url.split_once("://").map_or(url, |(_, address)| address).trim_end_matches('/').parse().ok()
+}
+
+/// What of a state, or of where it is, lies in a data directory: with it the directory is a server's.
+pub fn state_in(data: &Path) -> Option<PathBuf> {
+    [data.join(SQLITE), Record::path(data)].into_iter().find(|path| path.exists())
 }
 
 /// On the new machine: puts in place what [`Quorum::admit`] gave. The data directory must hold no state.
 pub fn enter(data: &Path, bundle: &Bundle) -> Result<(), QuorumError> {
-    for state in [data.join(SQLITE), Record::path(data)] {
-        if state.exists() {
-            return Err(QuorumError::Refused(format!(
-                "{} has a state of its own; a new server starts with an empty data directory",
-                data.display()
-            )));
-        }
+    if let Some(state) = state_in(data) {
+        return Err(QuorumError::Refused(format!(
+            "{} is there; a new server starts with an empty data directory",
+            state.display()
+        )));
     }
     let files = Files::of(data);
     let directory = files.authority.parent().expect("it lies in a directory");
