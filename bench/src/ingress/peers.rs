@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use rung_model::{
-    AppName, Backend, Endpoint, Generation, InstanceId, ReleaseNumber, RouteDocument, RouteRule, ServiceName,
+    AppName, Backend, DeploymentNumber, Endpoint, Generation, InstanceId, ReleaseNumber, RouteDocument,
+    RouteRule, ServiceName,
 };
 use tempfile::TempDir;
 
@@ -207,6 +208,7 @@ fn prepare_rung(
             proxy: None,
             instance: InstanceId::new(format!("bench-{index}"))?,
             release: ReleaseNumber(1),
+            cohort: DeploymentNumber(1),
             address: *address,
             weight: 1,
         })
@@ -219,6 +221,7 @@ fn prepare_rung(
         response_timeout: Duration::from_secs(60),
         explanation: String::new(),
         absence: Default::default(),
+        split: None,
     };
     let document = RouteDocument {
         app: AppName::new("bench")?,
@@ -226,6 +229,7 @@ fn prepare_rung(
         hosts: vec!["bench.localhost".to_owned()],
         rules: vec![RouteRule { path: "/*".to_owned(), service: web.clone() }],
         backends: [(web, backend)].into(),
+        measured: false,
     };
     let documents = directory.join("documents");
     std::fs::create_dir_all(&documents)?;

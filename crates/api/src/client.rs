@@ -618,6 +618,16 @@ impl Client {
         self.call(Method::POST, &fill(paths::DEPLOYMENT_CANCEL, &[app, &number.0]), &by).await
     }
 
+    /// Lets a deployment that holds a step, or waits, go on.
+    pub async fn continue_deployment(
+        &self,
+        app: &AppName,
+        number: DeploymentNumber,
+        by: &str,
+    ) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::DEPLOYMENT_CONTINUE, &[app, &number.0]), &by).await
+    }
+
     pub async fn releases(&self, app: &AppName) -> Result<Vec<ReleaseListing>, ClientError> {
         self.get(&fill(paths::RELEASES, &[app])).await
     }

@@ -13,6 +13,7 @@ pub const SOURCE: &str = "/v1/sources/{digest}";
 pub const DEPLOYMENTS: &str = "/v1/apps/{app}/deployments";
 pub const DEPLOYMENT: &str = "/v1/apps/{app}/deployments/{deployment}";
 pub const DEPLOYMENT_CANCEL: &str = "/v1/apps/{app}/deployments/{deployment}/cancel";
+pub const DEPLOYMENT_CONTINUE: &str = "/v1/apps/{app}/deployments/{deployment}/continue";
 pub const RELEASES: &str = "/v1/apps/{app}/releases";
 pub const RELEASE: &str = "/v1/apps/{app}/releases/{release}";
 pub const RELEASE_DEPLOY: &str = "/v1/apps/{app}/releases/{release}/deploy";
@@ -77,6 +78,7 @@ pub const ARTIFACT: &str = "/v1/artifacts/{digest}";
 // For proxies.
 pub const PROXY: &str = "/v1/proxies/{proxy}";
 pub const PROXY_POLL: &str = "/v1/proxies/{proxy}/poll";
+pub const PROXY_TRAFFIC: &str = "/v1/proxies/{proxy}/traffic";
 
 // Served by each agent on its own address; the server passes people's requests on to it.
 pub const AGENT_LOGS: &str = "/v1/agent/logs";

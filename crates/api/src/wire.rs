@@ -23,6 +23,7 @@ use rung_model::release::Origin;
 use rung_model::routes::RouteDocument;
 use rung_model::run::{Run, Terminal};
 use rung_model::schedule::{Schedule, Zone};
+use rung_model::traffic::Counts;
 pub use secrets::{
     Alphabet, Existing, GenerateRequest, KeyRotated, SecretListing, SecretRequest, SecretVersion,
 };
@@ -298,6 +299,22 @@ pub struct ProxyDocuments {
     pub documents: Vec<RouteDocument>,
     /// Apps that have no routes any more.
     pub removed: Vec<AppName>,
+}
+
+/// `POST /v1/proxies/{proxy}/traffic`: what a process of a proxy has counted since it began, of apps that are measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ProxyTraffic {
+    /// Tells the process from others under the same name.
+    pub life: u64,
+    pub cohorts: Vec<CohortTraffic>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CohortTraffic {
+    pub app: AppName,
+    pub cohort: DeploymentNumber,
+    /// Totals: a later report holds at least as many.
+    pub counts: Counts,
 }
 
 /// `GET …/logs`, and `GET /v1/agent/logs` with `app` as a parameter.

@@ -266,7 +266,10 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Go back to an earlier release
     Rollback(RollbackArgs),
+    /// Let a canary take its next step now
+    Continue(WaitArgs),
     /// Stop the deployment that is going on, and revert it
+    #[command(visible_alias = "abort")]
     Cancel(WaitArgs),
     /// Show and change the app's environment
     #[command(subcommand)]

@@ -99,6 +99,7 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Promote(args) => deploy::promote(session, args).await,
         Verb::Explain(args) => releases::explain(session, &args).await,
         Verb::Rollback(args) => change::rollback(session, &args).await,
+        Verb::Continue(args) => change::go_on(session, &args).await,
         Verb::Cancel(args) => change::cancel(session, &args).await,
         Verb::Config(ConfigCommand::Get { name }) => read::config(session, name).await,
         Verb::Config(change) => change::config(session, change).await,

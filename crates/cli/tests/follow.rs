@@ -131,6 +131,8 @@ fn deployment(phase: Phase, entries: &[(Phase, &str)]) -> Deployment {
         asked: Default::default(),
         runs: vec![],
         notification: None,
+        rollout: None,
+        aftercare: None,
     }
 }
 

@@ -20,6 +20,7 @@ mod nodes;
 mod openapi;
 mod releases;
 mod right;
+mod rollouts;
 mod runs;
 mod settings;
 mod streams;
@@ -215,6 +216,11 @@ fn people() -> Described {
             says(VIEW, "A deployment, once its timeline is longer than `seen` or it has ended")
                 .query(&["seen", "wait_ms"])
                 .answers::<Deployment>(),
+        )
+        .post(
+            paths::DEPLOYMENT_CONTINUE,
+            rollouts::go_on,
+            says(DEPLOY, "Let a deployment that holds a step, or waits, go on; who asks").takes::<String>(),
         )
         .post(
             paths::DEPLOYMENT_CANCEL,
@@ -529,6 +535,12 @@ fn roles() -> Described {
                 .query(&["wait_ms"])
                 .takes::<wire::ProxyPoll>()
                 .answers::<wire::ProxyDocuments>(),
+        )
+        .post(
+            paths::PROXY_TRAFFIC,
+            nodes::traffic,
+            says(Right::Node, "Report what was counted of apps that are measured")
+                .takes::<wire::ProxyTraffic>(),
         )
 }
 

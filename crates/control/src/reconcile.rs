@@ -22,9 +22,10 @@ use std::time::Duration;
 use crate::quorum::Frozen;
 use crate::served::{self, Served};
 use rung_api::wire::ProxyDocuments;
-use rung_model::{AppName, Generation, InstanceId, NodeId, keys};
+use rung_model::traffic::Counts;
+use rung_model::{AppName, DeploymentNumber, Generation, InstanceId, NodeId, keys};
 use rung_planner::{
-    Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Waiting, WaitingRun, World, plan,
+    Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Traffic, Waiting, WaitingRun, World, plan,
 };
 use rung_store::{Batch, Entry, Event as StoreEvent, Guard, Op, Revision, Txn};
 
@@ -57,6 +58,12 @@ pub enum Event {
     PollEnded {
         proxy: String,
         poll: PollId,
+    },
+    /// What a process of a proxy has counted since it began.
+    Traffic {
+        proxy: String,
+        life: u64,
+        cohorts: Vec<(AppName, DeploymentNumber, Counts)>,
     },
     /// A proxy's process is known to be gone.
     ProxyGone {
@@ -97,6 +104,7 @@ pub struct Reconcile {
     world: World,
     proxies: Proxies,
     liveness: Liveness,
+    traffic: Traffic,
     /// The polls that wait here, by proxy.
     polls: BTreeMap<String, BTreeSet<PollId>>,
     progress: Progress,
@@ -145,6 +153,7 @@ impl Reconcile {
             world: World::new(epoch),
             proxies: Proxies::default(),
             liveness: Liveness::default(),
+            traffic: Traffic::default(),
             polls: BTreeMap::new(),
             progress: Progress::default(),
             fence: None,
@@ -312,6 +321,12 @@ impl Reconcile {
                     proxy.silent_since = Some(clock.elapsed);
                 }
             }
+            Event::Traffic { proxy, life, cohorts } => {
+                let world = &self.world;
+                let is_news = self.traffic.hear(&proxy, life, cohorts);
+                self.traffic.retain(|app, cohort| world.deployment(app, cohort).is_some());
+                self.is_dirty |= is_news && world.is_judging();
+            }
             Event::ProxyGone { proxy } => {
                 self.polls.remove(&proxy);
                 self.is_dirty |= self.proxies.0.remove(&proxy).is_some();
@@ -465,7 +480,8 @@ impl Reconcile {
         if self.in_flight.is_none() && self.queue.is_empty() && self.may_plan(clock) {
             self.is_dirty = false;
             let proxies = self.all_proxies();
-            let input = Input { world: &self.world, proxies: &proxies, liveness: &self.liveness, clock };
+            let (world, liveness, traffic) = (&self.world, &self.liveness, &self.traffic);
+            let input = Input { world, proxies: &proxies, liveness, traffic, clock };
             let Plan { steps, waiting, waiting_runs, wake_at } = plan(input, &mut self.progress);
             self.queue = steps.into();
             self.waiting = waiting;

@@ -1,14 +1,17 @@
 //! What people are shown of an app: pure functions of the index.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use rung_api::join::{NodeListing, NodeState};
 use rung_api::wire::{
     AppStatus, DeploymentSummary, EnvironmentStatus, InstanceStatus, ReleaseListing, ServiceStatus,
 };
+use rung_model::duration::in_words;
+use rung_model::rollout::Stage;
 use rung_model::{
     App, AppName, AssignedInstance, Deployment, Digest, InstanceId, InstanceState, Intent, NodeId, NodeRole,
-    Outcome, Release, ReleaseNumber, RouteDocument, ServiceName,
+    Outcome, Phase, Release, ReleaseNumber, RouteDocument, ServiceName,
 };
 use rung_planner::schedule::Refusal;
 use rung_planner::{Held, World};
@@ -22,6 +25,7 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
     let record = &world.apps.get(app)?.value;
     let services = services(world, record);
     let mut problems: Vec<String> = services.iter().flat_map(service_problems).collect();
+    problems.extend(world.active_deployment(app).and_then(awaited));
     for waiting in reconcile.waiting().iter().filter(|waiting| waiting.app == *app) {
         let service = &waiting.service;
         let why = reasons(&waiting.reasons);
@@ -78,6 +82,18 @@ fn environments(world: &World, app: &AppName, http: &str) -> Vec<EnvironmentStat
         }
     };
     others.map(in_short).collect()
+}
+
+/// What a deployment that holds a step is waiting for.
+fn awaited(deployment: &Deployment) -> Option<String> {
+    let (number, left) = (deployment.number, in_words(Duration::from_secs(deployment.remaining.as_secs())));
+    match deployment.rollout.as_ref().filter(|_| deployment.phase == Phase::Rolling)?.stage {
+        Stage::AwaitingWord => Some(format!("{number} waits for `rung continue`, {left} at most")),
+        Stage::AwaitingTraffic => {
+            Some(format!("{number} waits for requests, {left} at most; `rung continue` goes on without"))
+        }
+        Stage::Moving | Stage::Holding => None,
+    }
 }
 
 fn urls(document: Option<&RouteDocument>, http: &str) -> Vec<String> {

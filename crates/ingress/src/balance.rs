@@ -5,15 +5,17 @@
 //! (ejection); each time in a row the while doubles. When all are ejected, ejection is ignored: a guess is better
 //! than a certain error.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rung_model::InstanceId;
+use rung_api::wire::CohortTraffic;
+use rung_model::{AppName, DeploymentNumber, InstanceId};
 use tokio::sync::Notify;
 
 use crate::clock::now_ms;
+use crate::traffic::CohortCounts;
 use crate::upstream::Relay;
 
 /// The first ejection: the time in which a crashed process is usually up again.
@@ -116,6 +118,8 @@ pub(crate) struct ServiceLoad {
     pub(crate) slot: usize,
     /// Requests that wait for an instance.
     pub(crate) held: AtomicU32,
+    /// How many visitors were drawn a place.
+    pub(crate) drawn: AtomicU64,
 }
 
 /// Gives each instance and service the same counters in every table. Owned by the thread that builds tables.
@@ -123,6 +127,8 @@ pub(crate) struct ServiceLoad {
 pub(crate) struct Registry {
     instances: HashMap<InstanceId, Arc<InstanceLoad>>,
     services: HashMap<(String, String), Arc<ServiceLoad>>,
+    /// Of apps that are measured.
+    cohorts: BTreeMap<(AppName, DeploymentNumber), Arc<CohortCounts>>,
     next_instance: u64,
     next_service: usize,
     /// Notified when a draining instance has no request in flight any more.
@@ -134,6 +140,7 @@ impl Registry {
         Self {
             instances: HashMap::new(),
             services: HashMap::new(),
+            cohorts: BTreeMap::new(),
             next_instance: 0,
             next_service: 0,
             drained: Arc::new(Notify::new()),
@@ -179,10 +186,35 @@ impl Registry {
             name: service.to_owned(),
             slot: self.next_service,
             held: AtomicU32::new(0),
+            drawn: AtomicU64::new(0),
         });
         self.next_service += 1;
         self.services.insert(key, load.clone());
         load
+    }
+
+    /// The counts of a cohort.
+    pub(crate) fn cohort(&mut self, app: &AppName, cohort: DeploymentNumber) -> Arc<CohortCounts> {
+        self.cohorts.entry((app.clone(), cohort)).or_default().clone()
+    }
+
+    /// Forgets the counts of cohorts that are not asked for any more.
+    pub(crate) fn retain_cohorts(&mut self, is_named: impl Fn(&AppName, DeploymentNumber) -> bool) {
+        self.cohorts.retain(|(app, cohort), _| is_named(app, *cohort));
+    }
+
+    /// The totals of every cohort.
+    pub(crate) fn traffic(&self) -> Vec<CohortTraffic> {
+        let totals = self.cohorts.iter().map(|((app, cohort), counts)| CohortTraffic {
+            app: app.clone(),
+            cohort: *cohort,
+            counts: counts.read(),
+        });
+        totals.collect()
+    }
+
+    pub(crate) fn is_measuring(&self) -> bool {
+        !self.cohorts.is_empty()
     }
 
     /// Marks what is not in `routed` as draining, and forgets what nobody names or uses.
@@ -209,6 +241,8 @@ pub(crate) struct Target {
     pub(crate) relay: Option<Arc<Relay>>,
     pub(crate) weight: u32,
     pub(crate) load: Arc<InstanceLoad>,
+    /// `None`: nobody measures it.
+    pub(crate) counts: Option<Arc<CohortCounts>>,
 }
 
 /// Instances that this request was sent to without success.
@@ -319,6 +353,7 @@ mod tests {
             relay: None,
             weight: *weight,
             load: registry.routed(&InstanceId::new(format!("a-{n}")).unwrap(), &service),
+            counts: None,
         };
         weights.iter().enumerate().map(target).collect()
     }

@@ -26,6 +26,7 @@ use crate::relay::{Encoding, Relay, RelayError, write_all};
 use crate::response::ClientConnection;
 use crate::stream::ClientStream;
 use crate::timer::Timer;
+use crate::traffic::CohortCounts;
 use crate::tunnel::tunnel;
 use crate::upstream::{RelayRefusal, Upstream};
 use crate::worker::{Choice, Chosen, Worker};
@@ -96,11 +97,14 @@ impl<S: ClientStream> Exchange<'_, S> {
         }
         let body = self.take_body();
         let mut tried = Tried::default();
+        let mut lot = None;
         let mut last = None;
         let mut earned = false;
         let since = *self.record.started.get_or_insert_with(Instant::now);
         loop {
-            let chosen = match self.worker.choose(self.request, &tried) {
+            let choice = self.worker.choose(self.request, self.head, &tried, &mut lot);
+            self.request.visitor.set(lot.and_then(|lot| lot.fresh));
+            let chosen = match choice {
                 Choice::Target(chosen) => chosen,
                 Choice::Hold { hold, load } => {
                     match hold::wait(self.worker, self.timer, self.client, self.buffer, &hold, &load, since)
@@ -184,6 +188,7 @@ impl<S: ClientStream> Exchange<'_, S> {
         let passed = Cell::new(0);
         let status = Cell::new(0);
         let uploaded = Cell::new(body == RequestBody::Whole);
+        let took = Cell::new(Duration::ZERO);
         let receive = Receive {
             worker: self.worker,
             request: self.request,
@@ -192,6 +197,7 @@ impl<S: ClientStream> Exchange<'_, S> {
             uploaded: &uploaded,
             passed: &passed,
             status: &status,
+            measured: chosen.counts.as_ref().map(|_| (begun, &took)),
             from_instance: &mut from_instance,
             answer: &mut answer,
         };
@@ -206,6 +212,9 @@ impl<S: ClientStream> Exchange<'_, S> {
         self.record.upstream = begun.elapsed();
         self.record.status = status.get();
         self.record.bytes = passed.get();
+        if let Some(counts) = &chosen.counts {
+            count(counts, &end, status.get(), took.get());
+        }
         let attempt = match end {
             End::Complete { keep_instance, keep_client } => {
                 load.succeeded();
@@ -337,6 +346,9 @@ impl<S: ClientStream> Exchange<'_, S> {
             // Nothing is wrong with it: its node knows better which instances get requests.
             Ok(Err(RelayRefusal::NotRouted)) => return Err(failed(Failure::ConnectFailed)),
             Ok(Err(RelayRefusal::Io(_))) | Err(_) => {
+                if let Some(counts) = &chosen.counts {
+                    counts.failed();
+                }
                 chosen.in_flight.load().unreachable();
                 return Err(failed(Failure::ConnectFailed));
             }
@@ -410,6 +422,18 @@ impl<S: ClientStream> Exchange<'_, S> {
             (Ok(()), ClientConnection::KeepAlive) => After::KeepAlive,
             (Ok(()), ClientConnection::Close) => After::Close,
         }
+    }
+}
+
+/// Counts what an attempt says about the instance's release.
+fn count(counts: &CohortCounts, end: &End, status: u16, took: Duration) {
+    match end {
+        End::Complete { .. } | End::Upgraded => counts.answered(status, took),
+        // A client who leaves in the middle of an answer has seen how it began; one who leaves before it says nothing.
+        End::ClientGone if status != 0 => counts.answered(status, took),
+        End::ClientGone | End::NeverSent => {}
+        End::Failed(Failure::BadRequest { .. } | Failure::RequestTimeout) => {}
+        End::Lost | End::Failed(_) | End::Truncated => counts.failed(),
     }
 }
 

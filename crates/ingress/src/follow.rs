@@ -15,6 +15,7 @@ use crate::balance::Registry;
 use crate::cluster;
 use crate::documents::Documents;
 use crate::table::Table;
+use crate::traffic::{REPORT_EVERY, Reporter};
 use crate::view::{Effect, Event, View};
 use crate::worker::{Applied, Shared};
 
@@ -48,6 +49,9 @@ pub(crate) struct Follower {
     started: Instant,
     /// Said once, not at each try.
     is_failing: bool,
+    reporter: Reporter,
+    /// The report on its way.
+    reporting: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// The outstanding poll; dropped, it is abandoned.
@@ -84,6 +88,8 @@ impl Follower {
             poll: None,
             started: Instant::now(),
             is_failing: false,
+            reporter: Reporter::new(),
+            reporting: None,
         }
     }
 
@@ -97,6 +103,8 @@ impl Follower {
         let documents = self.documents.load();
         self.step(Event::Started { documents });
         let drained = self.registry.drained.clone();
+        let mut reports = tokio::time::interval(REPORT_EVERY);
+        reports.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wake = self.view.next_wake().map(|at| tokio::time::Instant::from(self.started + at));
             let event = tokio::select! {
@@ -104,6 +112,10 @@ impl Follower {
                 (ticket, answer) = next_answer(&mut self.poll) => self.understand(ticket, answer),
                 () = drained.notified() => self.counted(),
                 () = sleep_until(wake) => Event::Tick,
+                _ = reports.tick(), if self.registry.is_measuring() => {
+                    self.report();
+                    continue;
+                }
             };
             self.step(event);
         }
@@ -150,6 +162,22 @@ impl Follower {
             self.shared.knows_routes.store(true, Ordering::Relaxed);
         }
         self.tables.send_replace(Arc::new(table));
+    }
+
+    /// Tells the server what was counted, unless the last report is still on its way: the next one holds it all.
+    fn report(&mut self) {
+        if self.reporting.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let Some(traffic) = self.reporter.report(self.registry.traffic()) else { return };
+        let client = self.client.clone();
+        let proxy = self.shared.config.proxy.clone();
+        self.reporting = Some(tokio::spawn(async move {
+            let told = tokio::time::timeout(POLL_MARGIN, client.report_traffic(&proxy, &traffic)).await;
+            if let Ok(Err(error)) = told {
+                tracing::debug!(%error, "the server was not told what was counted; the next report holds it too");
+            }
+        }));
     }
 
     fn counted(&self) -> Event {

@@ -4,6 +4,7 @@
 //! a request ends and whom it is for. What is accepted is not passed on as bytes: the head that goes to the instance
 //! is composed from the parsed parts.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 
@@ -58,6 +59,8 @@ pub(crate) struct Request {
     pub(crate) scheme: Scheme,
     /// For the answer: how many seconds browsers shall remember to come by HTTPS only.
     pub(crate) hsts_s: Option<u64>,
+    /// For the answer: the number by which a visitor who was not known is told again.
+    pub(crate) visitor: Cell<Option<u64>>,
 }
 
 impl Request {
@@ -74,6 +77,7 @@ impl Request {
         self.wants_json = false;
         self.scheme = Scheme::Http;
         self.hsts_s = None;
+        self.visitor.set(None);
     }
 
     pub(crate) fn body(&self) -> Framing {

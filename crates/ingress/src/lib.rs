@@ -6,6 +6,8 @@
 //! safe. The main thread follows the server ([`view`] decides, [`follow`] acts) and hands whole tables to the threads.
 //! [`Supervisor`] lives in `rung up`: it owns the listening socket and keeps one such process running.
 //!
+//! While two releases serve side by side, [`split`] says who gets which, and [`traffic`] counts what becomes of it.
+//!
 //! Over TLS a connection begins with a [`handshake`] that shows one of the [`certificates`]; everything above is generic
 //! over the [`stream`]. A stream of [`http2`] is served as the HTTP/1.1 request that it stands for.
 //!
@@ -45,10 +47,12 @@ mod response;
 mod run;
 mod slots;
 mod sockets;
+mod split;
 mod stream;
 mod supervisor;
 mod table;
 mod timer;
+mod traffic;
 mod tunnel;
 mod upstream;
 pub mod view;

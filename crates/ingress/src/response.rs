@@ -6,6 +6,8 @@ use httparse::{Header, Status};
 
 use crate::body::Framing;
 use crate::head::{ConnectionTokens, HEAD_MAX, Name, Request, Version, parse_length, push, push_number};
+use crate::split;
+use crate::stream::Scheme;
 
 const HEADERS_MAX: usize = 128;
 
@@ -158,6 +160,12 @@ fn compose(
         out.extend_from_slice(b"Strict-Transport-Security: max-age=");
         push_number(out, seconds);
         out.extend_from_slice(b"\r\n");
+    }
+    if let Some(visitor) = request.visitor.get().filter(|_| !response.is_interim()) {
+        // A month: longer than two releases are tried side by side.
+        let secure: &[u8] = if request.scheme == Scheme::Https { b"; Secure" } else { b"" };
+        push(out, &[b"Set-Cookie: ", split::COOKIE.as_bytes(), b"=", &split::spelled(visitor)]);
+        push(out, &[b"; Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax", secure, b"\r\n"]);
     }
     if is_upgrade {
         out.extend_from_slice(b"Connection: upgrade\r\n");

@@ -5,22 +5,56 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rung_model::{Absence, Hold, InstanceId, Protocol, RouteDocument};
+use rung_model::{Absence, AppName, Hold, InstanceId, Protocol, RouteDocument, Split};
 
-use crate::balance::{Registry, ServiceLoad, Target};
+use crate::balance::{Registry, ServiceLoad, Target, Tried, pick};
 use crate::cluster::Cluster;
 use crate::slots::SlotSet;
+use crate::split::{self, Lot};
 
 /// A service as requests see it.
 #[derive(Debug)]
 pub(crate) struct Service {
+    /// Those of a candidate come last.
     pub(crate) targets: Vec<Target>,
+    split: Option<Divided>,
     pub(crate) hold: Option<Hold>,
     pub(crate) response_timeout: Duration,
     pub(crate) protocol: Protocol,
     pub(crate) explanation: String,
     pub(crate) absence: Absence,
     pub(crate) load: Arc<ServiceLoad>,
+}
+
+/// Two releases side by side.
+#[derive(Debug)]
+struct Divided {
+    rule: Split,
+    /// How many targets come before the candidate's.
+    others: usize,
+}
+
+impl Service {
+    /// The target of a request whose visitor has this place; see [`pick`].
+    pub(crate) fn pick(&self, lot: Option<&Lot>, tried: &Tried) -> Option<&Target> {
+        let Some((split, lot)) = self.split.as_ref().zip(lot) else { return pick(&self.targets, tried) };
+        let (others, candidates) = self.targets.split_at(split.others);
+        let is_tried = |target: &Target| tried.contains(target.load.slot);
+        let own = match lot.gets_candidate(&split.rule) {
+            // Where the candidate fails the old release stands in; never the other way round.
+            true if !candidates.iter().all(is_tried) || others.is_empty() => candidates,
+            false if others.is_empty() => candidates,
+            _ => others,
+        };
+        pick(own, tried)
+    }
+
+    /// The visitor's place, when there are two releases to choose from: the known one, if it is for this split.
+    pub(crate) fn draw(&self, known: Option<Lot>, head: &[u8]) -> Option<Lot> {
+        let rule = &self.split.as_ref()?.rule;
+        let known = known.filter(|lot| lot.is_of(rule));
+        Some(known.unwrap_or_else(|| split::draw(rule, &self.load.drawn, head)))
+    }
 }
 
 #[derive(Debug)]
@@ -86,6 +120,13 @@ impl Table {
             .flat_map(|backend| &backend.draining)
             .map(|endpoint| &endpoint.instance)
             .collect();
+        let is_measured = |app: &AppName, cohort| {
+            let backends = sorted.iter().filter(|document| document.measured && document.app == *app);
+            let endpoints = backends.flat_map(|document| document.backends.values());
+            let mut named = endpoints.flat_map(|backend| backend.endpoints.iter().chain(&backend.draining));
+            named.any(|endpoint| endpoint.cohort == cohort)
+        };
+        registry.retain_cohorts(is_measured);
         registry.retire(|slot| table.routed.contains(&slot), |id| named.contains(id));
         table
     }
@@ -100,13 +141,18 @@ impl Table {
         let mut services = HashMap::new();
         for (name, backend) in &document.backends {
             let load = registry.service(app, name.as_str());
-            let target = |endpoint: &rung_model::Endpoint| Target {
+            let mut target = |endpoint: &rung_model::Endpoint| Target {
                 address: endpoint.address,
                 relay: cluster.and_then(|cluster| cluster.relay(endpoint)).map(Arc::new),
                 weight: endpoint.weight,
                 load: registry.routed(&endpoint.instance, &load),
+                counts: document.measured.then(|| registry.cohort(&document.app, endpoint.cohort)),
             };
-            let targets: Vec<Target> = backend.endpoints.iter().map(target).collect();
+            let candidate = backend.split.as_ref().map(|split| split.candidate);
+            let is_other = |endpoint: &&rung_model::Endpoint| Some(endpoint.cohort) != candidate;
+            let (others, candidates): (Vec<_>, Vec<_>) = backend.endpoints.iter().partition(is_other);
+            let split = backend.split.clone().map(|rule| Divided { rule, others: others.len() });
+            let targets: Vec<Target> = others.into_iter().chain(candidates).map(&mut target).collect();
             if let Some(cluster) = cluster {
                 let here = backend.endpoints.iter().filter(|endpoint| cluster.is_here(endpoint));
                 self.local.extend(here.map(|endpoint| (endpoint.instance.clone(), endpoint.address)));
@@ -114,6 +160,7 @@ impl Table {
             self.routed.extend(targets.iter().map(|target| target.load.slot));
             let service = Service {
                 targets,
+                split,
                 hold: backend.hold,
                 response_timeout: backend.response_timeout,
                 protocol: backend.protocol,
@@ -241,7 +288,7 @@ fn decode_plain(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rung_model::{AppName, Backend, Generation, RouteRule, ServiceName};
+    use rung_model::{Backend, Generation, RouteRule, ServiceName};
 
     fn document(app: &str, hosts: &[&str], rules: &[(&str, &str)]) -> RouteDocument {
         let backend = || Backend {
@@ -252,6 +299,7 @@ mod tests {
             response_timeout: Duration::from_secs(30),
             explanation: String::new(),
             absence: Default::default(),
+            split: None,
         };
         RouteDocument {
             app: AppName::new(app).unwrap(),
@@ -265,6 +313,7 @@ mod tests {
                 })
                 .collect(),
             backends: rules.iter().map(|(_, s)| (ServiceName::new(*s).unwrap(), backend())).collect(),
+            measured: false,
         }
     }
 

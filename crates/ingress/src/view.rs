@@ -313,7 +313,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rung_model::{Backend, Endpoint, ReleaseNumber, ServiceName};
+    use rung_model::{Backend, DeploymentNumber, Endpoint, ReleaseNumber, ServiceName};
 
     fn endpoint(id: &str) -> Endpoint {
         Endpoint {
@@ -322,6 +322,7 @@ mod tests {
             instance: InstanceId::new(id).unwrap(),
             address: "127.0.0.1:20000".parse().unwrap(),
             release: ReleaseNumber(1),
+            cohort: DeploymentNumber(1),
             weight: 1,
         }
     }
@@ -335,6 +336,7 @@ mod tests {
             response_timeout: Duration::from_secs(30),
             explanation: String::new(),
             absence: Default::default(),
+            split: None,
         };
         RouteDocument {
             app: AppName::new(app).unwrap(),
@@ -342,6 +344,7 @@ mod tests {
             hosts: vec![format!("{app}.localhost")],
             rules: Vec::new(),
             backends: [(ServiceName::new("web").unwrap(), backend)].into(),
+            measured: false,
         }
     }
 

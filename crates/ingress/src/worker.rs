@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::access_log::{AccessLog, LocalLog};
-use crate::balance::{InFlight, RetryBudget, ServiceLoad, Tried, pick};
+use crate::balance::{InFlight, RetryBudget, ServiceLoad, Tried};
 use crate::buffer::BufferPool;
 use crate::certificates::Certificates;
 use crate::cluster::Cluster;
@@ -30,9 +30,11 @@ use crate::head::Request;
 use crate::http2::Connections;
 use crate::peer::{PeerDoor, serve_peer};
 use crate::pool::Pool;
+use crate::split::Lot;
 use crate::stream::Scheme;
 use crate::table::Table;
 use crate::timer::{TICK, Timers};
+use crate::traffic::CohortCounts;
 use crate::upstream::Relay;
 use crate::view::NEVER_AGAIN;
 
@@ -183,6 +185,8 @@ pub(crate) struct Chosen {
     pub(crate) response_timeout: Duration,
     pub(crate) protocol: Protocol,
     pub(crate) service: usize,
+    /// Where it is counted what becomes of the request.
+    pub(crate) counts: Option<Arc<CohortCounts>>,
     /// It was tried for this request before.
     pub(crate) is_again: bool,
     version: u64,
@@ -226,14 +230,22 @@ impl Worker {
         table.version == chosen.version || table.is_routed(chosen.in_flight.load().slot)
     }
 
-    pub(crate) fn choose(&self, request: &Request, tried: &Tried) -> Choice {
+    /// `lot` is the visitor's place while two releases serve side by side; it is kept for the request's next try.
+    pub(crate) fn choose(
+        &self,
+        request: &Request,
+        head: &[u8],
+        tried: &Tried,
+        lot: &mut Option<Lot>,
+    ) -> Choice {
         let nothing = |failure| Choice::Nothing { failure, explanation: String::new() };
         let table = self.table.borrow();
         let Some(service) = table.route(&request.host, &request.path) else {
             let is_ready = !table.is_empty() || self.shared.knows_routes.load(Ordering::Relaxed);
             return nothing(if is_ready { Failure::NoRoute } else { Failure::NotReady });
         };
-        match (pick(&service.targets, tried), service.hold) {
+        *lot = service.draw(*lot, head);
+        match (service.pick(lot.as_ref(), tried), service.hold) {
             (Some(target), _) => Choice::Target(Chosen {
                 address: target.relay.as_ref().map_or(target.address, |relay| relay.address),
                 relay: target.relay.clone(),
@@ -241,6 +253,7 @@ impl Worker {
                 response_timeout: service.response_timeout,
                 protocol: service.protocol,
                 service: service.load.slot,
+                counts: target.counts.clone(),
                 is_again: tried.contains(target.load.slot),
                 version: table.version,
             }),

@@ -13,9 +13,11 @@ mod overlay;
 mod parse;
 mod procfile;
 mod read;
+pub mod rollout;
 mod routes;
 pub mod schema;
 mod service;
+mod strategy;
 #[cfg(test)]
 mod tests;
 pub mod values;
@@ -37,6 +39,7 @@ pub use error::{AppFileError, AppFileErrors};
 pub use overlay::{AppText, Texts, overlay_environment, overlay_file};
 pub use parse::{name_of, parse, slug};
 pub use procfile::parse_procfile;
+pub use rollout::RolloutPolicy;
 
 /// How an app file is called.
 pub const FILE_NAME: &str = "rung.toml";
@@ -127,10 +130,14 @@ pub struct DeployPolicy {
     #[serde(rename = "release_timeout_ms", with = "duration::ms")]
     #[schema(value_type = u64)]
     pub release_timeout: Duration,
-    /// From the end of the build: a deployment that has not succeeded by then is reverted.
+    /// From the end of the build, and anew for each step of a canary: instances that do not serve by then make the
+    /// deployment be reverted.
     #[serde(rename = "deadline_ms", with = "duration::ms")]
     #[schema(value_type = u64)]
     pub deadline: Duration,
+    /// How the traffic moves over.
+    #[serde(default)]
+    pub rollout: RolloutPolicy,
 }
 
 /// What `git push` does.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::duration;
 use crate::ids::{AppName, DeploymentNumber, ReleaseNumber, RunId, SecretName};
 use crate::release::Draft;
+use crate::rollout::{Aftercare, Rollout};
 
 /// A deployment, at `deployments/<app>/<number>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -28,7 +29,7 @@ pub struct Deployment {
     /// The run of the current phase (a build or the release command).
     #[serde(default)]
     pub run: Option<RunId>,
-    /// What is left until it must have ended. A duration, not a deadline: clocks step, and servers restart.
+    /// What is left of the present phase, or stage of it. A duration, not a deadline: clocks step, and servers restart.
     #[serde(rename = "remaining_ms", with = "duration::ms")]
     #[schema(value_type = u64)]
     pub remaining: Duration,
@@ -50,6 +51,12 @@ pub struct Deployment {
     /// Whom its end is told; `None` before it, and when nobody wants to know.
     #[serde(default)]
     pub notification: Option<Notification>,
+    /// How far the traffic has moved, and what was decided by which numbers; `None` until it begins to.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
+    /// What goes on after success; `None` when nothing does any more.
+    #[serde(default)]
+    pub aftercare: Option<Aftercare>,
 }
 
 /// How a deployment differs from the usual one.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::appfile::rollout::Share;
 use crate::duration;
 use crate::generation::Generation;
-use crate::ids::{AppName, InstanceId, NodeId, ReleaseNumber, ServiceName};
+use crate::ids::{AppName, DeploymentNumber, InstanceId, NodeId, ReleaseNumber, ServiceName};
 
 /// At `routes/<app>`: whole, with a generation; a proxy refuses an older one.
 ///
@@ -23,6 +24,9 @@ pub struct RouteDocument {
     /// The most specific path wins: exact before prefix, long before short.
     pub rules: Vec<RouteRule>,
     pub backends: BTreeMap<ServiceName, Backend>,
+    /// Requests are counted by cohort, and the counts are reported.
+    #[serde(default)]
+    pub measured: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -71,6 +75,9 @@ pub struct Backend {
     /// Whose doing it is that there is no endpoint.
     #[serde(default)]
     pub absence: Absence,
+    /// While two releases serve side by side: who gets which.
+    #[serde(default)]
+    pub split: Option<Split>,
 }
 
 /// What it means that a service has no endpoint.
@@ -97,8 +104,52 @@ pub struct Endpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub proxy: Option<SocketAddr>,
-    /// Share of new requests relative to the other endpoints' weights.
+    /// The deployment that asked for the instance.
+    #[serde(default)]
+    pub cohort: DeploymentNumber,
+    /// Share of new requests relative to the weights of its cohort's other endpoints.
     pub weight: u32,
+}
+
+/// Which visitors get the candidate; all others get the other endpoints. Whoever is in a share is in every larger one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Split {
+    pub candidate: DeploymentNumber,
+    pub share: Share,
+    pub by: SplitBy,
+    /// Get the candidate whatever the share is.
+    #[serde(default)]
+    pub testers: Option<Testers>,
+}
+
+/// What a visitor is told by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SplitBy {
+    /// A cookie that the ingress sets.
+    Visitor,
+    /// The client's address.
+    Address,
+    /// Nothing: each request on its own.
+    Request,
+    /// What the application or a gateway in front of it says. Requests without it are told by [`SplitBy::Visitor`].
+    Mark(Mark),
+}
+
+/// Where something about a visitor stands in a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    Header(String),
+    Cookie(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Testers {
+    pub mark: Mark,
+    /// The value that it must have; `None`: any.
+    #[serde(default)]
+    pub is: Option<String>,
 }
 
 /// Bounds of holding requests while an exclusive service changes hands.

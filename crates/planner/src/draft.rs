@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rung_model::{
-    App, AppName, AssignedInstance, Assignment, Deployment, Generation, InstanceId, JobName, JobRun,
-    JobState, NodeId, Release, ReleaseNumber, RouteDocument, Run, RunId, RunOutcome, RunState, keys,
+    App, AppName, AssignedInstance, Assignment, Deployment, DeploymentNumber, Generation, InstanceId,
+    JobName, JobRun, JobState, NodeId, Release, ReleaseNumber, RouteDocument, Run, RunId, RunOutcome,
+    RunState, keys,
 };
 use serde::Serialize;
 
@@ -69,7 +70,9 @@ pub(crate) struct Dispatch {
 #[derive(Debug, Default)]
 struct Changed {
     app: Option<App>,
+    /// The last one.
     deployment: Option<Deployment>,
+    earlier: BTreeMap<DeploymentNumber, Deployment>,
     release: Option<Release>,
     run: Option<Run>,
 }
@@ -110,6 +113,17 @@ impl<'a> Draft<'a> {
     pub(crate) fn deployment(&self, app: &AppName) -> Option<&Deployment> {
         let changed = self.changed.get(app).and_then(|changed| changed.deployment.as_ref());
         changed.or_else(|| self.input.world.last_deployment(app))
+    }
+
+    pub(crate) fn deployment_of(&self, app: &AppName, number: DeploymentNumber) -> Option<&Deployment> {
+        let last = self.deployment(app).filter(|deployment| deployment.number == number);
+        let changed = || self.changed.get(app).and_then(|changed| changed.earlier.get(&number));
+        last.or_else(changed).or_else(|| self.input.world.deployment(app, number))
+    }
+
+    /// Whether this plan writes the app's deployment anyway.
+    pub(crate) fn writes_deployment(&self, app: &AppName) -> bool {
+        self.changed.get(app).is_some_and(|changed| changed.deployment.is_some())
     }
 
     pub(crate) fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<&Release> {
@@ -212,6 +226,29 @@ impl<'a> Draft<'a> {
         self.changed.entry(app.clone()).or_default().deployment.get_or_insert_with(|| {
             world.last_deployment(app).expect("a deployment is changed only where one is").clone()
         })
+    }
+
+    /// Changes one that another may have followed already.
+    pub(crate) fn change_deployment_of(
+        &mut self,
+        app: &AppName,
+        number: DeploymentNumber,
+    ) -> &mut Deployment {
+        if self.deployment(app).is_some_and(|deployment| deployment.number == number) {
+            return self.change_deployment(app);
+        }
+        let world = self.input.world;
+        self.changed.entry(app.clone()).or_default().earlier.entry(number).or_insert_with(|| {
+            world.deployment(app, number).expect("a deployment is changed only where it is").clone()
+        })
+    }
+
+    /// Records the app's next deployment.
+    pub(crate) fn begin_deployment(&mut self, deployment: Deployment) {
+        let changed = self.changed.entry(deployment.app.clone()).or_default();
+        if let Some(before) = changed.deployment.replace(deployment) {
+            changed.earlier.insert(before.number, before);
+        }
     }
 
     pub(crate) fn add_release(&mut self, release: Release) {
@@ -335,6 +372,9 @@ impl<'a> Draft<'a> {
         }
         if let Some(run) = &changed.run {
             writes.push(self.write(keys::run(app, &run.id), run));
+        }
+        for deployment in changed.earlier.values() {
+            writes.push(self.write(keys::deployment(app, deployment.number), deployment));
         }
         if let Some(deployment) = &changed.deployment {
             writes.push(self.write(keys::deployment(app, deployment.number), deployment));

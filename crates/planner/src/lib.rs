@@ -7,7 +7,8 @@
 //!
 //! The way through, in the order of [`plan`]:
 //! - [`world`]: the index of the store, kept by its events; equal to one that is built from scratch.
-//! - [`rollout`]: moves each deployment on by its phases.
+//! - [`rollout`]: moves each deployment on by its phases, and by the steps of its `course`.
+//! - `aftercare`: what goes on after a success: warm instances, and the watch for a regression.
 //! - [`reconcile`]: gives each service its instances, and ends those that are not wanted, in the handoff's order.
 //! - [`liveness`]: which nodes are lost, by what their agents let be heard.
 //! - [`schedule`]: chooses the node, or says for each node why not.
@@ -15,8 +16,10 @@
 //! - [`jobs`]: which scheduled times have come, and what becomes of each.
 //!
 //! What it deliberately does not do: no I/O, no clock, no randomness, no async, and nothing is remembered here
-//! between two plans beside [`Progress`], which holds only when timers began.
+//! between two plans beside [`Progress`], which holds when timers began and what was counted since.
 
+mod aftercare;
+mod course;
 mod draft;
 mod fleet;
 pub mod jobs;
@@ -26,6 +29,7 @@ pub mod reconcile;
 pub mod rollout;
 pub mod routes;
 pub mod schedule;
+pub mod traffic;
 mod unknown;
 pub mod world;
 
@@ -38,6 +42,7 @@ use rung_model::{AppName, DeploymentNumber, InstanceId, JobName, ReleaseNumber, 
 pub use liveness::Liveness;
 pub use proxies::{Proxies, Proxy};
 pub use schedule::{Waiting, WaitingRun};
+pub use traffic::Traffic;
 pub use world::{Held, World};
 
 use crate::draft::Draft;
@@ -48,6 +53,7 @@ pub struct Input<'a> {
     pub world: &'a World,
     pub proxies: &'a Proxies,
     pub liveness: &'a Liveness,
+    pub traffic: &'a Traffic,
     pub clock: Clock,
 }
 
@@ -61,7 +67,7 @@ pub struct Clock {
 
 /// When timers began, in this leadership. Lost with it: timers then begin anew, so a step may take longer after a
 /// change of leader but is never skipped.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress {
     /// Up to when a deployment's time was taken off its `remaining`.
     accounted: BTreeMap<(AppName, DeploymentNumber), Duration>,
@@ -71,6 +77,8 @@ pub struct Progress {
     next_times: BTreeMap<(AppName, JobName), (ReleaseNumber, Timestamp, Option<Timestamp>)>,
     /// When runs that failed are tried again.
     retries: BTreeMap<RunId, Duration>,
+    /// What speaks for and against releases that are judged, up to the last look.
+    judged: BTreeMap<(AppName, DeploymentNumber), rollout::judge::Judging>,
 }
 
 /// What to do next.
@@ -109,6 +117,7 @@ pub fn plan(input: Input<'_>, progress: &mut Progress) -> Plan {
     await_drains(&mut draft);
     for app in input.world.apps.keys() {
         rollout::advance_deployment(&mut draft, app);
+        aftercare::tend(&mut draft, app);
         reconcile::reconcile_app(&mut draft, app);
         routes::publish_routes(&mut draft, app);
         jobs::dispatch_jobs(&mut draft, app);

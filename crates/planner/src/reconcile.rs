@@ -1,8 +1,9 @@
 //! Instances: what shall be assigned, and the end of what is not wanted, in the handoff's order.
 //!
-//! Of each service there are at most three kinds of instances at a time:
+//! Of each service there are at most four kinds of instances at a time:
 //! - *wanted*: of the cohort that shall serve; started until there are enough.
 //! - *standby*: of the live cohort, while a deployment brings the next one; kept until that has succeeded.
+//! - *warm*: of the cohort before, after a success; it runs on for a while, in case somebody wants to go back.
 //! - *leaving*: all others; un-routed, drained, stopped, forgotten.
 //!
 //! An exclusive service has no standby: its old instance leaves first, and the next is assigned once it has ended.
@@ -17,6 +18,8 @@ use rung_model::{
     Run, RunId, RunKind, RunOutcome, RunState, ServiceName, VolumeName, keys,
 };
 
+use crate::aftercare::{let_go, warm};
+use crate::course::{self, Changeover, Target};
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing, members};
 use crate::jobs::{is_held_back, missed_its_deadline, replacement};
@@ -31,6 +34,7 @@ pub(crate) struct Aim {
     pub cohort: DeploymentNumber,
     pub release: ReleaseNumber,
     pub standby: Option<DeploymentNumber>,
+    pub warm: Option<DeploymentNumber>,
 }
 
 /// `None`: nothing of the app shall run.
@@ -41,11 +45,46 @@ pub(crate) fn aim(draft: &Draft<'_>, app: &AppName) -> Option<Aim> {
     }
     let rolling = draft.deployment(app).filter(|deployment| deployment.phase == Phase::Rolling);
     match rolling {
-        Some(deployment) => {
-            Some(Aim { cohort: deployment.number, release: deployment.release?, standby: record.live })
-        }
-        None => Some(Aim { cohort: record.live?, release: record.current?, standby: None }),
+        Some(deployment) => Some(Aim {
+            cohort: deployment.number,
+            release: deployment.release?,
+            standby: record.live,
+            warm: None,
+        }),
+        None => live_aim(draft, app),
     }
+}
+
+/// What serves while nothing rolls.
+fn live_aim(draft: &Draft<'_>, app: &AppName) -> Option<Aim> {
+    let record = draft.app(app);
+    let warm = warm(draft, app).map(|warm| warm.cohort);
+    Some(Aim { cohort: record.live?, release: record.current?, standby: None, warm })
+}
+
+/// The same for one service: one of which there are never two can't serve from both releases, so it changes hands when
+/// everybody does.
+pub(crate) fn service_aim(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> Option<Aim> {
+    match course::target(draft, app) {
+        Some(target) if changes_hands_last(draft, app, service, target) => {
+            aim(draft, app).and_then(|_| live_aim(draft, app))
+        }
+        _ => aim(draft, app),
+    }
+}
+
+pub(crate) fn changes_hands_last(
+    draft: &Draft<'_>,
+    app: &AppName,
+    service: &ServiceName,
+    target: Target,
+) -> bool {
+    let says_so = |release: Option<ReleaseNumber>| {
+        let file = release.and_then(|number| draft.release(app, number)).map(|release| &release.file);
+        file.and_then(|file| file.services.get(service)).is_some_and(|declared| declared.exclusive)
+    };
+    let next = draft.deployment(app).and_then(|deployment| deployment.release);
+    !matches!(target, Target::Everybody(_)) && (says_so(next) || says_so(draft.app(app).current))
 }
 
 /// A service's instances by kind.
@@ -53,6 +92,7 @@ pub(crate) fn aim(draft: &Draft<'_>, app: &AppName) -> Option<Aim> {
 pub(crate) struct Kinds {
     pub wanted: Vec<Member>,
     pub standby: Vec<Member>,
+    pub warm: Vec<Member>,
     pub leaving: Vec<Member>,
     /// Never two alive at a time: the release that is aimed at says so, or one of an instance that is still there.
     pub exclusive: bool,
@@ -76,6 +116,21 @@ pub(crate) fn desired_count(
 ) -> u32 {
     let count = draft.app(app).count(service, declared.instances);
     if declared.exclusive { count.min(1) } else { count }
+}
+
+/// How many instances of the cohort that is aimed at there shall be now: fewer than desired while it carries a part only.
+pub(crate) fn aimed_count(
+    draft: &Draft<'_>,
+    app: &AppName,
+    service: &ServiceName,
+    declared: &Service,
+    target: Option<Target>,
+) -> u32 {
+    let desired = desired_count(draft, app, service, declared);
+    match target {
+        Some(Target::Part(share)) => course::part_of(desired, share),
+        _ => desired,
+    }
 }
 
 /// Every service of an app that is declared or still has instances.
@@ -108,9 +163,10 @@ fn is_exclusive(
 }
 
 pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> Kinds {
-    let aim = aim(draft, app);
+    let aim = service_aim(draft, app, service);
     let declared = declared(draft, app, aim, service);
-    let desired = declared.as_ref().map_or(0, |declared| desired_count(draft, app, service, declared));
+    let target = course::target(draft, app);
+    let wanted = declared.as_ref().map_or(0, |declared| aimed_count(draft, app, service, declared, target));
     let all = members(draft, app, service);
     let exclusive = is_exclusive(draft, app, service, declared.as_ref(), &all);
     let mut kinds = Kinds { exclusive, ..Kinds::default() };
@@ -125,18 +181,48 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
             kinds.wanted.push(member);
         } else if !exclusive && of(aim.and_then(|aim| aim.standby)) {
             kinds.standby.push(member);
+        } else if !exclusive && of(aim.and_then(|aim| aim.warm)) {
+            kinds.warm.push(member);
         } else {
             kinds.leaving.push(member);
         }
     }
     if let Some(declared) = &declared {
-        move_away(draft, app, service, declared, moving, &mut kinds, desired);
+        move_away(draft, app, service, declared, moving, &mut kinds, wanted);
     }
     // Too many are wanted: the healthy stay, and of these the oldest.
     kinds.wanted.sort_by_key(|member| !member.is_healthy());
-    let surplus = kinds.wanted.split_off(kinds.wanted.len().min(desired as usize));
+    let surplus = kinds.wanted.split_off(kinds.wanted.len().min(wanted as usize));
     kinds.leaving.extend(surplus);
+    if batch(target).is_some() {
+        let has_port = declared.is_some_and(|declared| declared.port);
+        release_replaced(&mut kinds, wanted as usize, has_port);
+    }
     kinds
+}
+
+fn batch(target: Option<Target>) -> Option<u32> {
+    match target {
+        Some(Target::Everybody(Changeover::OneByOne { batch })) => batch,
+        _ => None,
+    }
+}
+
+/// In a deployment by batches an old instance leaves as soon as the new ones make up for it.
+fn release_replaced(kinds: &mut Kinds, desired: usize, has_port: bool) {
+    let serves = |member: &&Member| member.is_healthy() && (!has_port || member.routing == Routing::Routed);
+    let (new, old) =
+        (kinds.wanted.iter().filter(serves).count(), kinds.standby.iter().filter(serves).count());
+    if has_port {
+        // The routes decide which ones get no requests any more.
+        if new + old >= desired {
+            let is_out = |member: &mut Member| member.routing == Routing::Draining;
+            kinds.leaving.extend(kinds.standby.extract_if(.., is_out));
+        }
+    } else {
+        let surplus = (new + kinds.standby.len()).saturating_sub(desired).min(new).min(kinds.standby.len());
+        kinds.leaving.extend(kinds.standby.drain(..surplus));
+    }
 }
 
 /// What runs on a node that is lost or shall be emptied makes way for instances elsewhere, which are started first.
@@ -189,10 +275,14 @@ pub fn reconcile_app(draft: &mut Draft<'_>, app: &AppName) {
 }
 
 fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kinds) {
-    let Some(aim) = aim(draft, app) else { return };
+    let Some(aim) = service_aim(draft, app, service) else { return };
     let Some(declared) = declared(draft, app, Some(aim), service) else { return };
-    let desired = desired_count(draft, app, service, &declared);
-    let missing = desired.saturating_sub(kinds.wanted.len() as u32);
+    let target = course::target(draft, app);
+    let wanted = aimed_count(draft, app, service, &declared, target);
+    let mut missing = wanted.saturating_sub(kinds.wanted.len() as u32);
+    if let Some(batch) = batch(target).filter(|_| !kinds.standby.is_empty() || !kinds.leaving.is_empty()) {
+        missing = missing.min(batch.saturating_sub(on_the_move(kinds, wanted, declared.port)));
+    }
     if let Some(member) = kinds.wanted.first() {
         let node = member.node.clone();
         pin_volumes(draft, app, &declared, &node);
@@ -223,6 +313,11 @@ fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, ki
                 };
                 draft.mint(&node, instance);
             }
+            // What is kept in case of need gives way to what is needed now; the next plan finds the room.
+            Err(_) if !kinds.warm.is_empty() => {
+                let_go(draft, app, "their memory is needed");
+                return;
+            }
             Err(reasons) => {
                 let instances = missing - placed;
                 draft.wait_for(Waiting { app: app.clone(), service: service.clone(), instances, reasons });
@@ -230,6 +325,20 @@ fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, ki
             }
         }
     }
+}
+
+/// How many are beyond the count, or will be: new instances that do not serve yet, old ones that have not ended yet, and
+/// old ones whose place is taken and who are not un-routed yet.
+fn on_the_move(kinds: &Kinds, desired: u32, has_port: bool) -> u32 {
+    let serves = |member: &&Member| member.is_healthy() && (!has_port || member.routing == Routing::Routed);
+    let serving = kinds.wanted.iter().filter(serves).count();
+    let coming = kinds.wanted.len() - serving;
+    let replaced = match serving {
+        // A release that wants fewer: the old ones leave when the first of the new ones serves.
+        0 => 0,
+        _ => (serving + kinds.standby.len()).saturating_sub(desired as usize),
+    };
+    (coming + kinds.leaving.len() + replaced) as u32
 }
 
 fn drain_time(

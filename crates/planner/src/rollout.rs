@@ -1,7 +1,12 @@
 //! Deployments, phase by phase. The phases and their order are drawn beside [`rung_model::Phase`].
 //!
 //! Each phase has a budget of time. It is counted down by what passes in this leadership and written every few
-//! seconds, so a server that restarts again and again still ends each deployment.
+//! seconds, so a server that restarts again and again still ends each deployment. In phase `Rolling` a deployment takes
+//! the steps of its [`crate::course`]; each [`rung_model::rollout::Stage`] of a step has a budget of its own.
+
+pub(crate) mod evidence;
+pub(crate) mod judge;
+mod steps;
 
 mod detail;
 mod release;
@@ -12,13 +17,17 @@ use rung_model::app::Scale;
 use rung_model::deployment::Trouble;
 use rung_model::duration::in_words;
 use rung_model::{
-    App, AppName, Deployment, InstanceState, Intent, Phase, Release, ReleaseNumber, Run, RunId, RunKind,
-    RunOutcome, RunState, ServiceName, TimelineEntry,
+    App, AppName, Deployment, DeploymentNumber, InstanceState, Intent, Phase, Release, ReleaseNumber, Run,
+    RunId, RunKind, RunOutcome, RunState, ServiceName, TimelineEntry,
 };
 
+use rung_model::rollout::Stage;
+
+use crate::aftercare;
+use crate::course::{self, Target};
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing, members};
-use crate::reconcile::desired_count;
+use crate::reconcile::{aimed_count, changes_hands_last, desired_count};
 use crate::schedule::choose_node;
 
 /// Beyond a run's own timeout: for its placing, the fetching of artifacts and the storing of what it made.
@@ -28,7 +37,7 @@ const RUN_MARGIN: Duration = Duration::from_secs(120);
 const REVERT_BUDGET: Duration = Duration::from_secs(60);
 
 /// How often the remaining time is written although nothing else changed.
-const ACCOUNT_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const ACCOUNT_EVERY: Duration = Duration::from_secs(5);
 
 /// What a leader that takes a deployment over takes off its time at once: what passed between the leaders is not known,
 /// and leaders that live for less than [`ACCOUNT_EVERY`] end each deployment, too.
@@ -102,8 +111,18 @@ fn set_budget(draft: &mut Draft<'_>, app: &AppName, budget: Duration) {
 // The timeline.
 
 fn note(draft: &mut Draft<'_>, app: &AppName, message: impl Into<String>) {
+    let number = draft.deployment(app).expect("the caller found one").number;
+    note_of(draft, app, number, message);
+}
+
+pub(crate) fn note_of(
+    draft: &mut Draft<'_>,
+    app: &AppName,
+    number: DeploymentNumber,
+    message: impl Into<String>,
+) {
     let at = draft.input.clock.wall;
-    let deployment = draft.change_deployment(app);
+    let deployment = draft.change_deployment_of(app, number);
     let phase = deployment.phase;
     deployment.timeline.push(TimelineEntry::milestone(at, phase, message));
     let excess = deployment.timeline.len().saturating_sub(Deployment::TIMELINE_MAX);
@@ -134,6 +153,7 @@ fn end(draft: &mut Draft<'_>, app: &AppName, phase: Phase, message: impl Into<St
     release::settle_settings(draft, app);
     release::address_notification(draft, app);
     draft.progress.accounted.remove(&(app.clone(), number));
+    draft.progress.judged.remove(&(app.clone(), number));
 }
 
 fn fail(draft: &mut Draft<'_>, app: &AppName, reason: String, log_tail: Vec<String>) {
@@ -255,15 +275,19 @@ fn start_run(draft: &mut Draft<'_>, app: &AppName, id: RunId, kind: RunKind, tim
 
 fn advance_rolling(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
     let Some(release) = deployed_release(draft, app) else { return };
-    let cohort = draft.deployment(app).expect("the caller found one").number;
-    if let Some(by) = draft.deployment(app).and_then(|deployment| deployment.cancelled_by.clone()) {
+    let deployment = draft.deployment(app).expect("the caller found one");
+    let cohort = deployment.number;
+    if let Some(by) = deployment.cancelled_by.clone() {
         revert(draft, app, format!("cancelled by {by}"), Vec::new());
         return;
     }
+    let (step, is_last) = course::step(draft, app, deployment);
+    let stage = deployment.rollout.as_ref().map(|rollout| rollout.stage).unwrap_or_default();
+    aftercare::adopt(draft, app, &release);
     detail::note_instances(draft, app, cohort);
     let mut standing = Vec::new();
     for service in release.file.services.keys() {
-        let state = service_state(draft, app, &release, service, cohort);
+        let state = service_state(draft, app, &release, service, cohort, step.target);
         if let Some((reason, log_tail)) = state.trouble {
             revert(draft, app, reason, log_tail);
             return;
@@ -274,11 +298,21 @@ fn advance_rolling(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
         }
         standing.push(state);
     }
-    if standing.iter().all(|state| state.is_complete) {
-        succeed(draft, app, &release);
-    } else if remaining.is_zero() {
-        let (reason, log_tail) = explain_lateness(draft, &release, &standing);
-        revert(draft, app, reason, log_tail);
+    if steps::judge(draft, app, &release, step) {
+        return;
+    }
+    let is_reached = standing.iter().all(|state| state.is_complete);
+    match stage {
+        Stage::Moving if is_reached && is_last => succeed(draft, app, &release),
+        Stage::Moving if is_reached => steps::reached(draft, app, &release, step),
+        Stage::Moving if remaining.is_zero() => {
+            let (reason, log_tail) = explain_lateness(draft, &release, &standing);
+            revert(draft, app, reason, log_tail);
+        }
+        Stage::Moving => {}
+        Stage::Holding | Stage::AwaitingWord | Stage::AwaitingTraffic => {
+            steps::stay(draft, app, &release, step, remaining);
+        }
     }
 }
 
@@ -298,32 +332,49 @@ fn service_state(
     app: &AppName,
     release: &Release,
     service: &ServiceName,
-    cohort: rung_model::DeploymentNumber,
+    cohort: DeploymentNumber,
+    target: Target,
 ) -> ServiceState {
     let declared = &release.file.services[service];
-    let desired = desired_count(draft, app, service, declared);
+    let is_later = changes_hands_last(draft, app, service, target);
+    let desired = if is_later { 0 } else { aimed_count(draft, app, service, declared, Some(target)) };
     let all = members(draft, app, service);
     let (new, old): (Vec<&Member>, Vec<&Member>) = all.iter().partition(|member| member.cohort == cohort);
     let new: Vec<&Member> = new.into_iter().filter(|member| member.intent == Intent::Run).collect();
     let healthy = new.iter().filter(|member| member.is_healthy()).count() as u32;
     let routed =
         new.iter().filter(|member| member.is_healthy() && member.routing == Routing::Routed).count() as u32;
-    let old_is_unrouted = old.iter().all(|member| member.routing != Routing::Routed);
-    let has_traffic =
-        !declared.port || (routed >= desired && old_is_unrouted && draft.routes_acknowledged(app));
+    let has_traffic = !declared.port
+        || match target {
+            Target::Ready => true,
+            Target::Part(_) => {
+                routed >= desired && is_split(draft, app, service, target) && draft.routes_acknowledged(app)
+            }
+            Target::Everybody(_) => {
+                let old_is_unrouted = old.iter().all(|member| member.routing != Routing::Routed);
+                routed >= desired && old_is_unrouted && draft.routes_acknowledged(app)
+            }
+        };
     ServiceState {
         service: service.clone(),
         desired,
         assigned: new.len() as u32,
         healthy,
-        is_complete: healthy >= desired && has_traffic,
+        is_complete: is_later || (healthy >= desired && has_traffic),
         trouble: new.iter().find_map(|member| trouble_of(service, member)),
         laggard: new.into_iter().find(|member| !member.is_healthy()).cloned(),
     }
 }
 
+/// Whether the stored routes give the step's share, where there are two to share between.
+fn is_split(draft: &Draft<'_>, app: &AppName, service: &ServiceName, target: Target) -> bool {
+    let backend = draft.route_document(app).and_then(|document| document.backends.get(service));
+    let split = backend.and_then(|backend| backend.split.as_ref());
+    split.is_none_or(|split| target == Target::Part(split.share))
+}
+
 /// What makes a new instance a failure before the deadline.
-fn trouble_of(service: &ServiceName, member: &Member) -> Option<(String, Vec<String>)> {
+pub(crate) fn trouble_of(service: &ServiceName, member: &Member) -> Option<(String, Vec<String>)> {
     let observed = member.observed.as_ref()?;
     let failed = match observed.state {
         InstanceState::Failed | InstanceState::CrashLooping => true,
@@ -365,6 +416,7 @@ fn explain_lateness(
 
 fn succeed(draft: &mut Draft<'_>, app: &AppName, release: &Release) {
     let cohort = draft.deployment(app).expect("the caller found one").number;
+    aftercare::begin(draft, app, release);
     let record = draft.change_app(app);
     record.live = Some(cohort);
     record.current = Some(release.number);
@@ -378,7 +430,8 @@ fn succeed(draft: &mut Draft<'_>, app: &AppName, release: &Release) {
             (service.clone(), Scale { count: record.count(service, from_file), from_file })
         })
         .collect();
-    end(draft, app, Phase::Succeeded, format!("all traffic is on {}", release.number));
+    let also = aftercare::announcement(draft, app);
+    end(draft, app, Phase::Succeeded, format!("all traffic is on {}{also}", release.number));
 }
 
 fn remember_success(app: &mut App, number: ReleaseNumber) {
@@ -426,12 +479,7 @@ fn advance_reverting(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) 
 }
 
 /// There is nothing to go back to: the failed instances are removed.
-fn end_first_deployment(
-    draft: &mut Draft<'_>,
-    app: &AppName,
-    cohort: rung_model::DeploymentNumber,
-    remaining: Duration,
-) {
+fn end_first_deployment(draft: &mut Draft<'_>, app: &AppName, cohort: DeploymentNumber, remaining: Duration) {
     let any_left = draft.assignments().any(|(_, assignment)| {
         assignment.instances.values().any(|assigned| assigned.app == *app && assigned.deployment == cohort)
     });

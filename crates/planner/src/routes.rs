@@ -2,19 +2,24 @@
 //!
 //! Wanted instances are routed as soon as they are healthy. Others go on being routed only as far as the wanted ones
 //! that every proxy follows do not make up the count yet; then they are named as draining until they are told to stop.
+//!
+//! While a canary's step gives a part of the visitors to the new release, both are routed, and a [`Split`] says who gets
+//! which. Blue and green change places in one document.
 
 use std::collections::BTreeMap;
 
 use rung_model::appfile::{AppFile, Service};
 use rung_model::{
     Absence, AppName, Backend, Endpoint, InstanceState, Intent, Phase, RouteDocument, RouteRule, ServiceName,
+    Split,
 };
 
+use crate::course::{self, Changeover, Target};
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing};
-use crate::reconcile::{Kinds, aim, desired_count, kinds, services};
+use crate::reconcile::{Kinds, aimed_count, kinds, service_aim, services};
 
-/// Every endpoint's share of new requests; canaries will differ.
+/// Every endpoint's share of the requests to its cohort.
 const WEIGHT: u32 = 100;
 
 /// Writes the app's route document when it is not as it shall be.
@@ -38,9 +43,10 @@ fn document(draft: &Draft<'_>, app: &AppName, held: Option<&RouteDocument>) -> O
     if file.is_none() && backends.is_empty() {
         return None;
     }
+    let measured = is_measured(draft, app);
     let (hosts, rules) = file.map_or_else(Default::default, |file| (hosts(app, file), rules(file)));
     let generation = held.map(|held| held.generation).unwrap_or_default();
-    Some(RouteDocument { app: app.clone(), generation, hosts, rules, backends })
+    Some(RouteDocument { app: app.clone(), generation, hosts, rules, backends, measured })
 }
 
 /// Hosts and rules are the live release's; a first deployment's are its own. They change when it has succeeded.
@@ -52,6 +58,16 @@ fn routing_file<'a>(draft: &'a Draft<'_>, app: &AppName) -> Option<&'a AppFile> 
     let rolling = draft.deployment(app).filter(|deployment| deployment.phase == Phase::Rolling);
     let number = record.current.or_else(|| rolling.and_then(|deployment| deployment.release))?;
     draft.release(app, number).map(|release| &release.file)
+}
+
+/// Whether anybody judges the app's releases: those that serve, or come, say by what.
+fn is_measured(draft: &Draft<'_>, app: &AppName) -> bool {
+    let record = draft.app(app);
+    let rolling = draft.deployment(app).filter(|deployment| deployment.phase == Phase::Rolling);
+    let releases = [record.current, rolling.and_then(|deployment| deployment.release)];
+    let files = releases.into_iter().flatten().filter_map(|number| draft.release(app, number));
+    record.destroying.is_none()
+        && files.into_iter().any(|release| release.file.deploy.rollout.abort_if.is_some())
 }
 
 fn hosts(app: &AppName, file: &AppFile) -> Vec<String> {
@@ -66,20 +82,16 @@ fn rules(file: &AppFile) -> Vec<RouteRule> {
 }
 
 fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kinds) -> Option<Backend> {
-    let aimed = crate::reconcile::declared(draft, app, aim(draft, app), service);
+    let aimed = crate::reconcile::declared(draft, app, service_aim(draft, app, service), service);
     let declared = declaration(draft, app, aimed.as_ref(), service, kinds)?;
     let desired = match aimed.as_ref().filter(|aimed| aimed.port) {
-        Some(aimed) => desired_count(draft, app, service, aimed),
+        Some(aimed) => aimed_count(draft, app, service, aimed, course::target(draft, app)),
         // It goes with the success of the deployment that has it no more.
         None => kinds.standby.len() as u32,
     };
-    let mut endpoints: Vec<Endpoint> =
-        kinds.wanted.iter().filter_map(|member| routable(draft, member)).collect();
-    if !kinds.exclusive {
-        endpoints.extend(still_needed(draft, app, kinds, desired as usize));
-    }
+    let endpoints = endpoints(draft, app, kinds, desired as usize);
     let named = |member: &Member| endpoints.iter().any(|endpoint| endpoint.instance == member.id);
-    let others = kinds.standby.iter().chain(&kinds.leaving);
+    let others = kinds.standby.iter().chain(&kinds.warm).chain(&kinds.leaving);
     let draining = others
         .filter(|member| member.intent == Intent::Run && member.routing != Routing::Absent && !named(member))
         .filter_map(|member| endpoint(draft, member))
@@ -90,6 +102,7 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
         .wanted
         .iter()
         .any(|member| matches!(member.state(), InstanceState::CrashLooping | InstanceState::Failed));
+    let split = split(draft, app, &endpoints);
     Some(Backend {
         endpoints,
         draining,
@@ -98,7 +111,45 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
         response_timeout: declared.response_timeout,
         explanation,
         absence,
+        split,
     })
+}
+
+/// Who gets requests now.
+fn endpoints(draft: &Draft<'_>, app: &AppName, kinds: &Kinds, desired: usize) -> Vec<Endpoint> {
+    let mut new: Vec<Endpoint> = kinds.wanted.iter().filter_map(|member| routable(draft, member)).collect();
+    if kinds.exclusive {
+        return new;
+    }
+    let old = || {
+        kinds
+            .standby
+            .iter()
+            .filter(|member| member.intent == Intent::Run)
+            .filter_map(|member| routable(draft, member))
+    };
+    match course::target(draft, app) {
+        // Should the old ones have died, the new ones are better than nothing.
+        Some(Target::Ready) if old().next().is_some() => old().collect(),
+        Some(Target::Part(_)) => new.into_iter().chain(old()).collect(),
+        Some(Target::Everybody(Changeover::AtOnce)) if new.len() >= desired => new,
+        _ => {
+            new.extend(still_needed(draft, app, kinds, desired));
+            new
+        }
+    }
+}
+
+/// The share of a canary's step, as long as instances of both releases are routed; while it is reverted, too.
+fn split(draft: &Draft<'_>, app: &AppName, endpoints: &[Endpoint]) -> Option<Split> {
+    let deployment = draft.deployment(app)?;
+    let candidate = deployment.number;
+    let is_under_way = matches!(deployment.phase, Phase::Rolling | Phase::Reverting);
+    let is_both = endpoints.iter().any(|endpoint| endpoint.cohort == candidate)
+        && endpoints.iter().any(|endpoint| endpoint.cohort != candidate);
+    let Target::Part(share) = course::step(draft, app, deployment).0.target else { return None };
+    let policy = course::policy(draft, app, deployment).filter(|_| is_under_way && is_both)?;
+    Some(Split { candidate, share, by: policy.split.clone(), testers: policy.testers.clone() })
 }
 
 /// What the aimed-at release says of a service with a port; for one that it has no more, or whose port it took away,
@@ -157,6 +208,7 @@ fn endpoint(draft: &Draft<'_>, member: &Member) -> Option<Endpoint> {
         instance: member.id.clone(),
         address,
         release: member.release,
+        cohort: member.cohort,
         node: Some(member.node.clone()),
         proxy: draft.input.world.nodes.get(&member.node).and_then(|held| held.value.facts.proxy),
         weight: WEIGHT,

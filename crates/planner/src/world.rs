@@ -179,6 +179,16 @@ impl World {
         self.last_deployment(app).filter(|deployment| !deployment.has_ended())
     }
 
+    /// Whether a release is being judged by its traffic.
+    pub fn is_judging(&self) -> bool {
+        self.apps.iter().any(|(name, app)| {
+            let live = app.value.live.and_then(|live| self.deployment(name, live));
+            let aftercare = live.and_then(|deployment| deployment.aftercare.as_ref());
+            aftercare.is_some_and(|aftercare| aftercare.watch.is_some())
+                || self.active_deployment(name).is_some_and(|active| active.rollout.is_some())
+        })
+    }
+
     /// The revision of whatever is held under a key.
     pub fn revision_of(&self, key: &str) -> Option<u64> {
         let mut parts = key.splitn(3, '/');

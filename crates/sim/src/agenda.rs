@@ -7,7 +7,8 @@ use rung_agent::converge;
 use rung_api::wire::{ProxyDocuments, ProxyPoll};
 use rung_control::reconcile::PollId;
 use rung_model::app::Destroying;
-use rung_model::{AppName, Assignment, InstanceId, Observed, ReleaseNumber, RunId};
+use rung_model::traffic::Counts;
+use rung_model::{AppName, Assignment, DeploymentNumber, InstanceId, Observed, ReleaseNumber, RunId};
 use rung_store::{Guard, Op, Txn};
 
 /// Which life of a process it belongs to; what belongs to an earlier one is void.
@@ -122,6 +123,13 @@ pub enum Happening {
     RoutesFailed {
         life: Life,
         ticket: u64,
+    },
+    /// The ingress reports what it counted, when there is anything to report.
+    TrafficDue(Life),
+    /// Such a report reaches the server: totals.
+    TrafficReported {
+        life: Life,
+        cohorts: Vec<(AppName, DeploymentNumber, Counts)>,
     },
     Request,
     RequestEnds {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use rung_model::appfile::{self, Check, Service};
-use rung_model::{AppFile, AppName, Digest, ServiceName};
+use rung_model::appfile::rollout::{AbortIf, CanaryStep, Share, Strategy, WithoutTraffic};
+use rung_model::appfile::{self, Check, Job, RolloutPolicy, Service};
+use rung_model::{AppFile, AppName, CatchUp, Digest, JobName, Overlap, ServiceName};
 
 /// How the processes of a command behave. Written as the command: `serve ready=120 dies=never stop=50`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +16,16 @@ pub struct Behaviour {
     pub dies: Option<Duration>,
     /// From SIGTERM to its end; longer than the grace is a kill.
     pub stop: Duration,
+    /// Of a hundred requests so many are answered with an error.
+    pub errs: u32,
 }
 
 impl Behaviour {
     pub fn command(&self) -> String {
         let ms =
             |time: Option<Duration>| time.map_or("never".to_owned(), |time| time.as_millis().to_string());
-        format!("serve ready={} dies={} stop={}", ms(self.ready), ms(self.dies), self.stop.as_millis())
+        let (ready, dies) = (ms(self.ready), ms(self.dies));
+        format!("serve ready={ready} dies={dies} stop={} errs={}", self.stop.as_millis(), self.errs)
     }
 
     pub fn of(command: &str) -> Self {
@@ -29,7 +33,8 @@ impl Behaviour {
             let word = command.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='))?;
             word.parse().ok().map(Duration::from_millis)
         };
-        Self { ready: value("ready"), dies: value("dies"), stop: value("stop").unwrap_or_default() }
+        let errs = value("errs").map_or(0, |errs| errs.as_millis() as u32);
+        Self { ready: value("ready"), dies: value("dies"), stop: value("stop").unwrap_or_default(), errs }
     }
 
     /// It becomes healthy and stays so.
@@ -40,7 +45,8 @@ impl Behaviour {
 
     fn any(rng: &mut Rng) -> Self {
         let ms = |rng: &mut Rng, range| Duration::from_millis(rng.u64(range));
-        let good = Self { ready: Some(ms(rng, 0..800)), dies: None, stop: ms(rng, 0..1500) };
+        let good = Self { ready: Some(ms(rng, 0..800)), dies: None, stop: ms(rng, 0..1500), errs: 0 };
+        let good = Self { errs: if rng.u32(0..4) == 0 { 40 } else { 0 }, ..good };
         match rng.u32(0..20) {
             0 | 1 => Self { dies: Some(ms(rng, 0..500)), ready: None, ..good },
             2 => Self { ready: None, ..good },
@@ -87,7 +93,52 @@ pub fn any_file(app: &AppName, rng: &mut Rng) -> AppFile {
     }
     file.deploy.release_timeout = Duration::from_secs(6);
     file.deploy.deadline = Duration::from_secs(rng.u64(6..20));
+    file.deploy.rollout = any_rollout(rng);
+    if rng.u32(0..3) == 0 {
+        let job = any_job(rng);
+        file.jobs.insert(JobName::new("tick").expect("the stories' names are good"), job);
+    }
     file
+}
+
+/// What a release must not exceed, and how soon it is judged.
+const LIMITS: AbortIf = AbortIf { error_rate: Some(Share(500)), p95: None, requests: 10 };
+
+fn any_rollout(rng: &mut Rng) -> RolloutPolicy {
+    let seconds = |rng: &mut Rng, range| Duration::from_secs(rng.u64(range));
+    let strategy = match rng.u32(0..6) {
+        0 => Strategy::Rolling { batch: Some(rng.u32(1..3)) },
+        1 => Strategy::BlueGreen,
+        2 | 3 => {
+            let time = (rng.u32(0..4) > 0).then(|| seconds(rng, 1..6));
+            let first = CanaryStep { share: Share(rng.u32(500..4000)), time };
+            let second = CanaryStep { share: Share(5000), time: Some(seconds(rng, 1..5)) };
+            Strategy::Canary { steps: vec![first, second, CanaryStep { share: Share::ALL, time: None }] }
+        }
+        _ => Strategy::default(),
+    };
+    let is_judged = matches!(strategy, Strategy::Canary { .. }) || rng.bool();
+    RolloutPolicy {
+        strategy,
+        abort_if: is_judged.then_some(LIMITS),
+        without_traffic: [WithoutTraffic::Wait, WithoutTraffic::Continue, WithoutTraffic::Abort]
+            [rng.usize(0..3)],
+        wait_at_most: seconds(rng, 5..20),
+        keep: if rng.u32(0..3) == 0 { seconds(rng, 2..20) } else { Duration::ZERO },
+        watch: if is_judged && rng.bool() { seconds(rng, 2..15) } else { Duration::ZERO },
+        ..RolloutPolicy::default()
+    }
+}
+
+fn any_job(rng: &mut Rng) -> Job {
+    let text = "app = \"a\"\n[services.web]\ncommand = \"x\"\n[jobs.tick]\ncommand = \"x\"\nschedule = \"*/7 * * * * *\"\n";
+    let file = appfile::parse("rung.toml", text).expect("a job with a schedule is good");
+    let mut job = file.jobs.into_values().next().expect("it has one job");
+    job.command = any_run(rng);
+    job.overlap = [Overlap::Forbid, Overlap::Allow, Overlap::Replace][rng.usize(0..3)];
+    job.catch_up = [CatchUp::None, CatchUp::Last][rng.usize(0..2)];
+    job.timeout = Duration::from_secs(5);
+    job
 }
 
 fn any_service(base: &Service, rng: &mut Rng) -> Service {

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
+use rung_model::appfile::rollout::Strategy;
+use rung_model::rollout::{Stage, Verdict};
 use rung_model::{
     App, AppFile, AppName, AssignedInstance, Assignment, Deployment, Generation, InstanceId, InstanceState,
-    Intent, Observed, Phase, Release, RouteDocument, Run, RunId, RunState, ServiceName, keys,
+    Intent, JobName, Observed, Phase, Release, RouteDocument, Run, RunId, RunState, ServiceName, keys,
 };
 use rung_planner::World;
 use rung_planner::proxies::SILENT_AFTER;
@@ -13,6 +16,7 @@ use rung_store::{Op, Revision};
 use serde::de::DeserializeOwned;
 
 use crate::agenda::Life;
+use crate::apps::Behaviour;
 use crate::story::{Story, say};
 
 /// A stop that was planned while a proxy was silent is excused for so long after the proxy came back.
@@ -31,6 +35,10 @@ pub struct Audit {
     stopped: BTreeMap<InstanceId, bool>,
     /// Runs that were begun, with the revision that created their app's record.
     begun: BTreeSet<(RunId, Revision)>,
+    /// Scheduled times that have their record, with the revision that created their app's.
+    scheduled: BTreeSet<(AppName, JobName, Timestamp, Revision)>,
+    /// Since when a step of a deployment has been held.
+    held: BTreeMap<String, (u32, Duration)>,
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> T {
@@ -127,7 +135,15 @@ impl Story {
     fn audit_deployment(&mut self, key: &str, old: Option<&[u8]>, new: Option<&[u8]>) {
         let (Some(new), old) = (new.map(parse::<Deployment>), old.map(parse::<Deployment>)) else { return };
         match old {
-            None => self.summary.deployments += 1,
+            None => {
+                self.summary.deployments += 1;
+                if new.by == "rung" {
+                    // As with a person's rollback, what the other release says counts again.
+                    let promises = self.people.promises.entry(new.app.clone()).or_default();
+                    promises.scale.clear();
+                    promises.config.clear();
+                }
+            }
             Some(old) if old.has_ended() && old.phase != new.phase => {
                 self.fail(format!("{key} had ended {:?} and is {:?}", old.phase, new.phase));
             }
@@ -137,10 +153,78 @@ impl Story {
             }
             Some(_) => {}
         }
+        self.audit_step(key, &new);
+        self.audit_verdict(key, &new);
+    }
+
+    /// A step of a canary is held for its time, whoever dies meanwhile, unless a person says that it shall end.
+    fn audit_step(&mut self, key: &str, new: &Deployment) {
+        let Some(rollout) = new.rollout.as_ref().filter(|_| new.phase == Phase::Rolling) else {
+            self.audit.held.remove(key);
+            return;
+        };
+        match rollout.stage {
+            Stage::Holding => {
+                let since = self.audit.held.entry(key.to_owned()).or_insert((rollout.step, self.now));
+                if since.0 != rollout.step {
+                    *since = (rollout.step, self.now);
+                }
+            }
+            Stage::Moving => {
+                let Some((step, since)) = self.audit.held.remove(key) else { return };
+                let by_word =
+                    rollout.decisions.last().is_some_and(|decision| decision.reason.ends_with("said so"));
+                let release =
+                    new.release.and_then(|number| self.store.get(&keys::release(&new.app, number)).value);
+                let Some(release) = release.map(|held| parse::<Release>(&held.value)) else { return };
+                let Strategy::Canary { steps } = &release.file.deploy.rollout.strategy else { return };
+                let time = steps.get(step as usize).and_then(|step| step.time).unwrap_or_default();
+                // Between a plan and its commit some milliseconds pass, or seconds when messages are slow.
+                let held = self.now - since + Duration::from_secs(2);
+                if !by_word && held < time {
+                    self.fail(format!("step {step} of {key} was held for {held:?} instead of {time:?}"));
+                }
+            }
+            Stage::AwaitingWord | Stage::AwaitingTraffic => {}
+        }
+    }
+
+    /// A release that never fails is not taken back for failing.
+    fn audit_verdict(&mut self, key: &str, new: &Deployment) {
+        let Some(decision) = new.rollout.as_ref().and_then(|rollout| rollout.decisions.last()) else {
+            return;
+        };
+        let is_for_numbers =
+            decision.verdict == Verdict::Abort && decision.reason.contains("fails more often");
+        if new.phase != Phase::Reverting || !is_for_numbers {
+            return;
+        }
+        self.summary.aborts += 1;
+        let release = new.release.and_then(|number| self.store.get(&keys::release(&new.app, number)).value);
+        let Some(release) = release.map(|held| parse::<Release>(&held.value)) else { return };
+        let mut services = release.file.services.values();
+        if services.all(|service| Behaviour::of(service.command.as_deref().unwrap_or_default()).errs == 0) {
+            self.fail(format!("{key} was aborted although it never fails: {}", decision.reason));
+        }
+    }
+
+    /// Invariant 5: a scheduled time has one record, whatever the clock does.
+    fn audit_schedule(&mut self, new: &Run) {
+        let Some(of) = new.of_job() else { return };
+        let Some(time) = of.scheduled.filter(|_| of.attempt == 1) else { return };
+        let created = self.store.get(&keys::app(&new.app)).value.map_or(0, |held| held.created);
+        self.summary.scheduled += 1;
+        if !self.audit.scheduled.insert((new.app.clone(), of.job.clone(), time, created)) {
+            self.fail(format!("{time} of {}/{} has a second record", new.app, of.job));
+        }
     }
 
     fn audit_outcome(&mut self, key: &str, old: Option<&[u8]>, new: Option<&[u8]>) {
-        let (Some(old), Some(new)) = (old.map(parse::<Run>), new.map(parse::<Run>)) else { return };
+        let (old, new) = (old.map(parse::<Run>), new.map(parse::<Run>));
+        if let (None, Some(new)) = (&old, &new) {
+            self.audit_schedule(new);
+        }
+        let (Some(old), Some(new)) = (old, new) else { return };
         if matches!(old.state, RunState::Ended { .. }) && old.state != new.state {
             self.fail(format!("the outcome of {key} was {:?} and is {:?}", old.state, new.state));
         }

@@ -63,7 +63,7 @@ pub struct Process {
     pub attempt: u32,
     /// Its service is exclusive, as its release says.
     pub is_exclusive: bool,
-    behaviour: Behaviour,
+    pub behaviour: Behaviour,
     started: Duration,
     is_stopping: bool,
     ill_until: Duration,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rung_model::app::Destroying;
+use rung_model::rollout::Stage;
 use rung_model::{
     App, AppFile, AppName, Deployment, DeploymentKind, DeploymentNumber, Draft, Phase, ReleaseNumber, Run,
     RunId, RunKind, RunState, Scale, ServiceName, TimelineEntry, keys,
@@ -129,6 +130,7 @@ impl Story {
                 Some(self.move_settings(record, revision, DeploymentKind::Config, brings, config))
             }
             (12.., None, _) => Some(self.deploy(record, revision)),
+            (17.., Some(active), _) => self.go_on(world, active),
             _ => None,
         }
     }
@@ -213,6 +215,8 @@ impl Story {
             asked: Default::default(),
             runs: Vec::new(),
             notification: None,
+            rollout: None,
+            aftercare: None,
         };
         let mut request = Request::new(move |promises| {
             promises.deployments.push(number);
@@ -230,6 +234,17 @@ impl Story {
         let mut request = Request::new(|_| {});
         request.put(key, &deployment, revision);
         request
+    }
+
+    /// `rung continue`, of a deployment that holds a step or waits.
+    fn go_on(&self, world: &World, mut deployment: Deployment) -> Option<Request> {
+        let rollout = deployment.rollout.as_mut().filter(|rollout| rollout.stage != Stage::Moving)?;
+        rollout.continued_by = Some("bob".into());
+        let key = keys::deployment(&deployment.app, deployment.number);
+        let revision = world.revision_of(&key);
+        let mut request = Request::new(|_| {});
+        request.put(key, &deployment, revision);
+        Some(request)
     }
 
     fn destroy(&mut self, mut record: App, revision: Option<u64>) -> Request {

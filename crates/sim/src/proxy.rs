@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use rung_api::wire::ProxyDocuments;
 use rung_ingress::view::{Effect, Event, View};
-use rung_model::{AppName, InstanceId, RouteDocument};
+use rung_model::appfile::rollout::Share;
+use rung_model::traffic::Counts;
+use rung_model::{AppName, Backend, DeploymentNumber, Endpoint, InstanceId, RouteDocument};
 
 use crate::agenda::{Happening, Life};
+use crate::faults::Fate;
 use crate::story::{Story, say};
 use crate::wiring::Wiring;
 
 const THREADS: usize = 2;
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub struct Ingress {
@@ -24,6 +28,8 @@ pub struct Ingress {
     polling: Option<u64>,
     next_tick: Option<Duration>,
     pub in_flight: BTreeMap<InstanceId, u64>,
+    /// What became of the requests to apps that are measured, in this life.
+    counted: BTreeMap<(AppName, DeploymentNumber), Counts>,
     /// Outlives the process.
     disk: BTreeMap<AppName, RouteDocument>,
 }
@@ -49,7 +55,9 @@ impl Story {
             ..Ingress::default()
         };
         say!(self, "ingress {} starts", self.ingress.life.0);
+        let life = self.ingress.life;
         self.step_ingress(Event::Started { documents });
+        self.traffic_due(life);
     }
 
     pub fn kill_ingress(&mut self) {
@@ -172,6 +180,25 @@ impl Story {
         }
     }
 
+    // What it counts.
+
+    pub fn traffic_due(&mut self, life: Life) {
+        if !self.is_ingress(life) {
+            return;
+        }
+        if !self.faults.have_ended {
+            self.after(REPORT_EVERY, Happening::TrafficDue(life));
+        }
+        let counted = self.ingress.counted.iter();
+        let cohorts: Vec<_> =
+            counted.map(|((app, cohort), counts)| (app.clone(), *cohort, counts.clone())).collect();
+        if let Fate::Arrives(delays) = self.fate() {
+            for delay in delays {
+                self.after(delay, Happening::TrafficReported { life, cohorts: cohorts.clone() });
+            }
+        }
+    }
+
     // Requests.
 
     /// A request comes in, and the next one will.
@@ -185,21 +212,38 @@ impl Story {
         }
         let thread = self.rng.usize(0..THREADS);
         let documents = &self.ingress.threads[thread].documents;
-        let endpoints: Vec<(AppName, InstanceId)> = documents
+        let backends: Vec<(&RouteDocument, &Backend)> = documents
             .iter()
             .flat_map(|document| document.backends.values().map(move |backend| (document, backend)))
-            .flat_map(|(document, backend)| backend.endpoints.iter().map(move |e| (document, e)))
-            .map(|(document, endpoint)| (document.app.clone(), endpoint.instance.clone()))
+            .filter(|(_, backend)| !backend.endpoints.is_empty())
             .collect();
-        if endpoints.is_empty() {
+        if backends.is_empty() {
             return;
         }
-        let (app, instance) = endpoints[self.rng.usize(0..endpoints.len())].clone();
+        let (document, backend) = backends[self.rng.usize(0..backends.len())];
+        let candidate = backend.split.as_ref().map(|split| split.candidate);
+        let of_candidate =
+            backend.split.as_ref().is_some_and(|split| self.rng.u32(0..Share::ALL.0) < split.share.0);
+        let is_own = |endpoint: &&Endpoint| (Some(endpoint.cohort) == candidate) == of_candidate;
+        let own: Vec<&Endpoint> = backend.endpoints.iter().filter(is_own).collect();
+        let own = if own.is_empty() { backend.endpoints.iter().collect() } else { own };
+        let chosen = own[self.rng.usize(0..own.len())];
+        let (app, instance, cohort) = (document.app.clone(), chosen.instance.clone(), chosen.cohort);
+        let others = backend.endpoints.iter().find(|endpoint| endpoint.cohort != cohort);
+        let other = others.map(|endpoint| endpoint.cohort);
+        let is_measured = document.measured;
         self.summary.requests += 1;
         self.audit_request(thread, &app, &instance);
         let is_taken = self.machine.processes.get(&instance).is_some_and(|process| process.is_alive());
         if !is_taken {
             return;
+        }
+        if is_measured {
+            let errs = self.machine.processes[&instance].behaviour.errs;
+            let is_error = self.rng.u32(0..100) < errs;
+            let cohort = if self.wiring == Wiring::MixesCohorts { other.unwrap_or(cohort) } else { cohort };
+            let counts = self.ingress.counted.entry((app, cohort)).or_default();
+            counts.add(&Counts { requests: 1, errors: u64::from(is_error), times: BTreeMap::new() });
         }
         *self.ingress.in_flight.entry(instance.clone()).or_default() += 1;
         let takes = if self.once_in(20) { self.between_ms(500, 6000) } else { self.between_ms(1, 80) };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rung_model::{App, AppName, Deployment, InstanceState, Intent, Outcome, RouteDocument};
+use rung_model::{App, AppName, AssignedInstance, Deployment, InstanceState, Intent, Outcome, RouteDocument};
 use rung_planner::World;
 
 use crate::agenda::Happening;
@@ -53,7 +53,9 @@ impl Story {
         }
         self.instances_are_as_wanted(&world)?;
         let Some(assignment) = world.assignments.get(&self.node) else { return Ok(()) };
-        if !assignment.value.runs.is_empty() || assignment.value.purges().next().is_some() {
+        // Jobs go on for ever.
+        let mut runs = assignment.value.runs.values().filter(|run| run.of_job().is_none());
+        if runs.next().is_some() || assignment.value.purges().next().is_some() {
             return Err("runs or purges are still assigned".into());
         }
         for (id, process) in self.machine.processes.iter().filter(|(_, process)| process.is_alive()) {
@@ -68,7 +70,9 @@ impl Story {
         let assigned = || world.assignments.values().flat_map(|held| &held.value.instances);
         for (id, instance) in assigned() {
             let live = world.apps.get(&instance.app).and_then(|held| held.value.live);
-            if live != Some(instance.deployment) || instance.intent == Intent::Stop {
+            // An instance of a release that was taken back serves on while those of the one before don't come up.
+            let stands_in = instance.intent == Intent::Run && !is_good(world, instance);
+            if (live != Some(instance.deployment) && !stands_in) || instance.intent == Intent::Stop {
                 return Err(format!("{id} is still there"));
             }
         }
@@ -80,8 +84,10 @@ impl Story {
             for (service, declared) in &release.file.services {
                 let count = record.count(service, declared.instances);
                 let wanted = if declared.exclusive { count.min(1) } else { count } as usize;
-                let of_service =
-                    assigned().filter(|(_, instance)| (&instance.app, &instance.service) == (app, service));
+                let of_service = assigned().filter(|(_, instance)| {
+                    (&instance.app, &instance.service) == (app, service)
+                        && record.live == Some(instance.deployment)
+                });
                 let states: Vec<Option<InstanceState>> = of_service.map(|(id, _)| state(world, id)).collect();
                 if states.len() != wanted {
                     return Err(format!("{app}/{service} has {} of {wanted} instances", states.len()));
@@ -125,6 +131,14 @@ impl Story {
 
 fn state(world: &World, id: &rung_model::InstanceId) -> Option<InstanceState> {
     world.observed.values().find_map(|held| Some(held.value.instances.get(id)?.state))
+}
+
+/// Whether the service of an instance comes up, in the release that its app is at.
+fn is_good(world: &World, instance: &AssignedInstance) -> bool {
+    let current = world.apps.get(&instance.app).and_then(|held| held.value.current);
+    let release = current.and_then(|number| world.release(&instance.app, number));
+    let service = release.and_then(|release| release.file.services.get(&instance.service));
+    service.is_none_or(|service| Behaviour::of(service.command.as_deref().unwrap_or_default()).is_good())
 }
 
 fn kept(world: &World, app: &AppName, promises: &Promises) -> Result<(), String> {

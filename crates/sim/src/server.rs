@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rung_agent::converge;
 use rung_control::reconcile::{Effect, Event, PollId, Reconcile};
-use rung_model::{AppName, Generation, Node, NodeFacts, Observed, ReleaseNumber, keys};
+use rung_model::traffic::Counts;
+use rung_model::{AppName, DeploymentNumber, Generation, Node, NodeFacts, Observed, ReleaseNumber, keys};
 use rung_planner::Clock;
 use rung_store::{Entry, Guard, Op, Revision, Txn};
 
@@ -405,6 +406,11 @@ impl Story {
             acknowledged,
             draining: poll.draining.into_iter().collect(),
         });
+    }
+
+    pub fn traffic_reported(&mut self, life: Life, cohorts: Vec<(AppName, DeploymentNumber, Counts)>) {
+        let event = Event::Traffic { proxy: PROXY.to_owned(), life: u64::from(life.0), cohorts };
+        self.step_server(event);
     }
 
     fn answer_proxies(&mut self) {

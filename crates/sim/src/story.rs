@@ -22,7 +22,8 @@ use crate::wiring::Wiring;
 const TRACE_TAIL: usize = 80;
 
 /// What must be at rest this long after the faults have ended. The slowest thing is a release command that was begun
-/// at the last moment, then a deadline, a revert, a crash loop's pause and a silent proxy.
+/// at the last moment, then the steps of a canary, a deadline, a revert, a crash loop's pause and a silent proxy; and
+/// then a watch.
 pub const REST_WITHIN: Duration = Duration::from_secs(240);
 
 /// A story has some thousand happenings; one with so many is a spin.
@@ -56,6 +57,10 @@ pub struct Summary {
     pub deployments: u64,
     pub requests: u64,
     pub faults: u64,
+    /// Releases that were taken back for how they answered.
+    pub aborts: u64,
+    /// Scheduled times of jobs that got their record.
+    pub scheduled: u64,
 }
 
 /// Tells the story of a seed.
@@ -215,6 +220,8 @@ impl Story {
             H::TableApplied { life, thread, version } => self.table_applied(life, thread, version),
             H::RoutesAnswered { life, ticket, answer } => self.routes_answered(life, ticket, answer),
             H::RoutesFailed { life, ticket } => self.routes_failed(life, ticket),
+            H::TrafficDue(life) => self.traffic_due(life),
+            H::TrafficReported { life, cohorts } => self.traffic_reported(life, cohorts),
             H::Request => self.request(),
             H::RequestEnds { life, instance } => self.request_ends(life, &instance),
             H::PersonActs => self.person_acts(),

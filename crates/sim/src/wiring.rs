@@ -16,15 +16,19 @@ pub enum Wiring {
     LosesTheLedger,
     /// The server answers people before the store has said anything.
     AnswersBeforeTheStore,
+    /// The proxy's shell counts the requests of one release as the other's, so that a release that is fine is taken back
+    /// for the faults of the one before it.
+    MixesCohorts,
 }
 
 impl Wiring {
     /// Every planted mistake.
-    pub const MISTAKES: [Self; 5] = [
+    pub const MISTAKES: [Self; 6] = [
         Self::AcknowledgesForTheProxy,
         Self::AppliesLateAnswers,
         Self::ReportsOnce,
         Self::LosesTheLedger,
         Self::AnswersBeforeTheStore,
+        Self::MixesCohorts,
     ];
 }

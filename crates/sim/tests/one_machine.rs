@@ -28,7 +28,7 @@ fn the_invariants_hold_in_every_story() {
             .flat_map(|thread| -> Vec<_> { thread.join().expect("no story panics") })
             .collect::<Vec<_>>()
     });
-    let (mut deployments, mut requests, mut faults) = (0, 0, 0);
+    let (mut deployments, mut requests, mut faults, mut aborts, mut scheduled) = (0, 0, 0, 0, 0);
     let mut failures = Vec::new();
     for story in told {
         match story {
@@ -36,6 +36,8 @@ fn the_invariants_hold_in_every_story() {
                 deployments += summary.deployments;
                 requests += summary.requests;
                 faults += summary.faults;
+                aborts += summary.aborts;
+                scheduled += summary.scheduled;
             }
             Err(failure) => failures.push(failure),
         }
@@ -47,13 +49,18 @@ fn the_invariants_hold_in_every_story() {
         }
         panic!("{first}\n{} of {} stories failed: {seeds:?}", failures.len(), seeds.len());
     }
-    println!("{} stories: {deployments} deployments, {requests} requests, {faults} faults", seeds.len());
+    println!(
+        "{} stories: {deployments} deployments, {requests} requests, {faults} faults, {aborts} releases taken back, \
+         {scheduled} scheduled times",
+        seeds.len()
+    );
     if seeds.len() > 100 {
         let each = seeds.len() as u64;
         assert!(
             deployments > 3 * each && requests > 50 * each && faults > each,
             "the stories are nearly empty"
         );
+        assert!(aborts > 0 && scheduled > each, "no release was judged, or no job was due");
     }
 }
 

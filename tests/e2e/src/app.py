@@ -3,6 +3,7 @@
 import base64
 import fcntl
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -72,7 +73,10 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def page_index(self, asked):
-        self.answer(f"version {VERSION} of process {os.getpid()}\n")
+        if fails():
+            self.answer(f"version {VERSION} fails\n", 500)
+        else:
+            self.answer(f"version {VERSION} of process {os.getpid()}\n")
 
     def page_up(self, asked):
         if "BE_UNHEALTHY" in FLAGS:
@@ -178,6 +182,16 @@ class Handler(BaseHTTPRequestHandler):
 
 
 COUNT_LOCK = threading.Lock()
+
+
+ASKED = itertools.count()
+
+
+def fails():
+    """Whether this request is one of those in a hundred that BE_FAILING says, spread evenly."""
+    rate = int(FLAGS.get("BE_FAILING", "0"))
+    asked = next(ASKED)
+    return (asked + 1) * rate // 100 > asked * rate // 100
 
 
 def state(name):

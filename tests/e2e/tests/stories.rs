@@ -44,6 +44,8 @@ mod secrets;
 mod servers;
 #[path = "stories/stores.rs"]
 mod stores;
+#[path = "stories/strategies.rs"]
+mod strategies;
 #[path = "stories/survival.rs"]
 mod survival;
 #[path = "stories/ways_in.rs"]

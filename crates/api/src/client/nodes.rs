@@ -15,7 +15,7 @@ use crate::join::{
     MemberReport, NodeListing, RemoveRequest,
 };
 use crate::paths;
-use crate::wire::{Launch, ProxyDocuments, ProxyPoll};
+use crate::wire::{Launch, ProxyDocuments, ProxyPoll, ProxyTraffic};
 
 /// For those who look after the cluster, and for machines that join it.
 impl Client {
@@ -107,6 +107,11 @@ impl Client {
         wait: Duration,
     ) -> Result<ProxyDocuments, ClientError> {
         self.call(Method::POST, &with_wait(fill(paths::PROXY_POLL, &[&proxy]), wait), poll).await
+    }
+
+    /// Reports what was counted.
+    pub async fn report_traffic(&self, proxy: &str, traffic: &ProxyTraffic) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::PROXY_TRAFFIC, &[&proxy]), traffic).await
     }
 
     /// The proxy ends in order: nobody need wait for its acknowledgements any more.

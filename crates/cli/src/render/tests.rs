@@ -232,6 +232,8 @@ fn deployment(phase: Phase, entries: &[(i64, Phase, &str)]) -> Deployment {
         asked: Default::default(),
         runs: vec![],
         notification: None,
+        rollout: None,
+        aftercare: None,
     }
 }
 

@@ -43,16 +43,39 @@ pub(super) async fn settle(
     follow.settle(started, since, screen).await
 }
 
+/// The deployment that is going on.
+async fn going_on(
+    session: &Session<'_>,
+    app: &rung_model::AppName,
+    hint: &str,
+) -> anyhow::Result<rung_model::DeploymentNumber> {
+    let status = session.client.app(app).await.with_context(|| format!("asking for the status of {app}"))?;
+    let going_on = status.deployment.filter(|deployment| doing(deployment.phase).is_some());
+    match going_on {
+        Some(deployment) => Ok(deployment.number),
+        None => Err(Hinted::failed(format!("no deployment of {app} is going on"), hint.to_owned()).into()),
+    }
+}
+
+pub async fn go_on(session: &mut Session<'_>, args: &WaitArgs) -> anyhow::Result<Exit> {
+    let since = Instant::now();
+    let app = session.app().await?;
+    let number = going_on(session, &app, "`rung deploy` begins one").await?;
+    let context = || format!("continuing deployment {number} of {app}");
+    session.client.continue_deployment(&app, number, &person::name()).await.with_context(context)?;
+    if args.no_wait {
+        session.screen.say(&format!("deployment {number} of {app} takes its next step"))?;
+        return Ok(Exit::Done);
+    }
+    let Session { client, screen, .. } = session;
+    let follow = Follow { client, app: &app, on_interrupt: OnInterrupt::Detach, wait: true };
+    follow.to_its_end(number, since, screen).await
+}
+
 pub async fn cancel(session: &mut Session<'_>, args: &WaitArgs) -> anyhow::Result<Exit> {
     let since = Instant::now();
     let app = session.app().await?;
-    let status = session.client.app(&app).await.with_context(|| format!("asking for the status of {app}"))?;
-    let going_on = status.deployment.filter(|deployment| doing(deployment.phase).is_some());
-    let Some(deployment) = going_on else {
-        let hint = "go back to an earlier release with `rung rollback`";
-        return Err(Hinted::failed(format!("no deployment of {app} is going on"), hint).into());
-    };
-    let number = deployment.number;
+    let number = going_on(session, &app, "go back to an earlier release with `rung rollback`").await?;
     let context = || format!("cancelling deployment {number} of {app}");
     session.client.cancel(&app, number, &person::name()).await.with_context(context)?;
     if args.no_wait {

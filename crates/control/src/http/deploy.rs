@@ -83,6 +83,7 @@ pub async fn deploy(
             return Ok(Json(Started::Unchanged { release }));
         }
         let what = Move::Make(Box::new(draft));
+        remarks.extend(control.remark_on_warmth(&record, &file));
         if let Some(number) = control
             .begin_as(record, revision, DeploymentKind::Deploy, what, &request.by, request.asked)
             .await?
@@ -353,6 +354,8 @@ impl Control {
             asked,
             runs: Vec::new(),
             notification: None,
+            rollout: None,
+            aftercare: None,
         };
         let key = keys::deployment(&record.name, number);
         let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");

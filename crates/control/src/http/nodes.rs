@@ -7,7 +7,7 @@ use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use rung_api::wire::{Launch, ProxyDocuments, ProxyPoll};
+use rung_api::wire::{Launch, ProxyDocuments, ProxyPoll, ProxyTraffic};
 use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
 use rung_model::{
@@ -201,6 +201,22 @@ pub async fn poll_routes(
     let nothing =
         ProxyDocuments { generation: poll.after, whole: false, documents: Vec::new(), removed: Vec::new() };
     Ok(Json(news.await.unwrap_or(nothing)))
+}
+
+/// Counts stay in memory, as beats do: totals that the next report holds, too.
+pub async fn traffic(
+    State(control): State<Control>,
+    named: Named,
+    Body(traffic): Body<ProxyTraffic>,
+) -> Answer<()> {
+    let cohorts = traffic.cohorts.into_iter().map(|counted| (counted.app, counted.cohort, counted.counts));
+    let event = Event::Traffic {
+        proxy: named.text("proxy").to_owned(),
+        life: traffic.life,
+        cohorts: cohorts.collect(),
+    };
+    let _ = control.inner.mailbox.send(event);
+    Ok(Json(()))
 }
 
 /// A proxy that ends in order is not waited for until it counts as silent.

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rung_model::{Endpoint, InstanceId, ReleaseNumber};
+use rung_model::{DeploymentNumber, Endpoint, InstanceId, ReleaseNumber};
 
 /// A request as an instance saw it.
 #[derive(Debug, Clone)]
@@ -77,10 +77,16 @@ impl Application {
     }
 
     pub fn endpoint(&self) -> Endpoint {
+        self.endpoint_of(1)
+    }
+
+    /// As an instance that a certain deployment asked for.
+    pub fn endpoint_of(&self, cohort: u64) -> Endpoint {
         Endpoint {
             instance: self.id.clone(),
             address: self.address,
-            release: ReleaseNumber(1),
+            release: ReleaseNumber(cohort),
+            cohort: DeploymentNumber(cohort),
             node: None,
             proxy: None,
             weight: 1,

@@ -85,6 +85,7 @@ fn endpoint(id: &str, address: SocketAddr) -> Endpoint {
         release: ReleaseNumber(1),
         node: None,
         proxy: None,
+        cohort: rung_model::DeploymentNumber(1),
         weight: 1,
     }
 }

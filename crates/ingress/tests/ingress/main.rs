@@ -12,6 +12,7 @@ mod http2;
 mod lifetimes;
 mod responses;
 mod routing;
+mod split;
 mod stage;
 mod tls;
 

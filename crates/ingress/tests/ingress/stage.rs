@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rung_api::wire::{ProxyDocuments, ProxyPoll};
+use rung_api::wire::{ProxyDocuments, ProxyPoll, ProxyTraffic};
 use rung_ingress::{Control, Listen, Supervisor, SupervisorConfig};
+use rung_model::traffic::Counts;
 use rung_model::{AppName, Backend, Endpoint, Generation, Hold, RouteDocument, RouteRule, ServiceName};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +28,7 @@ struct State {
     revision: u64,
     documents: Vec<RouteDocument>,
     polls: Vec<ProxyPoll>,
+    reports: Vec<ProxyTraffic>,
     /// Names of proxies that said that they end.
     left: Vec<String>,
     is_down: bool,
@@ -73,6 +75,11 @@ impl Server {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull").ok()?;
                 continue;
             }
+            if head.lines().next().is_some_and(|line| line.contains("/traffic")) {
+                self.take_report(serde_json::from_slice(&bytes[head_end..]).unwrap());
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull").ok()?;
+                continue;
+            }
             let wait = head.split("wait_ms=").nth(1)?.split([' ', '&']).next()?.parse().ok()?;
             let poll: ProxyPoll = serde_json::from_slice(&bytes[head_end..]).unwrap();
             let answer = serde_json::to_vec(&self.poll(poll, Duration::from_millis(wait))?).unwrap();
@@ -100,6 +107,25 @@ impl Server {
         let documents = if whole { state.documents.clone() } else { Vec::new() };
         let generation = Generation::new(1, state.revision);
         Some(ProxyDocuments { generation, whole, documents, removed: Vec::new() })
+    }
+
+    fn take_report(&self, report: ProxyTraffic) {
+        self.state.lock().unwrap().reports.push(report);
+        self.changed.notify_all();
+    }
+
+    /// Waits for a report of which `is_it` is true of what was counted of a cohort.
+    pub fn await_counts(&self, cohort: u64, what: &str, is_it: impl Fn(&Counts) -> bool) -> Counts {
+        let state = self.state.lock().unwrap();
+        let of = |report: &ProxyTraffic| {
+            let counts = report.cohorts.iter().find(|counted| counted.cohort.0 == cohort);
+            counts.map(|counted| counted.counts.clone())
+        };
+        let found = |state: &State| state.reports.iter().rev().filter_map(of).find(|counts| is_it(counts));
+        let (state, _) =
+            self.changed.wait_timeout_while(state, PATIENCE, |state| found(state).is_none()).unwrap();
+        found(&state)
+            .unwrap_or_else(|| panic!("no report said {what}; the last was {:?}", state.reports.last()))
     }
 
     fn forget(&self, proxy: &str) {
@@ -304,6 +330,7 @@ pub fn backend(endpoints: Vec<Endpoint>) -> Backend {
         response_timeout: Duration::from_secs(10),
         explanation: String::new(),
         absence: Default::default(),
+        split: None,
     }
 }
 
@@ -320,5 +347,6 @@ pub fn shop(backend: Backend) -> RouteDocument {
         hosts: vec!["shop.localhost".into()],
         rules: vec![RouteRule { path: "/*".into(), service: web.clone() }],
         backends: [(web, backend)].into(),
+        measured: false,
     }
 }

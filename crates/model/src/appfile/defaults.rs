@@ -110,3 +110,28 @@ pub const THRESHOLD_BOUNDS: RangeInclusive<i64> = 1..=1000;
 
 /// Of `hold.max_requests`; zero holds none.
 pub const HOLD_BOUNDS: RangeInclusive<i64> = 0..=100_000;
+
+/// A person who went home comes back within a day; after that nobody is waited for any more.
+pub const WAIT_AT_MOST: Duration = Duration::from_secs(24 * 3600);
+
+/// Long enough to see in the graphs that something is wrong, and short enough that the memory comes back soon.
+pub const KEEP_BLUEGREEN: Duration = Duration::from_secs(10 * 60);
+
+/// Of `watch`, `keep` and `wait_at_most`: a week is longer than a release should be in doubt.
+pub const ROLLOUT_WAIT_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(7 * 24 * 3600);
+
+/// Of a step's time: within less than a second nothing is seen.
+pub const STEP_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+
+/// More steps than this tell nothing more.
+pub const STEPS_MAX: usize = 20;
+
+/// Of `batch`; a service has at most a thousand instances.
+pub const BATCH_BOUNDS: RangeInclusive<i64> = 1..=1000;
+
+/// Below it every error is a large part of the whole. With it a release that fails every fifth request is found out
+/// within some tens of requests.
+pub const ABORT_REQUESTS: u64 = 20;
+
+/// Of `abort_if.requests`.
+pub const ABORT_REQUESTS_BOUNDS: RangeInclusive<i64> = 1..=1_000_000;

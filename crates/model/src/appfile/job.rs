@@ -56,7 +56,7 @@ fn retries(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> u32 {
 }
 
 /// A word out of a few.
-fn one_of<T: Copy + Default>(
+pub(super) fn one_of<T: Copy + Default>(
     table: &Table<'_, '_>,
     key: &str,
     words: &[(&str, T)],

@@ -14,7 +14,8 @@ use super::overlay::Texts;
 use super::read::{Field, Table, clip};
 use super::schema;
 use super::service::{self, Runs};
-use super::{AppFile, Build, DeployPolicy, GitPolicy, Job, Route, Service, Volume, values};
+use super::strategy;
+use super::{AppFile, Build, DeployPolicy, GitPolicy, Job, RolloutPolicy, Route, Service, Volume, values};
 use crate::ids::{AppName, EnvironmentName, InvalidId, JobName, SecretName, ServiceName, VolumeName};
 use crate::image::ImageSource;
 
@@ -356,6 +357,7 @@ impl Reader<'_, '_> {
             before_release: None,
             release_timeout: defaults::RELEASE_TIMEOUT,
             deadline: defaults::DEADLINE,
+            rollout: RolloutPolicy::default(),
         };
         let Some(field) = top.field("deploy") else { return policy };
         let example = "[deploy] with release = \"bin/migrate\" below it";
@@ -377,9 +379,7 @@ impl Reader<'_, '_> {
         {
             policy.deadline = deadline;
         }
-        if let Some(field) = table.field("strategy") {
-            self.strategy(&field);
-        }
+        policy.rollout = strategy::read(&table, self.findings);
         policy
     }
 
@@ -392,23 +392,6 @@ impl Reader<'_, '_> {
         let branch = table.field("branch");
         let branch = branch.and_then(|field| field.parsed(self.findings, "\"main\"", values::branch));
         GitPolicy { branch }
-    }
-
-    fn strategy(&mut self, field: &Field<'_, '_>) {
-        let Some(text) = field.text(self.findings, "\"rolling\"") else { return };
-        match text {
-            "rolling" => {}
-            "canary" | "bluegreen" => field.report(
-                self.findings,
-                format!("`strategy = {text:?}` does not work yet"),
-                "leave it out: deployments are rolling, start the new instances first, and revert by themselves",
-            ),
-            other => field.report(
-                self.findings,
-                format!("`strategy = {:?}` is not known", clip(other)),
-                "write \"rolling\", or leave it out",
-            ),
-        }
     }
 
     fn services(&mut self, top: &Table<'_, '_>) -> BTreeMap<ServiceName, Service> {

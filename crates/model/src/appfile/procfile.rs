@@ -7,7 +7,7 @@ use super::error::{AppFileErrors, Findings};
 use super::parse::text_of;
 use super::read::clip;
 use super::service::{Runs, default_health};
-use super::{AppFile, Build, DeployPolicy, GitPolicy, Service};
+use super::{AppFile, Build, DeployPolicy, GitPolicy, RolloutPolicy, Service};
 use crate::ids::{AppName, ServiceName};
 use crate::routes::{Hold, Protocol};
 
@@ -48,6 +48,7 @@ fn empty(app: AppName) -> AppFile {
             before_release: None,
             release_timeout: defaults::RELEASE_TIMEOUT,
             deadline: defaults::DEADLINE,
+            rollout: RolloutPolicy::default(),
         },
         git: GitPolicy::default(),
         services: BTreeMap::new(),

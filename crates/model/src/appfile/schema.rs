@@ -99,12 +99,23 @@ pub const VOLUME: Section = Section {
 
 pub const DEPLOY: Section = Section {
     title: "[deploy]",
-    keys: &["release", "before_release", "release_timeout", "deadline", "strategy"],
-    refused: &[
-        later("steps", "deployments are rolling"),
-        later("abort_if", "a deployment whose instances do not become healthy is reverted by itself"),
-        elsewhere("drain", "write it below the service: `[services.web]`"),
+    keys: &[
+        "release",
+        "before_release",
+        "release_timeout",
+        "deadline",
+        "strategy",
+        "batch",
+        "steps",
+        "split",
+        "testers",
+        "abort_if",
+        "without_traffic",
+        "wait_at_most",
+        "keep",
+        "watch",
     ],
+    refused: &[elsewhere("drain", "write it below the service: `[services.web]`")],
 };
 
 pub const NOTIFY: Section = Section {
@@ -118,6 +129,13 @@ pub const GIT: Section = Section {
     keys: &["branch"],
     refused: &[elsewhere("remote", "`rung git remote` adds the remote to a repository")],
 };
+
+pub const ABORT_IF: Section =
+    Section { title: "abort_if", keys: &["error_rate", "p95", "requests"], refused: &[] };
+
+pub const SPLIT: Section = Section { title: "split", keys: &["header", "cookie"], refused: &[] };
+
+pub const TESTERS: Section = Section { title: "testers", keys: &["header", "cookie", "is"], refused: &[] };
 
 pub const SERVICE: Section = Section {
     title: "[services.<name>]",
@@ -201,6 +219,9 @@ pub const ALL: &[&Section] = &[
     &DEPLOY,
     &NOTIFY,
     &GIT,
+    &ABORT_IF,
+    &SPLIT,
+    &TESTERS,
     &SERVICE,
     &JOB,
     &HEALTH,

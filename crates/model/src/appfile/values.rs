@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::rollout::{CanaryStep, Share};
 use crate::image::ImageName;
 use crate::schedule::{Schedule, Zone};
 
@@ -324,6 +325,57 @@ pub fn mount_path(text: &str) -> Result<String, InvalidValue> {
     Ok(path.to_owned())
 }
 
+/// Reads `5%` or `0.5%`: from 0 to 100, at most two digits behind the point.
+pub fn share(text: &str) -> Result<Share, InvalidValue> {
+    let bad = || invalid(format!("{text:?} is not a percentage"), "write it like \"5%\" or \"0.5%\"");
+    let number = text.strip_suffix('%').map(str::trim_end).ok_or_else(bad)?;
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| !text.is_empty() && text.len() <= 3 && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > 2 {
+        return Err(bad());
+    }
+    let hundredths: u32 = format!("{part:0<2}").parse().map_err(|_| bad())?;
+    let share = Share(whole.parse::<u32>().map_err(|_| bad())? * 100 + hundredths);
+    if share > Share::ALL { Err(bad()) } else { Ok(share) }
+}
+
+/// A limit of an error rate: above nothing, below everything.
+pub fn error_rate(text: &str) -> Result<Share, InvalidValue> {
+    let rate = share(text)?;
+    if rate == Share::NONE || rate == Share::ALL {
+        return Err(invalid(format!("{text:?} is no limit"), "write it like \"2%\""));
+    }
+    Ok(rate)
+}
+
+/// Reads `5% 5m`, or `25%` for a step that waits for a person's word.
+pub fn canary_step(text: &str) -> Result<CanaryStep, InvalidValue> {
+    let (share_text, time) = match text.split_once('%') {
+        Some((number, rest)) => (format!("{number}%"), rest.trim()),
+        None => (text.to_owned(), ""),
+    };
+    let share = share(share_text.trim())?;
+    if time.is_empty() {
+        return Ok(CanaryStep { share, time: None });
+    }
+    let time = duration(time)?;
+    if !super::defaults::STEP_BOUNDS.contains(&time) {
+        let (low, high) = (super::defaults::STEP_BOUNDS.start(), super::defaults::STEP_BOUNDS.end());
+        let way_out = format!("write a duration from {} to {}", show_duration(*low), show_duration(*high));
+        return Err(invalid(format!("the time of {text:?} is out of bounds"), way_out));
+    }
+    Ok(CanaryStep { share, time: Some(time) })
+}
+
+/// The name of a header or a cookie: RFC 9110's token.
+pub fn header_name(text: &str) -> Result<String, InvalidValue> {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if (1..=100).contains(&text.len()) && text.bytes().all(is_token) {
+        return Ok(text.to_owned());
+    }
+    Err(invalid(format!("{text:?} is not the name of a header or a cookie"), "write it like \"X-User\""))
+}
+
 /// A cron expression that comes some day.
 pub fn schedule(text: &str) -> Result<Schedule, InvalidValue> {
     let way_out = "minute, hour, day, month, weekday like \"0 3 * * *\", or \"@daily\"";
@@ -393,6 +445,20 @@ mod tests {
         }
         assert_eq!(show_size(512_000_000), "512MB");
         assert_eq!(show_size(1 << 30), "1GiB");
+    }
+
+    #[test]
+    fn steps_are_a_share_and_perhaps_a_time() {
+        let step = |share, time: Option<u64>| {
+            Ok(CanaryStep { share: Share(share), time: time.map(Duration::from_secs) })
+        };
+        assert_eq!(canary_step("5% 5m"), step(500, Some(300)));
+        assert_eq!(canary_step("0.25% 10s"), step(25, Some(10)));
+        assert_eq!(canary_step("100%"), step(10_000, None));
+        for bad in ["", "5", "5m", "5% 5", "101%", "-1%", "5%5%", "1.234% 5m", "% 5m", "5% 0s", "5% 99d"] {
+            assert!(canary_step(bad).is_err(), "{bad:?} was taken for a step");
+        }
+        assert!(error_rate("0%").is_err() && error_rate("100%").is_err() && error_rate("2%").is_ok());
     }
 
     #[test]

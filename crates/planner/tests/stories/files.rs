@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rung_model::appfile::{Build, Check, DeployPolicy, Health, Service};
+use rung_model::appfile::rollout::{AbortIf, Share, Strategy};
+use rung_model::appfile::values::canary_step;
+use rung_model::appfile::{Build, Check, DeployPolicy, Health, RolloutPolicy, Service};
 use rung_model::{AppFile, AppName, Digest, Hold, ServiceName};
 
 /// A digest for a name.
@@ -28,6 +30,7 @@ pub fn app(name: &str, command: &str, instances: u32) -> AppFile {
             before_release: None,
             release_timeout: Duration::from_secs(30),
             deadline: Duration::from_secs(20),
+            rollout: RolloutPolicy::default(),
         },
         git: Default::default(),
         services: BTreeMap::new(),
@@ -79,4 +82,19 @@ pub fn worker(command: &str, instances: u32) -> Service {
     service.port = false;
     service.health.check = Check::Up;
     service
+}
+
+/// Canary by steps like `("5% 60s", "100%")`, and a limit of 2 % of errors and 800 ms.
+pub fn canary(file: &mut AppFile, steps: &[&str]) {
+    let steps = steps.iter().map(|step| canary_step(step).unwrap()).collect();
+    file.deploy.rollout = RolloutPolicy {
+        strategy: Strategy::Canary { steps },
+        abort_if: Some(AbortIf {
+            error_rate: Some(Share(200)),
+            p95: Some(Duration::from_millis(800)),
+            requests: 20,
+        }),
+        wait_at_most: Duration::from_secs(120),
+        ..RolloutPolicy::default()
+    };
 }

@@ -3,6 +3,8 @@
 // What can't be parsed here is a mistake of the story.
 #![allow(clippy::unwrap_used)]
 
+mod aftercare;
+mod canary;
 mod deploying;
 mod ending;
 mod exclusive;
@@ -17,3 +19,4 @@ mod properties;
 mod releases;
 mod runs;
 mod scene;
+mod strategies;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rung_model::app::Destroying;
+use rung_model::appfile::rollout::Strategy as RolloutStrategy;
 use rung_model::{AppFile, DeploymentKind, InstanceState};
 
-use crate::files::{add, app, web, worker};
+use crate::files::{add, app, canary, web, worker};
 use crate::scene::{Scene, name};
 
 #[derive(Debug, Clone)]
@@ -19,6 +20,11 @@ enum Act {
     Rollback,
     Scale(u32),
     Cancel,
+    Continue,
+    /// Requests to the newest cohort and the one before, of which so many of ten fail.
+    Requests {
+        failing: u64,
+    },
     Destroy {
         volumes: bool,
     },
@@ -47,6 +53,19 @@ fn files() -> Vec<AppFile> {
     bad_build.build.command = Some("break".into());
     let mut hanging = app("shop", "good", 1);
     hanging.deploy.release = Some("hang".into());
+    let mut careful = app("shop", "good", 3);
+    canary(&mut careful, &["10% 3s", "50%", "100%"]);
+    careful.deploy.rollout.keep = Duration::from_secs(20);
+    careful.deploy.rollout.watch = Duration::from_secs(10);
+    let mut batched = app("shop", "good", 3);
+    batched.deploy.rollout.strategy = RolloutStrategy::Rolling { batch: Some(1) };
+    let mut bluegreen = app("shop", "good", 2);
+    bluegreen.deploy.rollout.strategy = RolloutStrategy::BlueGreen;
+    bluegreen.deploy.rollout.keep = Duration::from_secs(15);
+    let mut two_kinds = careful.clone();
+    let mut ledger = crate::files::service("good", 1);
+    ledger.exclusive = true;
+    add(&mut two_kinds, "ledger", ledger);
     vec![
         app("shop", "good", 3),
         app("shop", "crash", 2),
@@ -57,16 +76,22 @@ fn files() -> Vec<AppFile> {
         no_port,
         bad_build,
         hanging,
+        careful,
+        batched,
+        bluegreen,
+        two_kinds,
     ]
 }
 
 fn acts() -> impl Strategy<Value = Act> {
     prop_oneof![
-        4 => (0..9_usize, 0..3_u8).prop_map(|(file, source)| Act::Deploy { file, source }),
+        5 => (0..13_usize, 0..3_u8).prop_map(|(file, source)| Act::Deploy { file, source }),
         1 => Just(Act::Restart),
         1 => Just(Act::Rollback),
         1 => (0..4_u32).prop_map(Act::Scale),
         1 => Just(Act::Cancel),
+        2 => Just(Act::Continue),
+        3 => (0..10_u64).prop_map(|failing| Act::Requests { failing }),
         1 => any::<bool>().prop_map(|volumes| Act::Destroy { volumes }),
         1 => Just(Act::Run),
         12 => Just(Act::NodeMoves),
@@ -100,6 +125,12 @@ fn perform(scene: &mut Scene, act: &Act, runs: &mut u32) {
             scene.scale("shop", "web", if exclusive { (*count).min(1) } else { *count });
         }
         Act::Cancel if scene.world.active_deployment(&name("shop")).is_some() => scene.cancel("shop"),
+        Act::Continue if scene.world.active_deployment(&name("shop")).is_some() => scene.go_on("shop"),
+        Act::Requests { failing } if app.is_some() => {
+            let newest = app.expect("it is there").last_deployment.0;
+            scene.requests(newest, 10, *failing, Duration::from_millis(5));
+            scene.requests(newest.saturating_sub(1), 30, 0, Duration::from_millis(5));
+        }
         Act::Destroy { volumes } if app.is_some() => {
             scene.destroy("shop", if *volumes { Destroying::WithVolumes } else { Destroying::KeepVolumes });
         }
@@ -142,7 +173,7 @@ proptest! {
         for act in &acts {
             perform(&mut scene, act, &mut runs);
         }
-        scene.play_within(Duration::from_secs(300), "everything at rest", |scene| {
+        scene.play_within(Duration::from_secs(400), "everything at rest", |scene| {
             let deployed = scene.world.last_deployment(&name("shop")).is_none_or(|last| last.has_ended());
             let destroyed = scene.world.apps.values().all(|app| app.value.destroying.is_none());
             let leaving = scene.assignment().instances.into_values().any(|assigned| {

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rung_model::app::Destroying;
+use rung_model::appfile::rollout::Share;
+use rung_model::rollout::Stage;
+use rung_model::traffic::{Counts, class_of};
 use rung_model::{
     App, AppFile, AppName, Assignment, Deployment, DeploymentKind, DeploymentNumber, Draft, Generation,
     InstanceId, InstanceState, Intent, JobName, JobRun, Node, NodeFacts, NodeId, Observed, ObservedInstance,
     ObservedRun, Phase, ReleaseNumber, RouteDocument, Run, RunId, RunKind, RunOutcome, RunState, Scale,
     ServiceName, keys,
 };
-use rung_planner::{Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, World, plan};
+use rung_planner::{Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Traffic, World, plan};
 use serde::Serialize;
 
 use crate::files::digest;
@@ -30,6 +33,9 @@ pub struct Scene {
     pub store: BTreeMap<String, (Vec<u8>, u64)>,
     pub proxies: Proxies,
     pub liveness: Liveness,
+    pub traffic: Traffic,
+    /// What the proxy has counted in its life.
+    counted: BTreeMap<DeploymentNumber, Counts>,
     pub progress: Progress,
     pub elapsed: Duration,
     /// How far the wall clock has stepped.
@@ -72,6 +78,8 @@ impl Scene {
             store: BTreeMap::new(),
             proxies: Proxies::default(),
             liveness: Liveness::default(),
+            traffic: Traffic::default(),
+            counted: BTreeMap::new(),
             progress: Progress::default(),
             elapsed: Duration::ZERO,
             stepped: jiff::SignedDuration::ZERO,
@@ -159,6 +167,7 @@ impl Scene {
             world: &self.world,
             proxies: &self.proxies,
             liveness: &self.liveness,
+            traffic: &self.traffic,
             clock: self.clock(),
         };
         let made = plan(input, &mut self.progress);
@@ -198,6 +207,7 @@ impl Scene {
     pub fn change_leader(&mut self) {
         self.progress = Progress::default();
         self.proxies = Proxies::default();
+        self.traffic = Traffic::default();
         self.led_since = self.elapsed;
         self.world = self.listed_world();
         if !self.proxy_is_silent {
@@ -251,6 +261,21 @@ impl Scene {
         let acknowledged = Generation::new(EPOCH, self.revision);
         let proxy = Proxy { acknowledged, draining, silent_since: None };
         self.proxies.0.insert(PROXY.into(), proxy);
+    }
+
+    /// So many more requests went to a cohort of `shop`, of which so many failed, and each took so long.
+    pub fn requests(&mut self, cohort: u64, requests: u64, errors: u64, time: Duration) {
+        // What a leader hears first is what another may have counted.
+        self.proxy_reports();
+        let counts = self.counted.entry(DeploymentNumber(cohort)).or_default();
+        let times = [(class_of(time), requests)].into();
+        counts.add(&Counts { requests, errors, times });
+        self.proxy_reports();
+    }
+
+    fn proxy_reports(&mut self) {
+        let counts = self.counted.iter().map(|(cohort, counts)| (name("shop"), *cohort, counts.clone()));
+        self.traffic.hear(PROXY, 1, counts);
     }
 
     pub fn proxy_falls_silent(&mut self) {
@@ -429,6 +454,8 @@ impl Scene {
             asked: self.asked,
             runs: Vec::new(),
             notification: None,
+            rollout: None,
+            aftercare: None,
         };
         let writes = vec![
             (keys::app(&app), Some(serde_json::to_vec(&record).unwrap())),
@@ -482,6 +509,13 @@ impl Scene {
     pub fn cancel(&mut self, app: &str) {
         let mut deployment = self.deployment(app).clone();
         deployment.cancelled_by = Some("bob".into());
+        self.put(keys::deployment(&deployment.app, deployment.number), &deployment);
+    }
+
+    /// What the API does for `rung continue`.
+    pub fn go_on(&mut self, app: &str) {
+        let mut deployment = self.deployment(app).clone();
+        deployment.rollout.get_or_insert_default().continued_by = Some("bob".into());
         self.put(keys::deployment(&deployment.app, deployment.number), &deployment);
     }
 
@@ -580,6 +614,16 @@ impl Scene {
         let service = ServiceName::new(service).unwrap();
         let backend = self.routes(app).and_then(|document| document.backends.get(&service));
         backend.map(|b| which(b).iter().map(|e| e.instance.to_string()).collect()).unwrap_or_default()
+    }
+
+    /// The part of the visitors of `shop` that the new release gets; `None` when there is nothing to share between.
+    pub fn share(&self) -> Option<Share> {
+        let web = ServiceName::new("web").unwrap();
+        Some(self.routes("shop")?.backends.get(&web)?.split.as_ref()?.share)
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.deployment("shop").rollout.as_ref().map(|rollout| rollout.stage).unwrap_or_default()
     }
 
     /// Assigned instances of an app, by id, with what shall become of them.

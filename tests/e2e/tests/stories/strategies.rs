@@ -1,0 +1,164 @@
+//! Releases that move over step by step, or all at once, and come back by themselves.
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use rung_e2e::{Load, Outcome, Rung, TestApp, eventually};
+use rung_model::rollout::{Stage, Verdict};
+use rung_model::{Deployment, Phase};
+
+/// Version 1 serves with two instances; what comes next goes by this `[deploy]`.
+fn deployed(name: &str, policy: &str) -> (Rung, TestApp) {
+    let rung = Rung::start();
+    let mut app = TestApp::new(name, 2);
+    app.sections.push(format!("[deploy]\n{policy}"));
+    rung.deploy(app.directory()).succeeds();
+    rung.wait_until_settled(name, "web", 2);
+    app.version = "2".into();
+    (rung, app)
+}
+
+/// Fifty requests a second.
+fn visitors(rung: &Rung, app: &TestApp) -> Load {
+    let host = format!("{}.localhost", app.name);
+    let load = Load::start_clients(rung.http(), &host, "/", 5, Duration::from_millis(100));
+    load.wait_for(20);
+    load
+}
+
+fn begin(rung: &Rung, app: &TestApp) -> Child {
+    let mut deploy = rung.cli_command(&["deploy", app.directory().to_str().expect("UTF-8")]);
+    deploy.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting rung deploy")
+}
+
+fn last(rung: &Rung, app: &str) -> Deployment {
+    rung.deployments(app).into_iter().max_by_key(|d| d.number).expect("the app was deployed")
+}
+
+fn wait_until_at(rung: &Rung, app: &str, step: u32, stage: Stage) {
+    eventually(&format!("the deployment is {stage:?} at step {step}"), || {
+        let deployment = last(rung, app);
+        let rollout = deployment.rollout.clone().unwrap_or_default();
+        if (rollout.step, rollout.stage) == (step, stage) { Ok(()) } else { Err(format!("{deployment:?}")) }
+    });
+}
+
+#[test]
+fn a_canary_that_fails_every_fifth_request_is_aborted_by_itself_and_says_by_which_numbers() {
+    let policy = "strategy = \"canary\"\nsteps = [\"5% 10m\", \"100%\"]\nabort_if = { error_rate = \"2%\" }";
+    let (rung, mut app) = deployed("canary", policy);
+    app.set("BE_FAILING", "20");
+    let load = visitors(&rung, &app);
+    let said = rung.deploy(app.directory()).ends_with(3).mentions("fails more often than v1");
+    let said = said.mentions("the limit is 2 %").mentions("at the same time");
+    load.wait_for(50);
+    let tally = load.stop();
+    let failed = tally.count(Outcome::ServerError(500));
+    assert_eq!(tally.lost(), failed, "more was lost than what version 2 failed by itself: {tally:?}");
+    let all = tally.answered() + failed;
+    assert!(failed * 50 <= all, "of {all} requests {failed} saw a fault of a canary of 5 %");
+    assert!(failed > 0, "{}", said.everything());
+    let deployment = last(&rung, "canary");
+    assert_eq!(deployment.phase, Phase::RolledBack);
+    let decision = deployment.rollout.expect("it had steps").decisions.pop().expect("it was decided");
+    assert_eq!(decision.verdict, Verdict::Abort);
+    assert!(decision.new.requests >= 20 && decision.new.errors >= 3, "{decision:?}");
+    assert!(decision.new.requests * 10 <= decision.old.requests, "5 % of the visitors were {decision:?}");
+    rung.wait_until_settled("canary", "web", 2);
+    assert!(rung.page("canary", "/").contains("version 1 "));
+}
+
+#[test]
+fn a_canary_waits_for_a_word_and_another_one_is_aborted() {
+    let (rung, mut app) = deployed("patience", "strategy = \"canary\"\nsteps = [\"50%\", \"100%\"]");
+    let load = visitors(&rung, &app);
+    let mut deploy = begin(&rung, &app);
+    wait_until_at(&rung, "patience", 0, Stage::AwaitingWord);
+    load.wait_for(100);
+    rung.cli(&["status", "--app", "patience"]).succeeds().mentions("rung continue");
+    rung.cli(&["continue", "--app", "patience"]).succeeds();
+    assert!(deploy.wait().expect("waiting for rung deploy").success(), "what was continued did not succeed");
+    assert!(rung.page("patience", "/").contains("version 2 "));
+    rung.cli(&["continue", "--app", "patience"])
+        .ends_with(1)
+        .mentions("no deployment of patience is going on");
+
+    app.version = "3".into();
+    let mut deploy = begin(&rung, &app);
+    wait_until_at(&rung, "patience", 0, Stage::AwaitingWord);
+    rung.cli(&["abort", "--app", "patience"]).succeeds();
+    assert_eq!(
+        deploy.wait().expect("waiting for rung deploy").code(),
+        Some(3),
+        "an aborted one is rolled back"
+    );
+    load.wait_for(50);
+    let tally = load.stop();
+    tally.assert_none_lost("a canary that was continued and one that was aborted");
+    assert!(tally.versions.contains("1") && tally.versions.contains("2"), "{:?}", tally.versions);
+    assert!(rung.page("patience", "/").contains("version 2 "));
+    rung.wait_until_settled("patience", "web", 2);
+}
+
+#[test]
+fn blue_and_green_change_places_and_back_without_a_start_or_a_lost_request() {
+    let (rung, app) = deployed("twins", "strategy = \"bluegreen\"\nkeep = \"5m\"");
+    let blue = rung.lives("twins");
+    let load = Load::start(rung.http(), "twins.localhost", "/");
+    load.wait_for(100);
+    rung.deploy(app.directory()).succeeds().mentions("stay for");
+    assert!(rung.page("twins", "/").contains("version 2 "));
+    let both = rung.lives("twins");
+    assert_eq!(both.len(), 4, "blue is not kept: {both:?}");
+    load.wait_for(100);
+    let said = rung.cli(&["rollback", "--app", "twins"]).succeeds();
+    assert!(rung.page("twins", "/").contains("version 1 "));
+    assert_eq!(rung.lives("twins"), both, "going back started or ended an instance; {}", said.everything());
+    assert!(blue.values().all(|life| life.goes_on()));
+    load.wait_for(100);
+    load.stop().assert_none_lost("a change of places and back");
+}
+
+#[test]
+fn a_canary_goes_on_where_it_was_after_kill_9_of_the_platform() {
+    let (mut rung, app) = deployed("lazarus", "strategy = \"canary\"\nsteps = [\"50% 12s\", \"100%\"]");
+    let load = visitors(&rung, &app);
+    let mut deploy = begin(&rung, &app);
+    wait_until_at(&rung, "lazarus", 0, Stage::Holding);
+    let lives = rung.lives("lazarus");
+    rung.kill_9();
+    load.wait_for(50);
+    rung.up(None, &[]);
+    wait_until_at(&rung, "lazarus", 0, Stage::Holding);
+    assert_eq!(rung.lives("lazarus"), lives, "the canary was started anew");
+    assert!(deploy.wait().expect("waiting for rung deploy").success(), "the canary did not go on");
+    assert!(rung.page("lazarus", "/").contains("version 2 "));
+    load.stop().assert_none_lost("kill -9 in the middle of a step");
+    assert_eq!(last(&rung, "lazarus").phase, Phase::Succeeded);
+}
+
+#[test]
+fn a_regression_after_success_reverts_by_itself() {
+    let policy = "abort_if = { error_rate = \"2%\" }\nwatch = \"10m\"";
+    let (rung, app) = deployed("regression", policy);
+    let load = visitors(&rung, &app);
+    rung.deploy(app.directory()).succeeds();
+    load.wait_for(50);
+    for _ in 0..8 {
+        // Balanced over both instances.
+        rung.get("regression", "/become?flag=BE_FAILING&value=50").expect("the application is told");
+    }
+    eventually("the release before it is back", || {
+        let deployment = last(&rung, "regression");
+        match (deployment.number.0, deployment.phase) {
+            (3, Phase::Succeeded) => Ok(()),
+            _ => Err(format!("{deployment:?}")),
+        }
+    });
+    let deployment = last(&rung, "regression");
+    assert_eq!(deployment.by, "rung");
+    assert!(deployment.timeline[0].message.contains("v2 fails too often"), "{:?}", deployment.timeline);
+    assert!(rung.page("regression", "/").contains("version 1 "));
+    let tally = load.stop();
+    assert_eq!(tally.lost(), tally.count(Outcome::ServerError(500)), "{tally:?}");
+}
