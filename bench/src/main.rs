@@ -3,9 +3,10 @@
 //! `first-rung` measures what the first rung promises (see `bench/RESULTS.md` for the last run) beside Docker Swarm.
 //! The application is this very program (`rung-bench serve`): it starts in about a millisecond, so that what is
 //! measured is the platform. `ingress` measures what a request costs in the ingress, beside other proxies. `releases`
-//! measures going back and jobs on time. Rounds are interleaved, medians are shown with their range, and what could not
-//! be measured is named.
+//! measures going back, canaries that are taken back, and jobs on time. Rounds are interleaved, medians are shown with
+//! their range, and what could not be measured is named.
 
+mod canary;
 mod containers;
 mod deploys;
 mod ingress;
@@ -44,7 +45,7 @@ enum What {
     FirstRung(FirstRung),
     /// What a request costs in the ingress, beside nginx, HAProxy and others
     Ingress(ingress::Arguments),
-    /// Rollbacks, and jobs on time
+    /// Rollbacks, canaries, and jobs on time
     Releases(releases::Arguments),
     /// The application that is deployed
     #[command(hide = true)]

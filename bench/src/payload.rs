@@ -25,14 +25,21 @@ impl Payload {
         let server = directory.path().join("server");
         let program = std::fs::copy(std::env::current_exe()?, &server)?;
         std::fs::write(directory.path().join("padding"), noise(SIZE.saturating_sub(program)))?;
-        let file = format!(
-            "app = {name:?}\n\n[services.web]\ncommand = \"exec ./server serve\"\ninstances = {instances}\n\
-             health = {{ path = \"/\" }}\n"
-        );
-        std::fs::write(directory.path().join("rung.toml"), file)?;
         let mut payload = Self { name: name.into(), version: 0, instances, directory };
+        payload.declare("")?;
         payload.next()?;
         Ok(payload)
+    }
+
+    /// Writes the app file, with more sections below the service.
+    pub fn declare(&mut self, sections: &str) -> anyhow::Result<()> {
+        let Self { name, instances, .. } = self;
+        let file = format!(
+            "app = {name:?}\n\n[services.web]\ncommand = \"exec ./server serve\"\ninstances = {instances}\n\
+             health = {{ path = \"/up\" }}\n\n{sections}"
+        );
+        std::fs::write(self.directory.path().join("rung.toml"), file)?;
+        Ok(())
     }
 
     /// Makes the next version.

@@ -1,14 +1,14 @@
-//! What the second rung promises: going back, and jobs on time, with no request lost meanwhile.
+//! What the second rung promises: going back, by itself too, and jobs on time, with no request lost meanwhile.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rung_e2e::{Load, Rung, Start};
+use rung_e2e::{Load, Rung, Start, Tally};
 
 use crate::payload::{self, Payload};
 use crate::sampler::Sampler;
 use crate::table::{Row, Table};
-use crate::{containers, machine, milliseconds, page, timed};
+use crate::{canary, containers, machine, milliseconds, page, timed};
 
 /// Few enough to leave the machine to what is measured, enough to notice a gap.
 const CLIENTS: usize = 2;
@@ -19,6 +19,9 @@ pub struct Arguments {
     /// How often a rollback is measured
     #[arg(long, default_value_t = 9)]
     rounds: usize,
+    /// How often a canary that fails is brought out
+    #[arg(long, default_value_t = 9)]
+    canaries: usize,
     /// How many jobs are due in the same second
     #[arg(long, default_value_t = 1000)]
     jobs: usize,
@@ -37,17 +40,37 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let rung = Rung::start_with(Start { binary: Some(binary.clone()), ..Start::default() });
     let mut app = Payload::new("shop", 2)?;
     crate::deploys::begin(&rung, &app)?;
-    let host = format!("{}.localhost", app.name);
-    let load = Load::start_clients(rung.http(), &host, "/", CLIENTS, BETWEEN);
+    let mut twins = Payload::new("twins", 2)?;
+    twins.declare("[deploy]\nstrategy = \"bluegreen\"\nkeep = \"10m\"\n")?;
+    crate::deploys::begin(&rung, &twins)?;
+    let loads = [&app, &twins].map(|app| {
+        let host = format!("{}.localhost", app.name);
+        Load::start_clients(rung.http(), &host, "/", CLIENTS, BETWEEN)
+    });
 
     let mut table = Table::with_notes(vec![format!(
         "The application's own start ({:.1} ms, the median of nine without any platform) is taken off rollbacks.",
         start.as_secs_f64() * 1000.0
     )]);
-    rollbacks(&rung, &mut app, arguments.rounds, start, &mut table)?;
+    let warm = rollbacks(&rung, &mut twins, arguments.rounds)?;
+    table.push(milliseconds(
+        "rollback, the old release's instances being kept warm: from the command to all traffic back",
+        "200 ms",
+        &warm,
+        &[],
+    ));
+    let cold = rollbacks(&rung, &mut app, arguments.rounds)?;
+    let cold: Vec<Duration> = cold.into_iter().map(|took| took.saturating_sub(start)).collect();
+    table.push(milliseconds(
+        "rollback, the old release's instances being gone: from the command to all traffic back",
+        "300 ms",
+        &cold,
+        &[],
+    ));
+    canary::measure(&rung, arguments.canaries, &mut table)?;
     timed::lone(&rung, arguments.runs, &mut table)?;
     timed::together(&rung, arguments.jobs, &mut table)?;
-    lost(load, &mut table);
+    lost(loads, &mut table);
     drop(rung);
     containers::deploys(&binary, arguments.rounds, &mut table)?;
 
@@ -58,50 +81,41 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From `rung rollback` to all answers by the release before; its instances are gone, so new ones start.
-fn rollbacks(
-    rung: &Rung,
-    app: &mut Payload,
-    rounds: usize,
-    start: Duration,
-    table: &mut Table,
-) -> anyhow::Result<()> {
+/// From `rung rollback` to all answers by the release before. Where its instances are gone, new ones start.
+fn rollbacks(rung: &Rung, app: &mut Payload, rounds: usize) -> anyhow::Result<Vec<Duration>> {
     let mut took = Vec::new();
     for round in 1..=rounds {
-        println!("rollback {round} of {rounds}");
+        println!("rollback {round} of {rounds} of {}", app.name);
         let before = app.spelled();
         app.next()?;
         rung.deploy(app.directory()).succeeds();
-        rung.wait_until_settled(&app.name, "web", app.instances);
         let sampler = Sampler::start(rung.http(), format!("{}.localhost", app.name));
-        sampler.current_pid();
+        sampler.all_on(&app.spelled());
         let began = Instant::now();
         rung.cli(&["rollback", "--app", &app.name]).succeeds();
-        took.push(sampler.all_on(&before).saturating_duration_since(began).saturating_sub(start));
+        took.push(sampler.all_on(&before).saturating_duration_since(began));
     }
-    table.push(milliseconds(
-        "rollback, the old release's instances being gone: from the command to all traffic back",
-        "300 ms",
-        &took,
-        &[],
-    ));
-    Ok(())
+    Ok(took)
 }
 
-fn lost(load: Load, table: &mut Table) {
-    let tally = load.stop();
-    let made: u64 = tally.outcomes.values().sum();
-    println!("{:?}\n{}", tally.outcomes, tally.troubles.join("\n"));
+fn lost(loads: impl IntoIterator<Item = Load>, table: &mut Table) {
+    let tallies: Vec<Tally> = loads.into_iter().map(Load::stop).collect();
+    let made: u64 = tallies.iter().flat_map(|tally| tally.outcomes.values()).sum();
+    for tally in &tallies {
+        println!("{:?}\n{}", tally.outcomes, tally.troubles.join("\n"));
+    }
+    let lost: u64 = tallies.iter().map(Tally::lost).sum();
+    let longest = tallies.iter().map(|tally| tally.longest).max().unwrap_or_default();
     table.push(Row {
         what: format!("requests lost of {made}, during all of this"),
         aim: "none".into(),
-        rung: tally.lost().to_string(),
+        rung: lost.to_string(),
         peer: String::new(),
         ratio: String::new(),
     });
     table.note(format!(
-        "The load is {CLIENTS} clients over kept connections with {} ms between two requests; the longest answer took {:.0} ms.",
+        "The load is {CLIENTS} clients on each of two apps, over kept connections, with {} ms between two requests; the longest answer took {:.0} ms.",
         BETWEEN.as_millis(),
-        tally.longest.as_secs_f64() * 1000.0
+        longest.as_secs_f64() * 1000.0
     ));
 }

@@ -1,5 +1,7 @@
 //! The application that is deployed: one thread a connection, says its version, ends when its requests are answered.
+//! With `FAILING=20` a fifth of its pages are errors, each drawn on its own; its health check is not.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -13,6 +15,7 @@ pub fn run() -> anyhow::Result<()> {
     let bind = std::env::var("BIND").unwrap_or_else(|_| "127.0.0.1".into());
     let port = std::env::var("PORT").unwrap_or_else(|_| "8000".into());
     let version = std::fs::read_to_string("version")?.trim().to_owned();
+    let failing = std::env::var("FAILING").map_or(Ok(0), |percent| percent.parse::<u64>())?;
     let listener = TcpListener::bind(format!("{bind}:{port}"))?;
     println!("version {version} listens on {}", listener.local_addr()?.port());
     let in_flight = Arc::new(AtomicUsize::new(0));
@@ -21,7 +24,7 @@ pub fn run() -> anyhow::Result<()> {
         for stream in listener.incoming().filter_map(Result::ok) {
             let (version, in_flight) = (version.clone(), counted.clone());
             // A client that goes away is its own affair.
-            std::thread::spawn(move || drop(answer(stream, &version, &in_flight)));
+            std::thread::spawn(move || drop(answer(stream, &version, failing, &in_flight)));
         }
     });
     wait_for(&signals);
@@ -31,19 +34,22 @@ pub fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn answer(stream: TcpStream, version: &str, in_flight: &AtomicUsize) -> std::io::Result<()> {
+/// `failing` is how many of a hundred pages are errors.
+fn answer(stream: TcpStream, version: &str, failing: u64, in_flight: &AtomicUsize) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     let body = format!("version {version}\n");
     let pid = std::process::id();
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Version: {version}\r\nX-Pid: {pid}\r\n\r\n",
-        body.len()
-    );
-    let whole = (head + &body).into_bytes();
+    let spelled = |status: &str| {
+        let length = body.len();
+        let head = format!("Content-Length: {length}\r\nX-Version: {version}\r\nX-Pid: {pid}\r\n\r\n");
+        format!("HTTP/1.1 {status}\r\n{head}{body}").into_bytes()
+    };
+    let (good, bad) = (spelled("200 OK"), spelled("500 Internal Server Error"));
     while reader.read_line(&mut line)? > 0 {
         let counted = Counted::new(in_flight);
+        let fails = failing > 0 && !line.starts_with("GET /up ") && draw() % 100 < failing;
         // The head's end; requests of the bench have no body.
         while line.trim_end() != "" {
             line.clear();
@@ -52,10 +58,15 @@ fn answer(stream: TcpStream, version: &str, in_flight: &AtomicUsize) -> std::io:
             }
         }
         line.clear();
-        reader.get_mut().write_all(&whole)?;
+        reader.get_mut().write_all(if fails { &bad } else { &good })?;
         drop(counted);
     }
     Ok(())
+}
+
+/// A number that nobody foresees: the standard library's maps are keyed by such.
+fn draw() -> u64 {
+    RandomState::new().hash_one(())
 }
 
 struct Counted<'a>(&'a AtomicUsize);

@@ -75,7 +75,7 @@ impl Counts {
         let mut counted = 0;
         self.times.iter().find_map(|(class, count)| {
             counted += count;
-            (rank > 0 && counted >= rank).then(|| class_begin(class + 1))
+            (rank > 0 && counted >= rank).then(|| class_begin(class.saturating_add(1)))
         })
     }
 

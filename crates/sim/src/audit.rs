@@ -1,14 +1,14 @@
 //! The invariants, asserted at every commit, every start of a process, every table and every request.
 
+mod jobs;
+mod rollouts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use rung_model::appfile::rollout::Strategy;
-use rung_model::rollout::{Stage, Verdict};
 use rung_model::{
     App, AppFile, AppName, AssignedInstance, Assignment, Deployment, Generation, InstanceId, InstanceState,
-    Intent, JobName, Observed, Phase, Release, RouteDocument, Run, RunId, RunState, ServiceName, keys,
+    Intent, Observed, Phase, Release, RouteDocument, Run, RunId, RunState, ServiceName, keys,
 };
 use rung_planner::World;
 use rung_planner::proxies::SILENT_AFTER;
@@ -16,7 +16,6 @@ use rung_store::{Op, Revision};
 use serde::de::DeserializeOwned;
 
 use crate::agenda::Life;
-use crate::apps::Behaviour;
 use crate::story::{Story, say};
 
 /// A stop that was planned while a proxy was silent is excused for so long after the proxy came back.
@@ -35,10 +34,8 @@ pub struct Audit {
     stopped: BTreeMap<InstanceId, bool>,
     /// Runs that were begun, with the revision that created their app's record.
     begun: BTreeSet<(RunId, Revision)>,
-    /// Scheduled times that have their record, with the revision that created their app's.
-    scheduled: BTreeSet<(AppName, JobName, Timestamp, Revision)>,
-    /// Since when a step of a deployment has been held.
-    held: BTreeMap<String, (u32, Duration)>,
+    times: jobs::Times,
+    steps: rollouts::Steps,
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> T {
@@ -98,6 +95,7 @@ impl Story {
                 "apps" => self.audit_app(by, old, new),
                 "deployments" => self.audit_deployment(key, old, new),
                 "runs" => self.audit_outcome(key, old, new),
+                "jobs" => self.audit_line(old, new),
                 "assign" => self.audit_assignment(old, new),
                 "routes" => self.audit_routes(revision, old, new),
                 "observed" => self.audit_report(old, new),
@@ -155,68 +153,6 @@ impl Story {
         }
         self.audit_step(key, &new);
         self.audit_verdict(key, &new);
-    }
-
-    /// A step of a canary is held for its time, whoever dies meanwhile, unless a person says that it shall end.
-    fn audit_step(&mut self, key: &str, new: &Deployment) {
-        let Some(rollout) = new.rollout.as_ref().filter(|_| new.phase == Phase::Rolling) else {
-            self.audit.held.remove(key);
-            return;
-        };
-        match rollout.stage {
-            Stage::Holding => {
-                let since = self.audit.held.entry(key.to_owned()).or_insert((rollout.step, self.now));
-                if since.0 != rollout.step {
-                    *since = (rollout.step, self.now);
-                }
-            }
-            Stage::Moving => {
-                let Some((step, since)) = self.audit.held.remove(key) else { return };
-                let by_word =
-                    rollout.decisions.last().is_some_and(|decision| decision.reason.ends_with("said so"));
-                let release =
-                    new.release.and_then(|number| self.store.get(&keys::release(&new.app, number)).value);
-                let Some(release) = release.map(|held| parse::<Release>(&held.value)) else { return };
-                let Strategy::Canary { steps } = &release.file.deploy.rollout.strategy else { return };
-                let time = steps.get(step as usize).and_then(|step| step.time).unwrap_or_default();
-                // Between a plan and its commit some milliseconds pass, or seconds when messages are slow.
-                let held = self.now - since + Duration::from_secs(2);
-                if !by_word && held < time {
-                    self.fail(format!("step {step} of {key} was held for {held:?} instead of {time:?}"));
-                }
-            }
-            Stage::AwaitingWord | Stage::AwaitingTraffic => {}
-        }
-    }
-
-    /// A release that never fails is not taken back for failing.
-    fn audit_verdict(&mut self, key: &str, new: &Deployment) {
-        let Some(decision) = new.rollout.as_ref().and_then(|rollout| rollout.decisions.last()) else {
-            return;
-        };
-        let is_for_numbers =
-            decision.verdict == Verdict::Abort && decision.reason.contains("fails more often");
-        if new.phase != Phase::Reverting || !is_for_numbers {
-            return;
-        }
-        self.summary.aborts += 1;
-        let release = new.release.and_then(|number| self.store.get(&keys::release(&new.app, number)).value);
-        let Some(release) = release.map(|held| parse::<Release>(&held.value)) else { return };
-        let mut services = release.file.services.values();
-        if services.all(|service| Behaviour::of(service.command.as_deref().unwrap_or_default()).errs == 0) {
-            self.fail(format!("{key} was aborted although it never fails: {}", decision.reason));
-        }
-    }
-
-    /// Invariant 5: a scheduled time has one record, whatever the clock does.
-    fn audit_schedule(&mut self, new: &Run) {
-        let Some(of) = new.of_job() else { return };
-        let Some(time) = of.scheduled.filter(|_| of.attempt == 1) else { return };
-        let created = self.store.get(&keys::app(&new.app)).value.map_or(0, |held| held.created);
-        self.summary.scheduled += 1;
-        if !self.audit.scheduled.insert((new.app.clone(), of.job.clone(), time, created)) {
-            self.fail(format!("{time} of {}/{} has a second record", new.app, of.job));
-        }
     }
 
     fn audit_outcome(&mut self, key: &str, old: Option<&[u8]>, new: Option<&[u8]>) {
@@ -286,6 +222,9 @@ impl Story {
         let is = new.as_ref().map(endpoints).unwrap_or_default();
         let generation = Generation::new(self.store.epoch(), revision);
         say!(self, "routed: {was:?} -> {is:?}");
+        if let Some(new) = &new {
+            self.audit_shares(new);
+        }
         for id in &is {
             self.audit.unrouted.remove(*id);
         }

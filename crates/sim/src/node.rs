@@ -105,6 +105,9 @@ impl Story {
         if self.wiring == Wiring::LosesTheLedger {
             self.machine.ledger.clear();
         }
+        if self.wiring == Wiring::LosesRuns {
+            self.machine.runs.clear();
+        }
         let converge = Some(Converge::new(self.node.clone(), started));
         self.machine.agent = Agent { life, converge, ..Agent::default() };
         say!(self, "agent {} starts", life.0);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rung_agent::converge;
 use rung_control::reconcile::{Effect, Event, PollId, Reconcile};
 use rung_model::traffic::Counts;
@@ -26,6 +27,9 @@ pub struct Server {
     /// `None`: it is not running.
     pub reconcile: Option<Reconcile>,
     began: Duration,
+    began_by_the_wall: Timestamp,
+    /// What passed since then by that clock, as far as it went forward.
+    by_the_wall: Duration,
     watching_from: Option<Revision>,
     listing: Option<Listing>,
     next_tick: Option<Duration>,
@@ -76,7 +80,17 @@ impl Story {
     }
 
     pub fn server_clock(&self) -> Clock {
-        Clock { elapsed: self.now.saturating_sub(self.server.began), wall: self.wall() }
+        let elapsed = match self.wiring {
+            Wiring::MeasuresByTheWall => self.server.by_the_wall,
+            _ => self.now.saturating_sub(self.server.began),
+        };
+        Clock { elapsed, wall: self.wall() }
+    }
+
+    /// Reads the clock that people set, for a shell that takes it for the time that passes.
+    fn look_at_the_wall(&mut self) {
+        let since = self.wall().duration_since(self.server.began_by_the_wall);
+        self.server.by_the_wall = self.server.by_the_wall.max(Duration::try_from(since).unwrap_or_default());
     }
 
     // Its life.
@@ -101,6 +115,7 @@ impl Story {
             life: Life(self.server.life.0 + 1),
             reconcile: Some(Reconcile::new(self.store.epoch(), fence)),
             began: self.now,
+            began_by_the_wall: self.wall(),
             polls: self.server.polls,
             ..Server::default()
         };
@@ -130,6 +145,7 @@ impl Story {
     // The machine.
 
     pub fn step_server(&mut self, event: Event) {
+        self.look_at_the_wall();
         let clock = self.server_clock();
         let Some(reconcile) = &mut self.server.reconcile else { return };
         let effects = reconcile.step(event, clock);
@@ -157,10 +173,10 @@ impl Story {
             }
             Effect::List => self.list(),
             Effect::WakeAt(at) => {
-                let at = self.server.began + at;
+                let at = self.now + at.saturating_sub(self.server_clock().elapsed);
                 if self.server.next_tick != Some(at) {
                     self.server.next_tick = Some(at);
-                    self.agenda.at(at.max(self.now), Happening::ServerTick(self.server.life));
+                    self.agenda.at(at, Happening::ServerTick(self.server.life));
                 }
             }
             Effect::Undecodable(what) => self.fail(format!("a stored document can't be read: {what}")),
@@ -243,6 +259,9 @@ impl Story {
     }
 
     fn apply(&mut self, by: Option<Life>, guards: &[Guard], ops: Vec<Op>) -> Txn {
+        if self.wiring == Wiring::TearsTransactions && ops.len() > 1 {
+            return self.apply_torn(by, guards, ops);
+        }
         let before: Vec<(String, Option<Vec<u8>>)> = ops
             .iter()
             .map(|op| match op {
@@ -272,6 +291,20 @@ impl Story {
                 self.between_ms(0, 3)
             };
             self.after(delay, Happening::WatchReady(self.server.life));
+        }
+        outcome
+    }
+
+    /// Each part on its own, the last one first, and all others unguarded.
+    fn apply_torn(&mut self, by: Option<Life>, guards: &[Guard], ops: Vec<Op>) -> Txn {
+        let mut guards = guards;
+        let mut outcome = Txn::Unknown;
+        for op in ops.into_iter().rev() {
+            outcome = self.apply(by, guards, vec![op]);
+            if !matches!(outcome, Txn::Committed(_)) {
+                break;
+            }
+            guards = &[];
         }
         outcome
     }

@@ -19,16 +19,25 @@ pub enum Wiring {
     /// The proxy's shell counts the requests of one release as the other's, so that a release that is fine is taken back
     /// for the faults of the one before it.
     MixesCohorts,
+    /// The server's shell takes the time that passes from a clock that people set.
+    MeasuresByTheWall,
+    /// The agent's shell forgets which runs an earlier agent began.
+    LosesRuns,
+    /// The store's shell writes the parts of a transaction one after the other.
+    TearsTransactions,
 }
 
 impl Wiring {
     /// Every planted mistake.
-    pub const MISTAKES: [Self; 6] = [
+    pub const MISTAKES: [Self; 9] = [
         Self::AcknowledgesForTheProxy,
         Self::AppliesLateAnswers,
         Self::ReportsOnce,
         Self::LosesTheLedger,
         Self::AnswersBeforeTheStore,
         Self::MixesCohorts,
+        Self::MeasuresByTheWall,
+        Self::LosesRuns,
+        Self::TearsTransactions,
     ];
 }

@@ -84,3 +84,18 @@ fn planted_mistakes_are_found() {
         assert!(failure.trace.len() > 10, "the failure comes without its story");
     }
 }
+
+/// Of what was planted for them, rollouts and runs show just what it breaks.
+#[test]
+fn mistakes_about_rollouts_and_runs_break_what_they_are_about() {
+    for (mistake, words) in [
+        (Wiring::MixesCohorts, "although it never fails"),
+        (Wiring::MeasuresByTheWall, "was held for"),
+        (Wiring::LosesRuns, "is started twice"),
+        (Wiring::TearsTransactions, "counts as handled and has no record"),
+    ] {
+        let failures = (0..2000).filter_map(|seed| run(seed, mistake).err());
+        let found = failures.map(|failure| failure.what).find(|what| what.contains(words));
+        println!("{mistake:?}: {}", found.unwrap_or_else(|| panic!("{mistake:?} never breaks {words:?}")));
+    }
+}

@@ -129,9 +129,9 @@ pub const STEPS_MAX: usize = 20;
 /// Of `batch`; a service has at most a thousand instances.
 pub const BATCH_BOUNDS: RangeInclusive<i64> = 1..=1000;
 
-/// Below it every error is a large part of the whole. With it a release that fails every fifth request is found out
-/// within some tens of requests.
-pub const ABORT_REQUESTS: u64 = 20;
+/// Nobody should be taken back for the errors of three requests, however convincing they are. With ten, a release that
+/// fails every fifth request is found out within ten seconds at 50 requests a second and a share of 5 %.
+pub const ABORT_REQUESTS: u64 = 10;
 
 /// Of `abort_if.requests`.
 pub const ABORT_REQUESTS_BOUNDS: RangeInclusive<i64> = 1..=1_000_000;

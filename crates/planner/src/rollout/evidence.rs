@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: AbortIf = AbortIf { error_rate: Some(Share(200)), p95: None, requests: 20 };
+    const LIMITS: AbortIf = AbortIf { error_rate: Some(Share(200)), p95: None, requests: 10 };
 
     /// A generator that needs no crate: the tests must tell the same story each time.
     struct Dice(u64);
@@ -159,10 +159,12 @@ mod tests {
     /// After how many seconds it is taken for a fact; `None`: not within them.
     fn convinced(dice: &mut Dice, seconds: u64, new: (u64, f64), old: (u64, f64)) -> Option<u64> {
         let mut evidence = Evidence::default();
+        let mut seen = 0;
         (1..=seconds).find(|_| {
             let (new, old) = (dice.second(new.0, new.1), dice.second(old.0, old.1));
             weigh(&mut evidence, &LIMITS, &new, &old);
-            errors_are_convincing(&evidence)
+            seen += new.requests;
+            seen >= LIMITS.requests && errors_are_convincing(&evidence)
         })
     }
 
@@ -173,7 +175,8 @@ mod tests {
             .map(|_| convinced(&mut dice, 120, (3, 0.2), (47, 0.0)).expect("it was not found in two minutes"))
             .collect();
         seconds.sort_unstable();
-        assert!(seconds[250] <= 8, "half of them took more than {} s", seconds[250]);
+        assert!(seconds[250] <= 7, "half of them took more than {} s", seconds[250]);
+        assert!(seconds[350] <= 10, "three of ten took more than {} s", seconds[350]);
         assert!(seconds[475] <= 20, "one in twenty took more than {} s", seconds[475]);
     }
 

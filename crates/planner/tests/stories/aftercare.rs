@@ -12,7 +12,7 @@ const FAST: Duration = Duration::from_millis(20);
 
 fn watched() -> AppFile {
     let mut file = app("shop", "good", 2);
-    file.deploy.rollout.abort_if = Some(AbortIf { error_rate: Some(Share(200)), p95: None, requests: 20 });
+    file.deploy.rollout.abort_if = Some(AbortIf { error_rate: Some(Share(200)), p95: None, requests: 10 });
     file.deploy.rollout.watch = Duration::from_secs(60);
     file
 }

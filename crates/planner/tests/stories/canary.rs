@@ -112,12 +112,12 @@ fn an_outage_that_both_go_through_is_not_the_new_one_s_fault() {
 #[test]
 fn too_few_requests_decide_nothing() {
     let mut scene = standing(2, &["5% 5m", "100%"]);
-    for _ in 0..19 {
+    for _ in 0..9 {
         second(&mut scene, 1, 1);
     }
-    assert_eq!(scene.phase("shop"), Phase::Rolling, "19 requests decided: {}", scene.trouble("shop"));
+    assert_eq!(scene.phase("shop"), Phase::Rolling, "9 requests decided: {}", scene.trouble("shop"));
     second(&mut scene, 1, 1);
-    assert_ne!(scene.phase("shop"), Phase::Rolling, "20 failures of 20 decided nothing");
+    assert_ne!(scene.phase("shop"), Phase::Rolling, "10 failures of 10 decided nothing");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_canary_without_traffic_does_what_the_file_says_and_says_so() {
         assert_eq!(scene.phase("shop"), end, "{policy:?}: {}", scene.trouble("shop"));
         let timeline = &scene.deployment("shop").timeline;
         assert!(scene.says("shop", words), "{policy:?} does not say {words:?}: {timeline:#?}");
-        assert!(scene.says("shop", "got 0 requests; 20 are needed"), "{policy:?}: {timeline:#?}");
+        assert!(scene.says("shop", "got 0 requests; 10 are needed"), "{policy:?}: {timeline:#?}");
     }
 }
 

@@ -92,7 +92,7 @@ pub fn canary(file: &mut AppFile, steps: &[&str]) {
         abort_if: Some(AbortIf {
             error_rate: Some(Share(200)),
             p95: Some(Duration::from_millis(800)),
-            requests: 20,
+            requests: 10,
         }),
         wait_at_most: Duration::from_secs(120),
         ..RolloutPolicy::default()
