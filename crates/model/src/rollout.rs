@@ -55,7 +55,7 @@ pub enum Stage {
     AwaitingTraffic,
 }
 
-/// How strongly the counts speak against the new release; see `docs/decisions/0019-judging-a-canary.md`.
+/// How strongly the counts speak against the new release; see `docs/decisions/0030-judging-a-canary.md`.
 ///
 /// Natural logarithms of betting gains, one for each assumed size of the effect; empty: nothing was counted yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -164,7 +164,7 @@ fn answers_of_the_application_count_by_status_and_time() {
     let old = Application::answering("a-1", |_| b"old".to_vec());
     let new = Application::start("a-2", |connection| {
         while connection.request().is_some() {
-            std::thread::sleep(Duration::from_millis(60));
+            std::thread::sleep(Duration::from_millis(60)); // tidy: an answer that takes its time
             let failed = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
             if connection.write(failed).is_err() {
                 return;

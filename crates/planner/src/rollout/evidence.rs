@@ -3,7 +3,7 @@
 //! Each test is a bet against "the release is fine" at fair odds: a gambler who begins with 1 and bets on every second's
 //! counts multiplies his money by [`CONVINCING`] with a chance of at most one in so many while the release is fine,
 //! over all looks together (Ville's inequality). Bets are placed on several sizes of the effect at once; the gain is
-//! their mean. The reasons are in `docs/decisions/0019-judging-a-canary.md`.
+//! their mean. The reasons are in `docs/decisions/0030-judging-a-canary.md`.
 
 use std::time::Duration;
 
