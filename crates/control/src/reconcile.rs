@@ -216,7 +216,8 @@ impl Reconcile {
     /// What would be done first, in words.
     pub fn preview(&self, clock: Clock) -> Vec<String> {
         let proxies = self.all_proxies();
-        let input = Input { world: &self.world, proxies: &proxies, liveness: &self.liveness, clock };
+        let (world, liveness, traffic) = (&self.world, &self.liveness, &self.traffic);
+        let input = Input { world, proxies: &proxies, liveness, traffic, clock };
         let plan = plan(input, &mut self.progress.clone());
         plan.steps.into_iter().map(|step| step.why).collect()
     }
