@@ -302,14 +302,14 @@ pub struct ProxyDocuments {
 }
 
 /// `POST /v1/proxies/{proxy}/traffic`: what a process of a proxy has counted since it began, of apps that are measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProxyTraffic {
     /// Tells the process from others under the same name.
     pub life: u64,
     pub cohorts: Vec<CohortTraffic>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CohortTraffic {
     pub app: AppName,
     pub cohort: DeploymentNumber,

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::quorum::Frozen;
 use crate::served::{self, Served};
-use rung_api::wire::ProxyDocuments;
+use rung_api::wire::{CohortTraffic, ProxyDocuments, ProxyTraffic};
 use rung_model::traffic::Counts;
 use rung_model::{AppName, DeploymentNumber, Generation, InstanceId, NodeId, keys};
 use rung_planner::{
@@ -232,12 +232,33 @@ impl Reconcile {
         match served {
             Some(served) => {
                 let nodes = served.nodes.clone();
+                for (proxy, counted) in &served.traffic {
+                    let cohorts = counted.cohorts.iter().cloned();
+                    let cohorts = cohorts.map(|counted| (counted.app, counted.cohort, counted.counts));
+                    self.traffic.hear_from_afar(&format!("{server}/{proxy}"), counted.life, cohorts);
+                }
                 let proxies = served.into_proxies(server).collect();
                 self.elsewhere.insert(key.to_owned(), Elsewhere { nodes, proxies });
             }
             None => drop(self.elsewhere.remove(key)),
         }
         self.is_dirty = true;
+    }
+
+    /// What the proxies here counted, for the server that plans.
+    pub(crate) fn traffic_to_pass_on(&self) -> BTreeMap<String, ProxyTraffic> {
+        if self.leads() {
+            return BTreeMap::new();
+        }
+        // What was passed on by others is theirs to tell.
+        let own = self.traffic.reports(|app| self.world.is_judged(app)).into_iter();
+        let own = own.filter(|(proxy, _)| self.proxies.0.contains_key(proxy));
+        let told = own.map(|(proxy, report)| {
+            let cohorts = report.cohorts.into_iter();
+            let cohorts = cohorts.map(|(app, cohort, counts)| CohortTraffic { app, cohort, counts });
+            (proxy, ProxyTraffic { life: report.life, cohorts: cohorts.collect() })
+        });
+        told.collect()
     }
 
     /// Those that poll here, and those that poll other servers.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rung_api::wire::ProxyTraffic;
 use rung_model::{Generation, InstanceId, NodeId, keys};
 use rung_planner::{Proxies, Proxy};
 use rung_store::{LeaseId, Op, StoreError, Txn};
@@ -33,6 +34,9 @@ pub struct Served {
     #[serde(default)]
     pub nodes: Vec<NodeId>,
     pub proxies: BTreeMap<String, ServedProxy>,
+    /// What they counted of apps whose releases are being judged; nothing where the server itself plans.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub traffic: BTreeMap<String, ProxyTraffic>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +60,7 @@ impl Served {
                 proxy.draining.iter().filter(|(_, count)| **count > 0).map(|(id, _)| id.clone()).collect();
             (name.clone(), ServedProxy { acknowledged: proxy.acknowledged, busy })
         });
-        Self { nodes: Vec::new(), proxies: told.collect() }
+        Self { nodes: Vec::new(), proxies: told.collect(), traffic: BTreeMap::new() }
     }
 
     /// For the planner, under names that no proxy of another server has.
@@ -88,7 +92,10 @@ pub(crate) async fn tell(control: Control) {
         if lease.is_none() {
             told = None;
         }
-        let mut served = control.read_loop(|reconcile| Served::of(reconcile.proxies(), now));
+        let mut served = control.read_loop(|reconcile| Served {
+            traffic: reconcile.traffic_to_pass_on(),
+            ..Served::of(reconcile.proxies(), now)
+        });
         served.nodes = control.heard_lately();
         if let Some((lease, _)) = lease
             && told.as_ref() != Some(&served)

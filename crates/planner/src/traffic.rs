@@ -13,6 +13,13 @@ pub struct Traffic {
     reported: BTreeMap<String, Reported>,
 }
 
+/// What a process of a proxy has counted since it began: totals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub life: u64,
+    pub cohorts: Vec<(AppName, DeploymentNumber, Counts)>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Reported {
     life: u64,
@@ -55,6 +62,36 @@ impl Traffic {
         is_news
     }
 
+    /// The same of a report that another server passes on. It holds only apps that are being judged: what had been counted
+    /// of a cohort before it was passed on for the first time is not counted here.
+    pub fn hear_from_afar(
+        &mut self,
+        proxy: &str,
+        life: u64,
+        counts: impl IntoIterator<Item = (AppName, DeploymentNumber, Counts)>,
+    ) -> bool {
+        let counts: Vec<_> = counts.into_iter().collect();
+        if let Some(known) = self.reported.get_mut(proxy).filter(|known| known.life == life) {
+            for (app, cohort, counts) in &counts {
+                known.counts.entry((app.clone(), *cohort)).or_insert_with(|| counts.clone());
+            }
+        }
+        self.hear(proxy, life, counts)
+    }
+
+    /// The last report of each process of a proxy, to be passed on, as far as it is about apps that are asked for.
+    pub fn reports(&self, is_asked_for: impl Fn(&AppName) -> bool) -> BTreeMap<String, Report> {
+        let of_asked = |reported: &Reported| -> Vec<_> {
+            let asked = reported.counts.iter().filter(|((app, _), _)| is_asked_for(app));
+            asked.map(|((app, cohort), counts)| (app.clone(), *cohort, counts.clone())).collect()
+        };
+        let reports = self.reported.iter().map(|(proxy, reported)| {
+            let report = Report { life: reported.life, cohorts: of_asked(reported) };
+            (proxy.clone(), report)
+        });
+        reports.filter(|(_, report)| !report.cohorts.is_empty()).collect()
+    }
+
     /// Forgets cohorts that nobody asks for any more.
     pub fn retain(&mut self, is_known: impl Fn(&AppName, DeploymentNumber) -> bool) {
         self.totals.retain(|(app, cohort), _| is_known(app, *cohort));
@@ -87,5 +124,24 @@ mod tests {
         traffic.hear("a", 2, report(0));
         traffic.hear("a", 2, report(7));
         assert_eq!(seen(&traffic), 17, "a proxy that began anew took something back");
+    }
+    #[test]
+    fn what_another_server_passes_on_counts_from_its_first_word_on() {
+        let (mut there, mut here) = (Traffic::default(), Traffic::default());
+        let shop = AppName::new("shop").unwrap();
+        let pass_on = |there: &Traffic, here: &mut Traffic| {
+            for (proxy, report) in there.reports(|app| *app == shop) {
+                here.hear_from_afar(&proxy, report.life, report.cohorts);
+            }
+        };
+        there.hear("a", 1, []);
+        pass_on(&there, &mut here);
+        assert!(there.reports(|_| true).is_empty(), "a report of nothing is passed on");
+        there.hear("a", 1, report(100));
+        pass_on(&there, &mut here);
+        there.hear("a", 1, report(130));
+        pass_on(&there, &mut here);
+        pass_on(&there, &mut here);
+        assert_eq!(here.of(&shop, DeploymentNumber(2)).requests, 30);
     }
 }

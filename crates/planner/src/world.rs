@@ -181,12 +181,16 @@ impl World {
 
     /// Whether a release is being judged by its traffic.
     pub fn is_judging(&self) -> bool {
-        self.apps.iter().any(|(name, app)| {
-            let live = app.value.live.and_then(|live| self.deployment(name, live));
-            let aftercare = live.and_then(|deployment| deployment.aftercare.as_ref());
-            aftercare.is_some_and(|aftercare| aftercare.watch.is_some())
-                || self.active_deployment(name).is_some_and(|active| active.rollout.is_some())
-        })
+        self.apps.keys().any(|app| self.is_judged(app))
+    }
+
+    /// Whether the app has such a release.
+    pub fn is_judged(&self, app: &AppName) -> bool {
+        let live = self.apps.get(app).and_then(|held| held.value.live);
+        let live = live.and_then(|live| self.deployment(app, live));
+        let aftercare = live.and_then(|deployment| deployment.aftercare.as_ref());
+        aftercare.is_some_and(|aftercare| aftercare.watch.is_some())
+            || self.active_deployment(app).is_some_and(|active| active.rollout.is_some())
     }
 
     /// The revision of whatever is held under a key.
