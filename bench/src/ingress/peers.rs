@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use rung_model::{
-    AppName, Backend, DeploymentNumber, Endpoint, Generation, InstanceId, ReleaseNumber, RouteDocument,
-    RouteRule, ServiceName,
+    AppName, Backend, DeploymentNumber, Endpoint, Generation, InstanceId, ReleaseNumber, Route,
+    RouteDocument, ServiceName,
 };
 use tempfile::TempDir;
 
@@ -224,12 +224,13 @@ fn prepare_rung(
         split: None,
     };
     let document = RouteDocument {
-        app: AppName::new("bench")?,
         generation: Generation::new(1, 1),
-        hosts: vec!["bench.localhost".to_owned()],
-        rules: vec![RouteRule { path: "/*".to_owned(), service: web.clone() }],
-        backends: [(web, backend)].into(),
-        measured: false,
+        ..RouteDocument::new(
+            AppName::new("bench")?,
+            vec!["bench.localhost".to_owned()],
+            vec![Route::to_service("/*", web.clone())],
+            [(web, backend)].into(),
+        )
     };
     let documents = directory.join("documents");
     std::fs::create_dir_all(&documents)?;

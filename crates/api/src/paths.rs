@@ -23,6 +23,7 @@ pub const COMMIT: &str = "/v1/apps/{app}/commits/{commit}";
 pub const ROLLBACK: &str = "/v1/apps/{app}/rollback";
 pub const RESTART: &str = "/v1/apps/{app}/restart";
 pub const SCALE: &str = "/v1/apps/{app}/scale";
+pub const MAINTENANCE: &str = "/v1/apps/{app}/maintenance";
 pub const CONFIG: &str = "/v1/apps/{app}/config";
 pub const SECRETS: &str = "/v1/apps/{app}/secrets";
 pub const SECRETS_GENERATE: &str = "/v1/apps/{app}/secrets/generate";

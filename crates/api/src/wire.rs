@@ -20,6 +20,7 @@ use rung_model::job::Paused;
 use rung_model::node::IsolationFact;
 use rung_model::observed::InstanceState;
 use rung_model::release::Origin;
+use rung_model::route::Maintenance;
 use rung_model::routes::RouteDocument;
 use rung_model::run::{Run, Terminal};
 use rung_model::schedule::{Schedule, Zone};
@@ -100,6 +101,13 @@ pub struct RestartRequest {
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ScaleRequest {
     pub services: BTreeMap<ServiceName, u32>,
+    pub by: String,
+}
+
+/// `PUT …/maintenance`.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MaintenanceRequest {
+    pub maintenance: Maintenance,
     pub by: String,
 }
 

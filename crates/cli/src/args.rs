@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod maintenance;
 mod secret;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ pub use access::{LoginArgs, TokenCommand, TokenCreateArgs};
 pub use audit::{AuditArgs, AuditCommand};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+pub use maintenance::MaintenanceArgs;
 use rung_api::join::JoinToken;
 use rung_model::{
     AppName, DeploymentNumber, EnvironmentName, InstanceId, JobName, NodeId, NodeRole, ReleaseCommand,
@@ -256,6 +258,8 @@ pub enum Verb {
     Scale(ScaleArgs),
     /// Replace every instance with a fresh one, without losing a request
     Restart(WaitArgs),
+    /// Answer every request with a maintenance page, or with the app again
+    Maintenance(MaintenanceArgs),
     /// List releases, or show one: where it comes from, what brought it, and its build's and release command's logs
     Releases(ReleasesArgs),
     /// Show what one release has otherwise than another: files, app file, config, secrets by version

@@ -11,6 +11,7 @@ mod git;
 mod job;
 mod login;
 mod logs;
+mod maintenance;
 mod node;
 mod read;
 mod releases;
@@ -94,6 +95,7 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Logs(args) => logs::logs(session, args).await,
         Verb::Scale(args) => scale::scale(session, args).await,
         Verb::Restart(args) => change::restart(session, &args).await,
+        Verb::Maintenance(args) => maintenance::maintenance(session, &args).await,
         Verb::Releases(args) => releases::releases(session, &args).await,
         Verb::Diff(args) => releases::diff(session, &args).await,
         Verb::Promote(args) => deploy::promote(session, args).await,

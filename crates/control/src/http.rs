@@ -16,6 +16,7 @@ mod git;
 mod guard;
 mod jobs;
 mod join;
+mod maintenance;
 mod nodes;
 mod openapi;
 mod releases;
@@ -282,6 +283,13 @@ fn people() -> Described {
             apps::scale,
             says(DEPLOY, "Change counts of instances")
                 .takes::<wire::ScaleRequest>()
+                .answers::<wire::AppStatus>(),
+        )
+        .put(
+            paths::MAINTENANCE,
+            maintenance::maintenance,
+            says(DEPLOY, "Answer with the maintenance page, or with the app again")
+                .takes::<wire::MaintenanceRequest>()
                 .answers::<wire::AppStatus>(),
         )
         .get(paths::CONFIG, settings::config, says(VIEW, "Config").answers::<BTreeMap<String, String>>())

@@ -31,6 +31,7 @@ pub mod served;
 pub mod shared;
 pub mod status;
 pub mod trees;
+mod verifiers;
 
 use std::path::PathBuf;
 

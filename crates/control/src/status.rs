@@ -9,6 +9,7 @@ use rung_api::wire::{
 };
 use rung_model::duration::in_words;
 use rung_model::rollout::Stage;
+use rung_model::route::Maintenance;
 use rung_model::{
     App, AppName, AssignedInstance, Deployment, Digest, InstanceId, InstanceState, Intent, NodeId, NodeRole,
     Outcome, Phase, Release, ReleaseNumber, RouteDocument, ServiceName,
@@ -35,6 +36,11 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
         problems.push(format!("run {} can't be placed yet ({})", waiting.run, reasons(&waiting.reasons)));
     }
     problems.extend(on_lost_nodes(reconcile, app));
+    if record.maintenance == Maintenance::On {
+        problems.push(
+            "every request is answered with the maintenance page (`rung maintenance off` ends it)".to_owned(),
+        );
+    }
     if reconcile.liveness().is_braked() {
         problems.push(
             "most nodes were not heard of for a while: nothing is moved until they are back or are removed \

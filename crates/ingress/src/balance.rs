@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rung_api::wire::CohortTraffic;
+use rung_model::route::Rate;
 use rung_model::{AppName, DeploymentNumber, InstanceId};
 use tokio::sync::Notify;
 
 use crate::clock::now_ms;
+use crate::limiter::Limiter;
 use crate::traffic::CohortCounts;
 use crate::upstream::Relay;
 
@@ -127,6 +129,8 @@ pub(crate) struct ServiceLoad {
 pub(crate) struct Registry {
     instances: HashMap<InstanceId, Arc<InstanceLoad>>,
     services: HashMap<(String, String), Arc<ServiceLoad>>,
+    /// By what they limit and how.
+    limiters: HashMap<String, Arc<Limiter>>,
     /// Of apps that are measured.
     cohorts: BTreeMap<(AppName, DeploymentNumber), Arc<CohortCounts>>,
     next_instance: u64,
@@ -140,6 +144,7 @@ impl Registry {
         Self {
             instances: HashMap::new(),
             services: HashMap::new(),
+            limiters: HashMap::new(),
             cohorts: BTreeMap::new(),
             next_instance: 0,
             next_service: 0,
@@ -191,6 +196,16 @@ impl Registry {
         self.next_service += 1;
         self.services.insert(key, load.clone());
         load
+    }
+
+    /// The buckets of a limit, which a change of other things leaves as they are.
+    pub(crate) fn limiter(&mut self, name: String, rate: Rate) -> Arc<Limiter> {
+        self.limiters.entry(name).or_insert_with(|| Arc::new(Limiter::new(rate))).clone()
+    }
+
+    /// Forgets the limits that no table has any more.
+    pub(crate) fn retain_limiters(&mut self) {
+        self.limiters.retain(|_, limiter| Arc::strong_count(limiter) > 1);
     }
 
     /// The counts of a cohort.

@@ -1,6 +1,7 @@
 //! The answers that Rung gives itself: plain, helpful, and honest about who failed.
 
 use rung_model::Absence;
+use rung_model::route::Pages;
 
 use crate::head::{Request, push, push_number};
 use crate::response::ClientConnection;
@@ -27,6 +28,14 @@ pub(crate) enum Failure {
     BadResponse(&'static str),
     ResponseTimeout,
     Overloaded,
+    Maintenance,
+    /// The route is not for this address.
+    Forbidden,
+    /// No key or password, or one that is not known.
+    Unauthorized,
+    RateLimited,
+    BodyTooLarge,
+    HeadTooLarge,
 }
 
 enum Side {
@@ -43,9 +52,17 @@ impl Failure {
             Self::NeedsHttp2 => 426,
             Self::NeedsHttp1 => 501,
             Self::NoRoute => 404,
-            Self::NotReady | Self::NoInstance(_) | Self::HoldFull | Self::HeldTooLong | Self::Overloaded => {
-                503
-            }
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::BodyTooLarge => 413,
+            Self::RateLimited => 429,
+            Self::HeadTooLarge => 431,
+            Self::NotReady
+            | Self::NoInstance(_)
+            | Self::HoldFull
+            | Self::HeldTooLong
+            | Self::Overloaded
+            | Self::Maintenance => 503,
             Self::ConnectFailed | Self::ConnectionLost | Self::BadResponse(_) => 502,
             Self::ResponseTimeout => 504,
         }
@@ -68,20 +85,33 @@ impl Failure {
             Self::BadResponse(_) => "bad_response",
             Self::ResponseTimeout => "response_timeout",
             Self::Overloaded => "overloaded",
+            Self::Maintenance => "maintenance",
+            Self::Forbidden => "forbidden",
+            Self::Unauthorized => "unauthorized",
+            Self::RateLimited => "rate_limited",
+            Self::BodyTooLarge => "body_too_large",
+            Self::HeadTooLarge => "head_too_large",
         }
     }
 
     fn side(self) -> Side {
         match self {
-            Self::BadRequest { .. } | Self::RequestTimeout | Self::NeedsHttp2 | Self::NeedsHttp1 => {
-                Side::Client
-            }
+            Self::BadRequest { .. }
+            | Self::RequestTimeout
+            | Self::NeedsHttp2
+            | Self::NeedsHttp1
+            | Self::Forbidden
+            | Self::Unauthorized
+            | Self::RateLimited
+            | Self::BodyTooLarge
+            | Self::HeadTooLarge => Side::Client,
             Self::NoRoute
             | Self::NotReady
             | Self::NoInstance(Absence::Intended)
             | Self::HoldFull
             | Self::HeldTooLong
-            | Self::Overloaded => Side::Rung,
+            | Self::Overloaded
+            | Self::Maintenance => Side::Rung,
             Self::NoInstance(Absence::Failing)
             | Self::ConnectFailed
             | Self::ConnectionLost
@@ -109,6 +139,12 @@ impl Failure {
             Self::BadResponse(why) => format!("The application's answer can't be passed on: {why}."),
             Self::ResponseTimeout => "The application did not answer in time.".into(),
             Self::Overloaded => "Too many requests are open. Try again in a moment.".into(),
+            Self::Maintenance => "The application is being looked after, and will be back soon.".into(),
+            Self::Forbidden => "This is not for requests from your address.".into(),
+            Self::Unauthorized => "This needs a key or a password that is known here.".into(),
+            Self::RateLimited => "Too many requests came. Try again later.".into(),
+            Self::BodyTooLarge => "The request's body is larger than what is taken here.".into(),
+            Self::HeadTooLarge => "The request's headers are larger than what is taken here.".into(),
         }
     }
 }
@@ -116,11 +152,15 @@ impl Failure {
 fn reason(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        413 => "Content Too Large",
         417 => "Expectation Failed",
         426 => "Upgrade Required",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         502 => "Bad Gateway",
@@ -131,18 +171,40 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
+/// What is said, and in whose words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Page<'p> {
+    pub(crate) failure: Failure,
+    pub(crate) explanation: &'p str,
+    /// The app's own pages.
+    pub(crate) own: Option<&'p Pages>,
+}
+
+fn of_app(pages: &Pages, failure: Failure) -> Option<&str> {
+    let maintenance = pages.maintenance.as_deref().filter(|_| failure == Failure::Maintenance);
+    let by_status = || pages.by_status.get(&failure.status()).map(String::as_str);
+    maintenance.or_else(by_status).or(pages.error.as_deref())
+}
+
+/// `{{status}}`, `{{message}}` and `{{request_id}}` of an app's page.
+fn fill_in(page: &str, failure: Failure, explanation: &str, id: &str) -> String {
+    page.replace("{{status}}", &failure.status().to_string())
+        .replace("{{message}}", &escape(&failure.message(explanation)))
+        .replace("{{request_id}}", &escape(id))
+}
+
 /// Appends a whole answer to `out`; returns the length of its body.
 pub(crate) fn write(
     out: &mut Vec<u8>,
-    failure: Failure,
-    explanation: &str,
+    page: &Page<'_>,
     request: &Request,
     connection: ClientConnection,
 ) -> u64 {
-    let body = if request.wants_json {
-        json(failure, explanation, &request.id)
-    } else {
-        html(failure, explanation, &request.id)
+    let Page { failure, explanation, own } = *page;
+    let body = match own.and_then(|pages| of_app(pages, failure)) {
+        _ if request.wants_json => json(failure, explanation, &request.id),
+        Some(own) => fill_in(own, failure, explanation, &request.id),
+        None => html(failure, explanation, &request.id),
     };
     let kind: &[u8] = if request.wants_json { b"application/json" } else { b"text/html; charset=utf-8" };
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -154,8 +216,16 @@ pub(crate) fn write(
     if !request.id.is_empty() {
         push(out, &[b"\r\nX-Request-Id: ", request.id.as_bytes()]);
     }
-    if failure.status() == 503 {
-        out.extend_from_slice(b"\r\nRetry-After: 1");
+    match failure {
+        Failure::Maintenance => out.extend_from_slice(b"\r\nRetry-After: 60"),
+        _ if failure.status() == 503 => out.extend_from_slice(b"\r\nRetry-After: 1"),
+        _ => {}
+    }
+    if let Some(dress) = request.dress.borrow().as_ref() {
+        out.extend_from_slice(b"\r\n");
+        dress.write(out);
+        // Each line of it ends with what comes next here.
+        out.truncate(out.len() - 2);
     }
     match connection {
         ClientConnection::Close => out.extend_from_slice(b"\r\nConnection: close\r\n\r\n"),
@@ -219,7 +289,9 @@ mod tests {
     fn an_explanation_can_not_bring_markup_into_the_page() {
         let request = Request::default();
         let mut out = Vec::new();
-        write(&mut out, Failure::NoInstance(Absence::Failing), "<script>", &request, ClientConnection::Close);
+        let failure = Failure::NoInstance(Absence::Failing);
+        let page = Page { failure, explanation: "<script>", own: None };
+        write(&mut out, &page, &request, ClientConnection::Close);
         let page = String::from_utf8(out).unwrap();
         assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"), "{page}");
         assert!(page.contains("Rung-Error: no_instance\r\n"), "{page}");
@@ -231,7 +303,8 @@ mod tests {
         let request = Request { wants_json: true, ..Request::default() };
         let mut out = Vec::new();
         let failure = Failure::NoInstance(Absence::Intended);
-        write(&mut out, failure, "web is scaled to 0 instances", &request, ClientConnection::Close);
+        let page = Page { failure, explanation: "web is scaled to 0 instances", own: None };
+        write(&mut out, &page, &request, ClientConnection::Close);
         let answer = String::from_utf8(out).unwrap();
         assert!(answer.contains(r#""failed":"rung""#) && answer.contains("scaled to 0"), "{answer}");
         assert!(answer.contains("Rung-Error: no_instance\r\n"), "{answer}");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use rung_model::Protocol;
+use rung_model::route::Redirect;
 use tokio::net::TcpStream;
 
 use crate::access_log::Record;
@@ -16,6 +17,7 @@ use crate::balance::Tried;
 use crate::body::{Decoder, Framing};
 use crate::buffer::Buffer;
 use crate::error_page::{self, Failure};
+use crate::gate::{self, Verdict};
 use crate::head::Request;
 use crate::hold::{self, Held};
 use crate::http2::{Join, JoinEnd};
@@ -106,6 +108,14 @@ impl<S: ClientStream> Exchange<'_, S> {
             self.request.visitor.set(lot.and_then(|lot| lot.fresh));
             let chosen = match choice {
                 Choice::Target(chosen) => chosen,
+                Choice::Gate(policy) => {
+                    match gate::pass(&policy, self.request, self.head, self.worker.trusted()) {
+                        Verdict::Pass => continue,
+                        Verdict::Preflight => return self.preflight(body).await,
+                        Verdict::Refuse(failure) => return self.fail_body(failure, "", body).await,
+                    }
+                }
+                Choice::Redirect { redirect, path } => return self.redirect_to(&redirect, &path, body).await,
                 Choice::Hold { hold, load } => {
                     match hold::wait(self.worker, self.timer, self.client, self.buffer, &hold, &load, since)
                         .await
@@ -272,7 +282,10 @@ impl<S: ClientStream> Exchange<'_, S> {
         let Some(client) = self.client.http2() else { return failed(Failure::NeedsHttp2, Retry::Never) };
         self.record.instance = Some(load.clone());
         let begun = Instant::now();
+        let max_body = max_body(self.request);
         let join = Join {
+            request: self.request,
+            max_body,
             head: self.head,
             has_body: body == RequestBody::Streamed,
             timer: self.timer,
@@ -296,6 +309,7 @@ impl<S: ClientStream> Exchange<'_, S> {
                 failed(Failure::ConnectionLost, if may { Retry::Elsewhere } else { Retry::Never })
             }
             JoinEnd::TimedOut => failed(Failure::ResponseTimeout, Retry::Never),
+            JoinEnd::TooLong => failed(Failure::BodyTooLarge, Retry::Never),
             JoinEnd::BrokenOff => {
                 self.record.error = Some("truncated");
                 Attempt::Done(After::Drop)
@@ -372,12 +386,35 @@ impl<S: ClientStream> Exchange<'_, S> {
     }
 
     async fn fail_body(&mut self, failure: Failure, explanation: &str, body: RequestBody) -> After {
-        let may_keep = body == RequestBody::Whole
-            && self.request.keep_alive
-            && !self.worker.is_draining()
-            && !matches!(failure, Failure::BadRequest { .. });
-        let connection = if may_keep { ClientConnection::KeepAlive } else { ClientConnection::Close };
+        let connection = match failure {
+            Failure::BadRequest { .. } => ClientConnection::Close,
+            _ => self.connection_after(body),
+        };
         self.write_page(failure, explanation, connection).await
+    }
+
+    /// What becomes of the client's connection when no instance was asked.
+    fn connection_after(&self, body: RequestBody) -> ClientConnection {
+        let may_keep = body == RequestBody::Whole && self.request.keep_alive && !self.worker.is_draining();
+        if may_keep { ClientConnection::KeepAlive } else { ClientConnection::Close }
+    }
+
+    /// Answers a browser that asks what its page may send.
+    async fn preflight(&mut self, body: RequestBody) -> After {
+        let connection = self.connection_after(body);
+        let mut out = self.worker.buffers.lend_output();
+        redirect::write_preflight(&mut out, self.request, connection);
+        self.record.status = 204;
+        self.write(out, connection).await
+    }
+
+    /// Answers a request whose route leads elsewhere.
+    async fn redirect_to(&mut self, redirect: &Redirect, path: &str, body: RequestBody) -> After {
+        let connection = self.connection_after(body);
+        let mut out = self.worker.buffers.lend_output();
+        redirect::write_route(&mut out, self.request, self.head, redirect, path, connection);
+        self.record.status = redirect.status;
+        self.write(out, connection).await
     }
 
     /// Answers a request that is not for any instance.
@@ -409,7 +446,9 @@ impl<S: ClientStream> Exchange<'_, S> {
         let mut out = self.worker.buffers.lend_output();
         self.record.status = failure.status();
         self.record.error = Some(failure.name());
-        self.record.bytes = error_page::write(&mut out, failure, explanation, self.request, connection);
+        let pages = self.worker.pages(&self.request.host);
+        let page = error_page::Page { failure, explanation, own: pages.as_deref() };
+        self.record.bytes = error_page::write(&mut out, &page, self.request, connection);
         self.write(out, connection).await
     }
 
@@ -432,7 +471,7 @@ fn count(counts: &CohortCounts, end: &End, status: u16, took: Duration) {
         // A client who leaves in the middle of an answer has seen how it began; one who leaves before it says nothing.
         End::ClientGone if status != 0 => counts.answered(status, took),
         End::ClientGone | End::NeverSent => {}
-        End::Failed(Failure::BadRequest { .. } | Failure::RequestTimeout) => {}
+        End::Failed(Failure::BadRequest { .. } | Failure::RequestTimeout | Failure::BodyTooLarge) => {}
         End::Lost | End::Failed(_) | End::Truncated => counts.failed(),
     }
 }
@@ -496,6 +535,7 @@ async fn send_streamed<S: ClientStream>(
         timer: &upload_timer,
         stall: worker.limits().stall,
         passed: &sent,
+        max: max_body(request),
     };
     let end = {
         let mut upload = pin!(relay.run(&mut client_reader, &mut instance_writer));
@@ -526,12 +566,19 @@ async fn send_streamed<S: ClientStream>(
     (end, sent.get() == 0 && matches!(framing, Framing::Length(_)))
 }
 
+/// What the route takes.
+fn max_body(request: &Request) -> u64 {
+    let dress = request.dress.borrow();
+    dress.as_ref().and_then(|dress| dress.policy.rule.max_body_bytes).unwrap_or(u64::MAX)
+}
+
 /// The end of the exchange, when it was the client who failed to send its body.
 fn client_failed(error: &RelayError, status: u16) -> Option<End> {
     let failure = match error {
         RelayError::Read => return Some(End::ClientGone),
         RelayError::ReadStalled => Failure::RequestTimeout,
         RelayError::Malformed(malformed) => Failure::BadRequest { status: 400, why: malformed.0 },
+        RelayError::TooLong => Failure::BodyTooLarge,
         RelayError::Write { .. } | RelayError::WriteStalled => return None,
     };
     Some(if status == 0 { End::Failed(failure) } else { End::Truncated })

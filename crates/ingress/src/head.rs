@@ -4,7 +4,7 @@
 //! a request ends and whom it is for. What is accepted is not passed on as bytes: the head that goes to the instance
 //! is composed from the parsed parts.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 
@@ -12,6 +12,7 @@ use httparse::{Header, Status};
 
 use crate::body::Framing;
 use crate::config::TrustedProxies;
+use crate::dress::Dress;
 use crate::stream::Scheme;
 
 /// Larger heads are refused with 431. Browsers and load balancers stay below.
@@ -61,6 +62,8 @@ pub(crate) struct Request {
     pub(crate) hsts_s: Option<u64>,
     /// For the answer: the number by which a visitor who was not known is told again.
     pub(crate) visitor: Cell<Option<u64>>,
+    /// For the answer: what the route asks for. Set by the gate.
+    pub(crate) dress: RefCell<Option<Box<Dress>>>,
 }
 
 impl Request {
@@ -78,6 +81,7 @@ impl Request {
         self.scheme = Scheme::Http;
         self.hsts_s = None;
         self.visitor.set(None);
+        *self.dress.get_mut() = None;
     }
 
     pub(crate) fn body(&self) -> Framing {

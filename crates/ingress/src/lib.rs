@@ -6,6 +6,9 @@
 //! safe. The main thread follows the server ([`view`] decides, [`follow`] acts) and hands whole tables to the threads.
 //! [`Supervisor`] lives in `rung up`: it owns the listening socket and keeps one such process running.
 //!
+//! What a route asks for beside its path is its [`policy`]: the [`gate`] keeps it before an instance is chosen, and the
+//! [`dress`] is what the answer gets of it. A route without one pays a look at an `Option`.
+//!
 //! While two releases serve side by side, [`split`] says who gets which, and [`traffic`] counts what becomes of it.
 //!
 //! Over TLS a connection begins with a [`handshake`] that shows one of the [`certificates`]; everything above is generic
@@ -29,21 +32,28 @@ mod config;
 mod control;
 mod development;
 mod documents;
+mod dress;
+mod edit;
 mod error_page;
 mod exchange;
+mod fields;
 mod follow;
 mod forward;
+mod gate;
 mod handshake;
 mod head;
 mod hold;
 mod http2;
+mod limiter;
 mod listeners;
 mod peer;
+mod policy;
 mod pool;
 mod receive;
 mod redirect;
 mod relay;
 mod response;
+mod routing;
 mod run;
 mod slots;
 mod sockets;

@@ -238,6 +238,7 @@ impl Receive<'_> {
             timer: self.timer,
             stall: self.worker.limits().stall,
             passed: self.passed,
+            max: u64::MAX,
         };
         match relay.run(instance, client).await {
             Ok(()) => End::Complete {
@@ -245,7 +246,9 @@ impl Receive<'_> {
                 keep_client: connection == ClientConnection::KeepAlive,
             },
             Err(RelayError::Write { .. } | RelayError::WriteStalled) => End::ClientGone,
-            Err(RelayError::Read | RelayError::ReadStalled | RelayError::Malformed(_)) => End::Truncated,
+            Err(
+                RelayError::Read | RelayError::ReadStalled | RelayError::Malformed(_) | RelayError::TooLong,
+            ) => End::Truncated,
         }
     }
 }

@@ -1,5 +1,9 @@
-//! Plain requests to hosts that have a certificate of their own are sent to HTTPS.
+//! Answers that send a client elsewhere: plain requests to hosts that have a certificate of their own to HTTPS, and those
+//! of routes that say so.
 
+use rung_model::route::Redirect;
+
+use crate::edit::{rewritten, target};
 use crate::head::{Request, push, push_number};
 use crate::response::ClientConnection;
 
@@ -20,7 +24,7 @@ pub(crate) fn write(
         out.push(b':');
         push_number(out, u64::from(port));
     }
-    push(out, &[target(head), b"\r\nCache-Control: max-age="]);
+    push(out, &[target(head).as_bytes(), b"\r\nCache-Control: max-age="]);
     push_number(out, REMEMBERED_S);
     push(out, &[b"\r\nX-Request-Id: ", request.id.as_bytes(), b"\r\nContent-Length: 0\r\n"]);
     if connection == ClientConnection::Close {
@@ -29,7 +33,44 @@ pub(crate) fn write(
     out.extend_from_slice(b"\r\n");
 }
 
-/// The second word.
-fn target(head: &[u8]) -> &[u8] {
-    head.split(|byte| *byte == b' ').nth(1).unwrap_or(b"/")
+/// Appends the answer of a route that leads elsewhere. `path` is the route's.
+pub(crate) fn write_route(
+    out: &mut Vec<u8>,
+    request: &Request,
+    head: &[u8],
+    redirect: &Redirect,
+    path: &str,
+    connection: ClientConnection,
+) {
+    let to = rewritten(path, &redirect.to, target(head));
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_number(out, u64::from(redirect.status));
+    let reason: &[u8] = match redirect.status {
+        301 => b"Moved Permanently",
+        302 => b"Found",
+        303 => b"See Other",
+        307 => b"Temporary Redirect",
+        _ => b"Permanent Redirect",
+    };
+    push(out, &[b" ", reason, b"\r\nLocation: ", to.as_bytes(), b"\r\nContent-Length: 0\r\n"]);
+    end(out, request, connection);
+}
+
+/// Appends the answer to a browser that asks what its page may send: all of it is in the route's own lines.
+pub(crate) fn write_preflight(out: &mut Vec<u8>, request: &Request, connection: ClientConnection) {
+    out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
+    end(out, request, connection);
+}
+
+fn end(out: &mut Vec<u8>, request: &Request, connection: ClientConnection) {
+    if let Some(dress) = request.dress.borrow().as_ref() {
+        dress.write(out);
+    }
+    push(out, &[b"X-Request-Id: ", request.id.as_bytes(), b"\r\n"]);
+    if connection == ClientConnection::Close {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if request.is_http_10() {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
 }

@@ -23,6 +23,8 @@ pub(crate) enum RelayError {
     Read,
     ReadStalled,
     Malformed(Malformed),
+    /// Longer than it may be.
+    TooLong,
     /// `nothing`: not even the first byte was taken.
     Write {
         nothing: bool,
@@ -51,6 +53,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) stall: Duration,
     /// Payload bytes passed on.
     pub(crate) passed: &'a Cell<u64>,
+    /// So many there may be.
+    pub(crate) max: u64,
 }
 
 impl Relay<'_> {
@@ -61,6 +65,9 @@ impl Relay<'_> {
     {
         loop {
             let direct = self.gather().map_err(RelayError::Malformed)?;
+            if self.passed.get() > self.max {
+                return Err(RelayError::TooLong);
+            }
             let has_ended = self.decoder.has_ended() && direct == 0;
             if has_ended && self.encoding == Encoding::Chunked {
                 self.out.extend_from_slice(b"0\r\n\r\n");

@@ -137,6 +137,8 @@ fn compose(
     let describes = request.is_head() || response.status == 304;
     let mut said_length = false;
     let mut said_hsts = request.hsts_s.is_none() || response.is_interim();
+    let dress = request.dress.borrow();
+    let dress = dress.as_ref().filter(|_| !response.is_interim());
     for header in parsed.headers.iter() {
         let keep = match Name::of(header.name) {
             Name::Connection | Name::TransferEncoding => false,
@@ -149,7 +151,7 @@ fn compose(
             }
             _ => {
                 said_hsts = said_hsts || header.name.eq_ignore_ascii_case("strict-transport-security");
-                !connection.lists(header.name)
+                !connection.lists(header.name) && !dress.is_some_and(|dress| dress.removes(header.name))
             }
         };
         if keep {
@@ -160,6 +162,9 @@ fn compose(
         out.extend_from_slice(b"Strict-Transport-Security: max-age=");
         push_number(out, seconds);
         out.extend_from_slice(b"\r\n");
+    }
+    if let Some(dress) = dress {
+        dress.write(out);
     }
     if let Some(visitor) = request.visitor.get().filter(|_| !response.is_interim()) {
         // A month: longer than two releases are tried side by side.

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rung_model::appfile::rollout::Share;
 use rung_model::routes::{Mark, Split, SplitBy};
 
+use crate::fields::{cookie, header};
+
 /// The cookie that tells visitors apart. It says nothing but a random number.
 pub(crate) const COOKIE: &str = "rung-visitor";
 
@@ -93,16 +95,24 @@ fn is_visitor(value: &[u8]) -> bool {
 
 /// Where somebody stands, from 0 to 9999.
 fn place(known: &[u8], candidate: u64) -> u32 {
+    let mixed = mix(known, candidate);
+    (((mixed >> 32) * u64::from(Share::ALL.0)) >> 32) as u32
+}
+
+/// A number that stands for a text wherever it is worked out.
+pub(crate) fn number_of(text: &str) -> u64 {
+    mix(text.as_bytes(), 0)
+}
+
+fn mix(text: &[u8], with: u64) -> u64 {
     // FNV-1a, then the finalizer of SplitMix64, which spreads what FNV leaves in the low bits.
-    let hash = known
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325 ^ candidate.wrapping_mul(0x9e37_79b9_7f4a_7c15), |hash, byte| {
+    let hash =
+        text.iter().fold(0xcbf2_9ce4_8422_2325 ^ with.wrapping_mul(0x9e37_79b9_7f4a_7c15), |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
     let mixed = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    let mixed = mixed ^ (mixed >> 31);
-    (((mixed >> 32) * u64::from(Share::ALL.0)) >> 32) as u32
+    mixed ^ (mixed >> 31)
 }
 
 fn marked<'h>(head: &'h [u8], mark: &Mark) -> Option<&'h [u8]> {
@@ -115,28 +125,6 @@ fn marked<'h>(head: &'h [u8], mark: &Mark) -> Option<&'h [u8]> {
 /// Whom the first of the proxies in front was talking to.
 fn client(head: &[u8]) -> Option<&[u8]> {
     header(head, "x-forwarded-for")?.split(|byte| *byte == b',').next().map(<[u8]>::trim_ascii)
-}
-
-/// The lines of a head that was composed here: `Name: value`, until the empty one.
-fn headers(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let lines = head.split(|byte| *byte == b'\n').skip(1).map(<[u8]>::trim_ascii_end);
-    lines.take_while(|line| !line.is_empty()).filter_map(|line| {
-        let colon = memchr::memchr(b':', line)?;
-        Some((&line[..colon], line[colon + 1..].trim_ascii()))
-    })
-}
-
-fn header<'h>(head: &'h [u8], name: &str) -> Option<&'h [u8]> {
-    headers(head).find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
-}
-
-fn cookie<'h>(head: &'h [u8], name: &str) -> Option<&'h [u8]> {
-    headers(head).filter(|(found, _)| found.eq_ignore_ascii_case(b"cookie")).find_map(|(_, value)| {
-        value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).find_map(|pair| {
-            let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-            Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
-        })
-    })
 }
 
 #[cfg(test)]

@@ -5,10 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rung_model::{Absence, AppName, Hold, InstanceId, Protocol, RouteDocument, Split};
+use rung_model::route::Destination;
+use rung_model::{Absence, AppName, Hold, InstanceId, Protocol, RouteDocument, ServiceName, Split};
 
 use crate::balance::{Registry, ServiceLoad, Target, Tried, pick};
 use crate::cluster::Cluster;
+use crate::head::Request;
+use crate::policy::Policy;
+use crate::routing::{AppRoutes, Entry, Found, To};
 use crate::slots::SlotSet;
 use crate::split::{self, Lot};
 
@@ -37,16 +41,32 @@ struct Divided {
 impl Service {
     /// The target of a request whose visitor has this place; see [`pick`].
     pub(crate) fn pick(&self, lot: Option<&Lot>, tried: &Tried) -> Option<&Target> {
-        let Some((split, lot)) = self.split.as_ref().zip(lot) else { return pick(&self.targets, tried) };
+        pick(self.eligible(lot, tried), tried)
+    }
+
+    /// The same for visitors who come back to their instance: the one that they name, as long as it takes requests.
+    pub(crate) fn pick_again(&self, named: &[u8], lot: Option<&Lot>, tried: &Tried) -> Option<&Target> {
+        let eligible = self.eligible(lot, tried);
+        let is_it = |target: &&Target| {
+            target.weight > 0
+                && !tried.contains(target.load.slot)
+                && !target.load.is_ejected()
+                && split::spelled(split::number_of(target.load.id.as_str())) == *named
+        };
+        let named = (named.len() == 16).then(|| eligible.iter().find(is_it)).flatten();
+        named.or_else(|| pick(eligible, tried))
+    }
+
+    fn eligible(&self, lot: Option<&Lot>, tried: &Tried) -> &[Target] {
+        let Some((split, lot)) = self.split.as_ref().zip(lot) else { return &self.targets };
         let (others, candidates) = self.targets.split_at(split.others);
         let is_tried = |target: &Target| tried.contains(target.load.slot);
-        let own = match lot.gets_candidate(&split.rule) {
+        match lot.gets_candidate(&split.rule) {
             // Where the candidate fails the old release stands in; never the other way round.
             true if !candidates.iter().all(is_tried) || others.is_empty() => candidates,
             false if others.is_empty() => candidates,
             _ => others,
-        };
-        pick(own, tried)
+        }
     }
 
     /// The visitor's place, when there are two releases to choose from: the known one, if it is for this split.
@@ -55,13 +75,6 @@ impl Service {
         let known = known.filter(|lot| lot.is_of(rule));
         Some(known.unwrap_or_else(|| split::draw(rule, &self.load.drawn, head)))
     }
-}
-
-#[derive(Debug)]
-struct AppRoutes {
-    exact: HashMap<String, Arc<Service>>,
-    /// Without the `*`: `/assets/`. Longest first.
-    prefixes: Vec<(String, Arc<Service>)>,
 }
 
 /// See the module's text.
@@ -127,6 +140,7 @@ impl Table {
             named.any(|endpoint| endpoint.cohort == cohort)
         };
         registry.retain_cohorts(is_measured);
+        registry.retain_limiters();
         registry.retire(|slot| table.routed.contains(&slot), |id| named.contains(id));
         table
     }
@@ -170,17 +184,26 @@ impl Table {
             };
             services.insert(name.clone(), Arc::new(service));
         }
-        let mut routes = AppRoutes { exact: HashMap::new(), prefixes: Vec::new() };
+        self.rules(document, &services, registry)
+    }
+
+    fn rules(
+        &self,
+        document: &RouteDocument,
+        services: &HashMap<ServiceName, Arc<Service>>,
+        registry: &mut Registry,
+    ) -> AppRoutes {
+        let mut routes = AppRoutes::new(document.maintenance, document.pages.clone());
         for rule in &document.rules {
-            let Some(service) = services.get(&rule.service) else { continue };
-            match rule.path.strip_suffix('*') {
-                Some(prefix) => routes.prefixes.push((prefix.to_owned(), service.clone())),
-                None => {
-                    routes.exact.insert(rule.path.clone(), service.clone());
-                }
-            }
+            let to = match &rule.to {
+                Destination::Service(name) => services.get(name).cloned().map_or(To::Nothing, To::Service),
+                Destination::Redirect(redirect) => To::Redirect(Arc::new(redirect.clone())),
+            };
+            let when = (!rule.when.is_empty()).then(|| Box::new(rule.when.clone()));
+            let policy = Policy::new(rule, document, registry);
+            routes.add(Entry { path: rule.path.clone(), when, to, policy });
         }
-        routes.prefixes.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        routes.sort();
         routes
     }
 
@@ -196,11 +219,16 @@ impl Table {
         self.hosts.is_empty() && self.wildcards.is_empty() && self.only.is_none()
     }
 
-    /// `host` is in lower case, without port; `path` without query.
-    pub(crate) fn route(&self, host: &str, path: &str) -> Option<&Arc<Service>> {
+    /// `head` is the request's, as it would go to an instance.
+    pub(crate) fn find(&self, request: &Request, head: &[u8]) -> Found<'_> {
+        self.app(&request.host).map_or(Found::Nothing, |app| app.find(request, head))
+    }
+
+    /// `host` is in lower case, without port.
+    pub(crate) fn app(&self, host: &str) -> Option<&AppRoutes> {
         let host = host.strip_suffix('.').unwrap_or(host);
-        let app = self.hosts.get(host).or_else(|| self.wildcard(host)).or_else(|| self.only_for(host))?;
-        if needs_normalizing(path) { app.service(&normalize(path)) } else { app.service(path) }
+        let app = self.hosts.get(host).or_else(|| self.wildcard(host)).or_else(|| self.only_for(host));
+        app.map(|app| &**app)
     }
 
     fn wildcard(&self, host: &str) -> Option<&Arc<AppRoutes>> {
@@ -215,80 +243,10 @@ impl Table {
     }
 }
 
-impl AppRoutes {
-    fn service(&self, path: &str) -> Option<&Arc<Service>> {
-        if let Some(service) = self.exact.get(path) {
-            return Some(service);
-        }
-        let fits = |prefix: &str| path.starts_with(prefix) || prefix.strip_suffix('/') == Some(path);
-        let everything = |prefix: &str| prefix == "/";
-        self.prefixes
-            .iter()
-            .find(|(prefix, _)| everything(prefix) || fits(prefix))
-            .map(|(_, service)| service)
-    }
-}
-
-fn needs_normalizing(path: &str) -> bool {
-    memchr::memchr(b'%', path.as_bytes()).is_some() || path.contains("/.")
-}
-
-/// The path as the application will most likely understand it, for the choice of the service only: escapes of plain
-/// characters undone, dot segments resolved. What is sent on is what came.
-fn normalize(path: &str) -> String {
-    let decoded = decode_plain(path);
-    let mut segments: Vec<&str> = Vec::new();
-    let mut ends_with_slash = false;
-    for segment in decoded.split('/').skip(1) {
-        ends_with_slash = matches!(segment, "" | "." | "..");
-        match segment {
-            "." => {}
-            ".." => {
-                segments.pop();
-            }
-            other => segments.push(other),
-        }
-    }
-    let mut out = String::with_capacity(decoded.len());
-    for segment in &segments {
-        out.push('/');
-        out.push_str(segment);
-    }
-    if ends_with_slash && !out.ends_with('/') {
-        out.push('/');
-    }
-    out
-}
-
-fn decode_plain(path: &str) -> String {
-    let bytes = path.as_bytes();
-    let mut out = String::with_capacity(path.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escaped = (bytes[at] == b'%')
-            .then(|| bytes.get(at + 1..at + 3))
-            .flatten()
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
-            .filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
-        match escaped {
-            Some(byte) => {
-                out.push(char::from(byte));
-                at += 3;
-            }
-            None => {
-                out.push(char::from(bytes[at]));
-                at += 1;
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rung_model::{Backend, Generation, RouteRule, ServiceName};
+    use rung_model::{Backend, Route};
 
     fn document(app: &str, hosts: &[&str], rules: &[(&str, &str)]) -> RouteDocument {
         let backend = || Backend {
@@ -301,26 +259,23 @@ mod tests {
             absence: Default::default(),
             split: None,
         };
-        RouteDocument {
-            app: AppName::new(app).unwrap(),
-            generation: Generation::ZERO,
-            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-            rules: rules
-                .iter()
-                .map(|(path, service)| RouteRule {
-                    path: (*path).to_owned(),
-                    service: ServiceName::new(*service).unwrap(),
-                })
-                .collect(),
-            backends: rules.iter().map(|(_, s)| (ServiceName::new(*s).unwrap(), backend())).collect(),
-            measured: false,
-        }
+        let service = |name: &str| ServiceName::new(name).unwrap();
+        RouteDocument::new(
+            AppName::new(app).unwrap(),
+            hosts.iter().map(|host| (*host).to_owned()).collect(),
+            rules.iter().map(|(path, name)| Route::to_service(*path, service(name))).collect(),
+            rules.iter().map(|(_, name)| (service(name), backend())).collect(),
+        )
     }
 
     fn found(table: &Table, host: &str, path: &str) -> String {
-        table
-            .route(host, path)
-            .map_or_else(|| "nothing".into(), |s| format!("{}/{}", s.load.app, s.load.name))
+        let request = Request { host: host.to_owned(), path: path.to_owned(), ..Request::default() };
+        match table.find(&request, b"") {
+            Found::Entry(Entry { to: To::Service(service), .. }) => {
+                format!("{}/{}", service.load.app, service.load.name)
+            }
+            _ => "nothing".into(),
+        }
     }
 
     #[test]
@@ -344,6 +299,7 @@ mod tests {
             ("shop.localhost", "/api/x/../admin/x", "shop/admin"),
             ("shop.localhost", "/%61pi/%61dmin/", "shop/admin"),
             ("shop.localhost", "/api/..", "shop/web"),
+            ("shop.localhost", "//api//admin/x", "shop/admin"),
             ("other.example.com", "/", "wild/web"),
             ("a.b.example.com", "/", "nothing"),
             (".example.com", "/", "nothing"),

@@ -339,12 +339,13 @@ mod tests {
             split: None,
         };
         RouteDocument {
-            app: AppName::new(app).unwrap(),
             generation: Generation::new(1, revision),
-            hosts: vec![format!("{app}.localhost")],
-            rules: Vec::new(),
-            backends: [(ServiceName::new("web").unwrap(), backend)].into(),
-            measured: false,
+            ..RouteDocument::new(
+                AppName::new(app).unwrap(),
+                vec![format!("{app}.localhost")],
+                Vec::new(),
+                [(ServiceName::new("web").unwrap(), backend)].into(),
+            )
         }
     }
 

@@ -11,28 +11,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rung_model::route::{Pages, Redirect};
 use rung_model::{Hold, InstanceId, Protocol};
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::access_log::{AccessLog, LocalLog};
-use crate::balance::{InFlight, RetryBudget, ServiceLoad, Tried};
+use crate::balance::{InFlight, RetryBudget, ServiceLoad, Target, Tried};
 use crate::buffer::BufferPool;
 use crate::certificates::Certificates;
 use crate::cluster::Cluster;
 use crate::config::{Config, Limits, TrustedProxies};
 use crate::error_page::Failure;
 use crate::exchange::is_out_of_descriptors;
+use crate::fields;
 use crate::forward::serve;
 use crate::handshake::serve_tls;
 use crate::head::Request;
 use crate::http2::Connections;
 use crate::peer::{PeerDoor, serve_peer};
+use crate::policy::Policy;
 use crate::pool::Pool;
-use crate::split::Lot;
+use crate::routing::{Found, To};
+use crate::split::{self, Lot};
 use crate::stream::Scheme;
-use crate::table::Table;
+use crate::table::{Service, Table};
 use crate::timer::{TICK, Timers};
 use crate::traffic::CohortCounts;
 use crate::upstream::Relay;
@@ -42,6 +46,11 @@ use crate::view::NEVER_AGAIN;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Kept connections are looked after once a second.
 const POOL_SWEEP_TICKS: u32 = 20;
+
+const AMBIGUOUS: Failure = Failure::BadRequest {
+    status: 400,
+    why: "its path can be read in two ways, and one of them is not for everybody",
+};
 
 /// Where a process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,8 +204,21 @@ pub(crate) struct Chosen {
 #[derive(Debug)]
 pub(crate) enum Choice {
     Target(Chosen),
-    Hold { hold: Hold, load: Arc<ServiceLoad> },
-    Nothing { failure: Failure, explanation: String },
+    /// The route asks for something first.
+    Gate(Arc<Policy>),
+    /// `path` is the route's.
+    Redirect {
+        redirect: Arc<Redirect>,
+        path: String,
+    },
+    Hold {
+        hold: Hold,
+        load: Arc<ServiceLoad>,
+    },
+    Nothing {
+        failure: Failure,
+        explanation: String,
+    },
 }
 
 impl Worker {
@@ -240,17 +262,38 @@ impl Worker {
     ) -> Choice {
         let nothing = |failure| Choice::Nothing { failure, explanation: String::new() };
         let table = self.table.borrow();
-        let Some(service) = table.route(&request.host, &request.path) else {
-            let is_ready = !table.is_empty() || self.shared.knows_routes.load(Ordering::Relaxed);
-            return nothing(if is_ready { Failure::NoRoute } else { Failure::NotReady });
+        let entry = match table.find(request, head) {
+            Found::Entry(entry) => entry,
+            Found::Nothing => {
+                let is_ready = !table.is_empty() || self.shared.knows_routes.load(Ordering::Relaxed);
+                return nothing(if is_ready { Failure::NoRoute } else { Failure::NotReady });
+            }
+            Found::Maintenance => return nothing(Failure::Maintenance),
+            Found::Ambiguous => return nothing(AMBIGUOUS),
+        };
+        let policy = entry.policy.as_ref();
+        if let Some(policy) = policy.filter(|_| request.dress.borrow().is_none()) {
+            return Choice::Gate(policy.clone());
+        }
+        let service = match &entry.to {
+            To::Service(service) => service,
+            To::Redirect(redirect) => {
+                return Choice::Redirect { redirect: redirect.clone(), path: entry.path.clone() };
+            }
+            To::Nothing => return nothing(Failure::NoRoute),
         };
         *lot = service.draw(*lot, head);
-        match (service.pick(lot.as_ref(), tried), service.hold) {
+        let picked = match policy.and_then(|policy| policy.cookie.as_deref()) {
+            None => service.pick(lot.as_ref(), tried),
+            Some(cookie) => pick_again(service, cookie, request, head, lot.as_ref(), tried),
+        };
+        let own_timeout = policy.and_then(|policy| policy.rule.response_timeout);
+        match (picked, service.hold) {
             (Some(target), _) => Choice::Target(Chosen {
                 address: target.relay.as_ref().map_or(target.address, |relay| relay.address),
                 relay: target.relay.clone(),
                 in_flight: InFlight::begin(&target.load),
-                response_timeout: service.response_timeout,
+                response_timeout: own_timeout.unwrap_or(service.response_timeout),
                 protocol: service.protocol,
                 service: service.load.slot,
                 counts: target.counts.clone(),
@@ -263,6 +306,11 @@ impl Worker {
                 explanation: service.explanation.clone(),
             },
         }
+    }
+
+    /// The pages of the app that answers to a host, where it has some.
+    pub(crate) fn pages(&self, host: &str) -> Option<Arc<Pages>> {
+        self.table.borrow().app(host).and_then(|app| app.pages.clone())
     }
 
     fn with_budget<T>(&self, service: usize, act: impl FnOnce(&mut RetryBudget) -> T) -> T {
@@ -287,6 +335,24 @@ impl Worker {
         *self.table.borrow_mut() = table;
         self.changed.notify_waiters();
     }
+}
+
+/// Its visitor comes back to the instance that the cookie names, or is told another one.
+fn pick_again<'t>(
+    service: &'t Service,
+    cookie: &str,
+    request: &Request,
+    head: &[u8],
+    lot: Option<&Lot>,
+    tried: &Tried,
+) -> Option<&'t Target> {
+    let named = fields::cookie(head, cookie).unwrap_or_default();
+    let picked = service.pick_again(named, lot, tried)?;
+    let spelled = split::spelled(split::number_of(picked.load.id.as_str()));
+    if let Some(dress) = request.dress.borrow_mut().as_mut() {
+        dress.cookie = (spelled != *named).then_some(spelled);
+    }
+    Some(picked)
 }
 
 /// What a thread is started with.

@@ -8,6 +8,7 @@ use crate::ids::{
     AppName, DeploymentNumber, Digest, NodeId, ReleaseNumber, SecretName, ServiceName, VolumeName,
 };
 use crate::release::Release;
+use crate::route::Maintenance;
 
 /// The desired state of one app, at `apps/<app>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -39,6 +40,8 @@ pub struct App {
     /// The node that each volume is on, from its first use: data does not move by itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<VolumeName, NodeId>,
+    #[serde(default, skip_serializing_if = "Maintenance::is_off")]
+    pub maintenance: Maintenance,
     /// Set by `rung destroy`: everything of the app is stopped, then the app is forgotten.
     #[serde(default)]
     pub destroying: Option<Destroying>,
@@ -85,6 +88,7 @@ impl App {
             volumes: BTreeMap::new(),
             succeeded: Vec::new(),
             migrated: Vec::new(),
+            maintenance: Maintenance::Off,
             destroying: None,
         }
     }

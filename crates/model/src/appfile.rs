@@ -7,9 +7,11 @@
 mod check;
 pub mod defaults;
 mod error;
+mod gateway;
 mod job;
 mod notify;
 mod overlay;
+mod pages;
 mod parse;
 mod procfile;
 mod read;
@@ -31,6 +33,7 @@ use crate::duration;
 use crate::ids::{AppName, JobName, SecretName, ServiceName, VolumeName};
 use crate::image::{ImageBuild, ImageSource};
 use crate::job::{CatchUp, Overlap};
+use crate::route::{Pages, Route};
 use crate::routes::Protocol;
 use crate::schedule::{Schedule, Zone};
 
@@ -73,6 +76,9 @@ pub struct AppFile {
     /// Empty: everything goes to the only service with a port, or to `web`.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Shown instead of Rung's own.
+    #[serde(default, skip_serializing_if = "Pages::is_empty")]
+    pub pages: Pages,
     /// Who is told when a deployment ends.
     #[serde(default)]
     pub notify: Option<Notify>,
@@ -264,10 +270,4 @@ pub struct Job {
     pub cpu_millis: Option<u32>,
     #[serde(default)]
     pub mounts: BTreeMap<VolumeName, String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Route {
-    pub path: String,
-    pub service: ServiceName,
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::appfile::rollout::Share;
 use crate::duration;
 use crate::generation::Generation;
-use crate::ids::{AppName, DeploymentNumber, InstanceId, NodeId, ReleaseNumber, ServiceName};
+use crate::ids::{AppName, DeploymentNumber, InstanceId, NodeId, ReleaseNumber, SecretName, ServiceName};
+use crate::route::{Maintenance, Pages, Route, Verifier};
 
 /// At `routes/<app>`: whole, with a generation; a proxy refuses an older one.
 ///
@@ -21,19 +22,46 @@ pub struct RouteDocument {
     pub generation: Generation,
     /// Lower-case host names without port, `*.example.com` for any one label in front.
     pub hosts: Vec<String>,
-    /// The most specific path wins: exact before prefix, long before short.
-    pub rules: Vec<RouteRule>,
+    /// In the order of the app file; the most specific wins.
+    pub rules: Vec<Route>,
     pub backends: BTreeMap<ServiceName, Backend>,
     /// Requests are counted by cohort, and the counts are reported.
     #[serde(default)]
     pub measured: bool,
+    #[serde(default, skip_serializing_if = "Pages::is_empty")]
+    pub pages: Pages,
+    #[serde(default, skip_serializing_if = "Maintenance::is_off")]
+    pub maintenance: Maintenance,
+    /// The secrets that routes name, by their versions: with a new version the document is a new one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<SecretName, u64>,
+    /// What these secrets hold, so that it can be recognized but not read. Never in the store: the server adds it for
+    /// ingresses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub verifiers: BTreeMap<SecretName, Vec<Verifier>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct RouteRule {
-    /// `/assets/*` is a prefix, `/health` is exact, `/*` is everything.
-    pub path: String,
-    pub service: ServiceName,
+impl RouteDocument {
+    /// Routes, and nothing beside them.
+    pub fn new(
+        app: AppName,
+        hosts: Vec<String>,
+        rules: Vec<Route>,
+        backends: BTreeMap<ServiceName, Backend>,
+    ) -> Self {
+        Self {
+            app,
+            generation: Generation::ZERO,
+            hosts,
+            rules,
+            backends,
+            measured: false,
+            pages: Pages::default(),
+            maintenance: Maintenance::Off,
+            secrets: BTreeMap::new(),
+            verifiers: BTreeMap::new(),
+        }
+    }
 }
 
 /// What a service's instances speak.

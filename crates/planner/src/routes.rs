@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use rung_model::appfile::{AppFile, Service};
 use rung_model::{
-    Absence, AppName, Backend, Endpoint, InstanceState, Intent, Phase, RouteDocument, RouteRule, ServiceName,
-    Split,
+    Absence, AppName, Backend, Endpoint, InstanceState, Intent, Phase, Release, Route, RouteDocument,
+    SecretName, ServiceName, Split,
 };
 
 use crate::course::{self, Changeover, Target};
@@ -44,20 +44,35 @@ fn document(draft: &Draft<'_>, app: &AppName, held: Option<&RouteDocument>) -> O
         return None;
     }
     let measured = is_measured(draft, app);
-    let (hosts, rules) = file.map_or_else(Default::default, |file| (hosts(app, file), rules(file)));
-    let generation = held.map(|held| held.generation).unwrap_or_default();
-    Some(RouteDocument { app: app.clone(), generation, hosts, rules, backends, measured })
+    let (hosts, rules) =
+        file.map_or_else(Default::default, |file| (hosts(app, file), file.effective_routes()));
+    Some(RouteDocument {
+        app: app.clone(),
+        generation: held.map(|held| held.generation).unwrap_or_default(),
+        hosts,
+        secrets: routing_secrets(draft, app, &rules),
+        rules,
+        backends,
+        measured,
+        pages: file.map(|file| file.pages.clone()).unwrap_or_default(),
+        maintenance: draft.app(app).maintenance,
+        verifiers: BTreeMap::new(),
+    })
 }
 
 /// Hosts and rules are the live release's; a first deployment's are its own. They change when it has succeeded.
 fn routing_file<'a>(draft: &'a Draft<'_>, app: &AppName) -> Option<&'a AppFile> {
+    routing_release(draft, app).map(|release| &release.file)
+}
+
+fn routing_release<'a>(draft: &'a Draft<'_>, app: &AppName) -> Option<&'a Release> {
     let record = draft.app(app);
     if record.destroying.is_some() {
         return None;
     }
     let rolling = draft.deployment(app).filter(|deployment| deployment.phase == Phase::Rolling);
     let number = record.current.or_else(|| rolling.and_then(|deployment| deployment.release))?;
-    draft.release(app, number).map(|release| &release.file)
+    draft.release(app, number)
 }
 
 /// Whether anybody judges the app's releases: those that serve, or come, say by what.
@@ -76,9 +91,11 @@ fn hosts(app: &AppName, file: &AppFile) -> Vec<String> {
     hosts
 }
 
-fn rules(file: &AppFile) -> Vec<RouteRule> {
-    let routes = file.effective_routes().into_iter();
-    routes.map(|route| RouteRule { path: route.path, service: route.service }).collect()
+/// The versions, of the release whose routes these are, of the secrets that they name.
+fn routing_secrets(draft: &Draft<'_>, app: &AppName, rules: &[Route]) -> BTreeMap<SecretName, u64> {
+    let named = rules.iter().filter_map(|route| route.policy.secret());
+    let Some(release) = routing_release(draft, app) else { return BTreeMap::new() };
+    named.filter_map(|name| Some((name.clone(), *release.secrets.get(name)?))).collect()
 }
 
 fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kinds) -> Option<Backend> {

@@ -20,6 +20,8 @@ mod exclusive;
 mod failed_deploys;
 #[path = "stories/first_minutes.rs"]
 mod first_minutes;
+#[path = "stories/gateway.rs"]
+mod gateway;
 #[path = "stories/images.rs"]
 mod images;
 #[path = "stories/instances.rs"]

@@ -79,7 +79,7 @@ pub async fn show(State(control): State<Control>, caller: Caller, named: Named) 
 }
 
 /// Without the environments that the caller may not see.
-fn as_seen_by(caller: &Caller, mut status: AppStatus) -> AppStatus {
+pub(super) fn as_seen_by(caller: &Caller, mut status: AppStatus) -> AppStatus {
     status.environments.retain(|other| caller.may(Role::Viewer, &other.app));
     status
 }

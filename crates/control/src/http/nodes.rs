@@ -200,7 +200,9 @@ pub async fn poll_routes(
     let news = control.wait_for(wait.duration(), |reconcile| reconcile.routes_after(poll.after, whole));
     let nothing =
         ProxyDocuments { generation: poll.after, whole: false, documents: Vec::new(), removed: Vec::new() };
-    Ok(Json(news.await.unwrap_or(nothing)))
+    let mut answer = news.await.unwrap_or(nothing);
+    control.add_verifiers(&mut answer.documents).await?;
+    Ok(Json(answer))
 }
 
 /// Counts stay in memory, as beats do: totals that the next report holds, too.

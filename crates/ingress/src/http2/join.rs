@@ -13,11 +13,15 @@ use http::Response;
 
 use super::stream::{Http2Client, poll_room};
 use super::translate;
+use crate::head::Request;
 use crate::timer::Timer;
 
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Join<'a> {
+    pub(crate) request: &'a Request,
+    /// So long may the request's body be.
+    pub(crate) max_body: u64,
     /// The request's head, as an instance of HTTP/1.1 would get it.
     pub(crate) head: &'a [u8],
     pub(crate) has_body: bool,
@@ -37,6 +41,8 @@ pub(crate) enum JoinEnd {
         untouched: bool,
     },
     TimedOut,
+    /// The request's body is longer than it may be.
+    TooLong,
     /// The client has seen a part of the answer.
     BrokenOff,
     ClientGone,
@@ -78,8 +84,13 @@ impl Join<'_> {
         let Ok((mut answer, upload)) = send.send_request(request, !self.has_body) else {
             return JoinEnd::Refused;
         };
-        let mut upload =
-            Upload { to: upload, has_ended: !self.has_body, waiting: Bytes::new(), taken: false };
+        let mut upload = Upload {
+            to: upload,
+            has_ended: !self.has_body,
+            waiting: Bytes::new(),
+            taken: false,
+            left: self.max_body,
+        };
         let head = match self.head_of(client, &mut answer, &mut upload).await {
             Ok(head) => head,
             Err(end) => {
@@ -87,7 +98,10 @@ impl Join<'_> {
                 return end;
             }
         };
-        let (head, body) = head.into_parts();
+        let (mut head, body) = head.into_parts();
+        if let Some(dress) = self.request.dress.borrow().as_ref() {
+            dress.put_on(&mut head.headers);
+        }
         status.set(head.status.as_u16());
         let is_last = body.is_end_stream();
         let Some(to) = client.answer(Response::from_parts(head, ()), is_last) else {
@@ -117,8 +131,8 @@ impl Join<'_> {
                 return Poll::Ready(result.map_err(|error| lost(&error, taken)));
             }
             let was_uploading = !upload.has_ended;
-            if upload.poll(cx, client.frames()).is_err() {
-                return Poll::Ready(Err(JoinEnd::ClientGone));
+            if let Err(end) = upload.poll(cx, client.frames()) {
+                return Poll::Ready(Err(end));
             }
             if !upload.has_ended {
                 // The answer's time counts from the request's end.
@@ -147,8 +161,8 @@ impl Join<'_> {
         self.timer.disarm();
         let mut waiting = Bytes::new();
         let run = poll_fn(|cx| {
-            if upload.poll(cx, client.frames()).is_err() {
-                return Poll::Ready(JoinEnd::ClientGone);
+            if let Err(end) = upload.poll(cx, client.frames()) {
+                return Poll::Ready(end);
             }
             match self.poll_answer(cx, &mut from, &mut to, &mut waiting, bytes) {
                 Poll::Pending if to.poll_reset(cx).is_ready() => Poll::Ready(JoinEnd::ClientGone),
@@ -205,17 +219,22 @@ struct Upload {
     has_ended: bool,
     waiting: Bytes,
     taken: bool,
+    /// So much more of it there may be.
+    left: u64,
 }
 
 impl Upload {
-    /// Passes on what there is. An error: the client failed. What the instance does not take is its own affair; its
+    /// Passes on what there is. An error: the client failed, or sends too much. What the instance does not take is its own affair; its
     /// answer tells.
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut RecvStream) -> Result<(), ()> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut RecvStream) -> Result<(), JoinEnd> {
         while !self.has_ended {
             match poll_pass(cx, from, &mut self.to, &mut self.waiting) {
-                Poll::Ready(Ok(Passed::Some(_))) => self.taken = true,
+                Poll::Ready(Ok(Passed::Some(count))) => {
+                    self.taken = true;
+                    self.left = self.left.checked_sub(count as u64).ok_or(JoinEnd::TooLong)?;
+                }
                 Poll::Ready(Ok(Passed::Ended) | Err(Broken::Writer)) => self.has_ended = true,
-                Poll::Ready(Err(Broken::Reader)) => return Err(()),
+                Poll::Ready(Err(Broken::Reader)) => return Err(JoinEnd::ClientGone),
                 Poll::Pending => {
                     self.taken |= !self.waiting.is_empty();
                     return Ok(());

@@ -6,11 +6,13 @@
 mod application;
 mod client;
 mod forwarding;
+mod gateway;
 mod grpc;
 mod hostile;
 mod http2;
 mod lifetimes;
 mod responses;
+mod routes;
 mod routing;
 mod split;
 mod stage;

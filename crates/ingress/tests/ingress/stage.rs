@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rung_api::wire::{ProxyDocuments, ProxyPoll, ProxyTraffic};
 use rung_ingress::{Control, Listen, Supervisor, SupervisorConfig};
 use rung_model::traffic::Counts;
-use rung_model::{AppName, Backend, Endpoint, Generation, Hold, RouteDocument, RouteRule, ServiceName};
+use rung_model::{AppName, Backend, Endpoint, Generation, Hold, Route, RouteDocument, ServiceName};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
@@ -341,12 +341,10 @@ pub fn held(max_requests: u32, max_time: Duration) -> Backend {
 /// The app `shop` with one service.
 pub fn shop(backend: Backend) -> RouteDocument {
     let web = ServiceName::new("web").unwrap();
-    RouteDocument {
-        app: AppName::new("shop").unwrap(),
-        generation: Generation::ZERO,
-        hosts: vec!["shop.localhost".into()],
-        rules: vec![RouteRule { path: "/*".into(), service: web.clone() }],
-        backends: [(web, backend)].into(),
-        measured: false,
-    }
+    RouteDocument::new(
+        AppName::new("shop").unwrap(),
+        vec!["shop.localhost".into()],
+        vec![Route::to_service("/*", web.clone())],
+        [(web, backend)].into(),
+    )
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::AppFile;
 use super::error::Findings;
 use super::read::nearest;
+use super::routes::{self, RoutePlaces};
 use super::service::ServicePlaces;
+use super::{AppFile, Route};
 use crate::ids::{JobName, SecretName, ServiceName};
 
 /// Where things stand in the text.
@@ -16,8 +17,7 @@ pub(super) struct Places {
     pub secrets: BTreeMap<SecretName, Range<usize>>,
     pub services: BTreeMap<ServiceName, ServicePlaces>,
     pub jobs: BTreeMap<JobName, ServicePlaces>,
-    /// Of each route: its path, its service.
-    pub routes: Vec<(Range<usize>, Range<usize>)>,
+    pub routes: Vec<RoutePlaces>,
     pub build_timeout: Option<Range<usize>>,
     pub before_release: Option<Range<usize>>,
     pub release_timeout: Option<Range<usize>>,
@@ -86,36 +86,32 @@ fn mounts(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
 }
 
 fn routes(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
-    let mut seen = std::collections::BTreeSet::new();
-    for (route, (path_at, service_at)) in file.routes.iter().zip(&places.routes) {
-        if !seen.insert(route.path.as_str()) {
-            findings.report(
-                path_at.clone(),
-                format!("{:?} has a route already", route.path),
-                "take one of them out",
-            );
+    let routes: Vec<(&Route, &RoutePlaces)> = file.routes.iter().zip(&places.routes).collect();
+    routes::refuse_doubles(&routes, findings);
+    routes::refuse_foreign_hosts(file, &routes, findings);
+    for (route, places) in routes {
+        if let Some(secret) = route.policy.secret()
+            && !file.required_secrets.contains(secret)
+            && let Some(at) = &places.auth
+        {
+            let message = format!("secret `{secret}` is not required, and without it nobody could come in");
+            findings.report(at.clone(), message, format!("add [secrets] with required = [\"{secret}\"]"));
         }
-        match file.services.get(&route.service) {
+        let Some(name) = route.service() else { continue };
+        match file.services.get(name) {
             Some(service) if service.port => {}
             Some(_) => findings.report(
-                service_at.clone(),
-                format!("service `{}` has no port, so it gets no requests", route.service),
-                format!(
-                    "take `port = false` out of [services.{}], or route to another service",
-                    route.service
-                ),
+                places.to.clone(),
+                format!("service `{name}` has no port, so it gets no requests"),
+                format!("take `port = false` out of [services.{name}], or route to another service"),
             ),
             None => {
-                let way_out =
-                    match nearest(route.service.as_str(), file.services.keys().map(|known| known.as_str())) {
-                        Some(known) => format!("did you mean `{known}`?"),
-                        None => format!("add [services.{}]", route.service),
-                    };
-                findings.report(
-                    service_at.clone(),
-                    format!("service `{}` is not known", route.service),
-                    way_out,
-                );
+                let known = file.services.keys().map(|known| known.as_str());
+                let way_out = match nearest(name.as_str(), known) {
+                    Some(known) => format!("did you mean `{known}`?"),
+                    None => format!("add [services.{name}]"),
+                };
+                findings.report(places.to.clone(), format!("service `{name}` is not known"), way_out);
             }
         }
     }

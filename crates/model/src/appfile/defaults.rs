@@ -135,3 +135,34 @@ pub const ABORT_REQUESTS: u64 = 10;
 
 /// Of `abort_if.requests`.
 pub const ABORT_REQUESTS_BOUNDS: RangeInclusive<i64> = 1..=1_000_000;
+
+/// The method stays what it was, and browsers remember it.
+pub const REDIRECT_STATUS: u16 = 308;
+
+/// A route that takes no body at all is asked for by `methods`; more than a terabyte is nobody's request.
+pub const MAX_BODY_BOUNDS: RangeInclusive<u64> = 1..=1_000_000_000_000;
+
+/// Below, no browser could come; above, the ingress refuses it anyway.
+pub const MAX_HEAD_BOUNDS: RangeInclusive<u64> = 1_000..=32_768;
+
+/// As HTTP/2 and most servers would take them.
+pub const HEADER_NAME_MAX: usize = 100;
+pub const HEADER_VALUE_MAX: usize = 4096;
+
+/// They are looked at one after the other.
+pub const NETWORKS_MAX: usize = 200;
+
+/// What browsers show when they ask for a password.
+pub const REALM: &str = "restricted";
+
+/// A preflight answered once holds for a page's visit; Firefox takes a day at most.
+pub const CORS_AGE: Duration = Duration::from_secs(10 * 60);
+pub const CORS_AGE_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+pub const CORS_METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+
+/// A page loads with a handful of requests at once.
+pub const BURST_MIN: u32 = 10;
+pub const BURST_BOUNDS: RangeInclusive<i64> = 1..=1_000_000;
+
+/// All of them travel with each change of the routes.
+pub const PAGE_MAX: usize = 64 * 1024;

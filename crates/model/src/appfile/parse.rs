@@ -11,7 +11,9 @@ use super::error::{AppFileErrors, Findings, unreadable};
 use super::job;
 use super::notify;
 use super::overlay::Texts;
+use super::pages;
 use super::read::{Field, Table, clip};
+use super::routes;
 use super::schema;
 use super::service::{self, Runs};
 use super::strategy;
@@ -116,6 +118,7 @@ impl Reader<'_, '_> {
             services: self.services(&top),
             jobs: self.jobs(&top),
             routes: self.routes(&top),
+            pages: pages::read(&top, self.findings),
             notify: notify::read(&top, self.findings),
         };
         if !self.findings.has_syntax_errors() {
@@ -429,6 +432,12 @@ impl Reader<'_, '_> {
         services
     }
 
+    fn routes(&mut self, top: &Table<'_, '_>) -> Vec<Route> {
+        let (routes, places) = routes::read(top, self.findings).into_iter().unzip();
+        self.places.routes = places;
+        routes
+    }
+
     fn jobs(&mut self, top: &Table<'_, '_>) -> BTreeMap<JobName, Job> {
         let example = "[jobs.report] with command = \"bin/report\" below it";
         let mut jobs = BTreeMap::new();
@@ -448,51 +457,6 @@ impl Reader<'_, '_> {
             }
         }
         jobs
-    }
-
-    fn routes(&mut self, top: &Table<'_, '_>) -> Vec<Route> {
-        let Some(field) = top.field("routes") else { return Vec::new() };
-        let example = "[[routes]] with path = \"/*\" and service = \"web\" below it";
-        let elements = field.elements(self.findings, example);
-        if elements.len() > defaults::ROUTES_MAX {
-            field.report(
-                self.findings,
-                format!("more than {} routes", defaults::ROUTES_MAX),
-                "let the application do the finer routing",
-            );
-        }
-        let mut routes = Vec::new();
-        for element in elements {
-            let Some(table) = element.table(&schema::ROUTE, self.findings, example) else { continue };
-            let path = self.needed(&table, "path", "\"/*\"").and_then(|field| {
-                let path = field.parsed(self.findings, "\"/assets/*\"", values::route_path)?;
-                Some((path, field.span.clone()))
-            });
-            let service = self.needed(&table, "service", "\"web\"").and_then(|field| {
-                let text = field.text(self.findings, "\"web\"")?;
-                Some((
-                    self.named(&field, field.span.clone(), ServiceName::new(text), text)?,
-                    field.span.clone(),
-                ))
-            });
-            if let (Some((path, path_span)), Some((service, service_span))) = (path, service) {
-                routes.push(Route { path, service });
-                self.places.routes.push((path_span, service_span));
-            }
-        }
-        routes
-    }
-
-    fn needed<'a, 'i>(&mut self, table: &Table<'a, 'i>, key: &str, example: &str) -> Option<Field<'a, 'i>> {
-        let field = table.field(key);
-        if field.is_none() {
-            self.findings.missing(
-                table.span.clone(),
-                format!("route has no `{key}`"),
-                format!("write {key} = {example}"),
-            );
-        }
-        field
     }
 }
 

@@ -54,6 +54,7 @@ fn empty(app: AppName) -> AppFile {
         services: BTreeMap::new(),
         jobs: BTreeMap::new(),
         routes: Vec::new(),
+        pages: Default::default(),
         notify: None,
     }
 }

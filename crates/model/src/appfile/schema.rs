@@ -47,6 +47,7 @@ pub const TOP: Section = Section {
         "services",
         "jobs",
         "routes",
+        "pages",
         "notify",
         "environments",
     ],
@@ -66,7 +67,8 @@ pub const TOP: Section = Section {
 pub const ENVIRONMENT: Section = Section {
     title: "[environments.<name>]",
     keys: &[
-        "domains", "build", "env", "secrets", "volumes", "deploy", "services", "jobs", "routes", "notify",
+        "domains", "build", "env", "secrets", "volumes", "deploy", "services", "jobs", "routes", "pages",
+        "notify",
     ],
     refused: &[
         elsewhere("app", "an app has the same name in every environment; take it out"),
@@ -201,13 +203,51 @@ pub const HOLD: Section = Section { title: "hold", keys: &["max_requests", "max_
 
 pub const ROUTE: Section = Section {
     title: "[[routes]]",
-    keys: &["path", "service"],
+    keys: &[
+        "path",
+        "service",
+        "redirect",
+        "status",
+        "host",
+        "methods",
+        "headers",
+        "strip",
+        "rewrite",
+        "request_headers",
+        "response_headers",
+        "response_timeout",
+        "max_body",
+        "max_head",
+        "sticky",
+        "allow",
+        "deny",
+        "auth",
+        "cors",
+        "limit",
+    ],
     refused: &[
         later("cache", "set caching headers in the application"),
-        later("host", "every domain of the app has the same routes"),
-        later("strip", "the application sees the path as it was asked for"),
+        elsewhere("method", "write a list: methods = [\"GET\"]"),
+        elsewhere("timeout", "write `response_timeout = \"5m\"`"),
+        elsewhere("api_key", "write auth = { api_key = \"API_KEYS\" }"),
+        elsewhere("basic", "write auth = { basic = \"STAFF\" }"),
     ],
 };
+
+pub const AUTH: Section =
+    Section { title: "auth", keys: &["api_key", "header", "basic", "realm"], refused: &[] };
+
+pub const CORS: Section = Section {
+    title: "cors",
+    keys: &["origins", "methods", "headers", "expose", "credentials", "max_age"],
+    refused: &[],
+};
+
+pub const LIMIT: Section =
+    Section { title: "limit", keys: &["per_address", "per_key", "total", "burst"], refused: &[] };
+
+/// Beside these, statuses.
+pub const PAGES: Section = Section { title: "[pages]", keys: &["maintenance", "error"], refused: &[] };
 
 /// Every section, for the documentation's test.
 pub const ALL: &[&Section] = &[
@@ -227,4 +267,8 @@ pub const ALL: &[&Section] = &[
     &HEALTH,
     &HOLD,
     &ROUTE,
+    &AUTH,
+    &CORS,
+    &LIMIT,
+    &PAGES,
 ];

@@ -274,6 +274,62 @@ pub fn route_path(text: &str) -> Result<String, InvalidValue> {
     Ok(text.to_owned())
 }
 
+/// Where a redirect goes: a path or an address, with `/*` at its end for what follows.
+pub fn redirect_target(text: &str) -> Result<String, InvalidValue> {
+    if text.starts_with("//") {
+        return Err(invalid(
+            format!("{text:?} has a host without a scheme"),
+            format!("write \"https:{text}\""),
+        ));
+    }
+    let fixed = text.strip_suffix('*').unwrap_or(text);
+    if fixed.contains('*') || (fixed.len() < text.len() && !fixed.ends_with('/')) {
+        let message = format!("{text:?} has a * that is not the whole last part");
+        return Err(invalid(message, "write it like \"/new/*\" or \"https://example.com/*\""));
+    }
+    if text.starts_with('/') {
+        return url_path(text).map(|()| text.to_owned());
+    }
+    if !text.contains("://") {
+        let message = format!("{text:?} is neither a path nor an address");
+        return Err(invalid(message, "write it like \"/new/*\" or \"https://example.com/*\""));
+    }
+    web_address(fixed).map(|_| text.to_owned())
+}
+
+/// Where pages come from, as browsers say it: scheme, host, and a port that is not the usual one.
+pub fn origin(text: &str) -> Result<String, InvalidValue> {
+    let lower = text.to_ascii_lowercase();
+    let example = "write it like \"https://app.example.com\"";
+    web_address(&lower).map_err(|error| invalid(error.message, example))?;
+    let rest = lower.split_once("://").map_or("", |(_, rest)| rest);
+    match rest.find('/') {
+        Some(at) => {
+            let fixed = &lower[..lower.len() - rest.len() + at];
+            Err(invalid(format!("{text:?} is more than an origin"), format!("write {fixed:?}")))
+        }
+        None => Ok(lower),
+    }
+}
+
+/// Units of rates, in milliseconds.
+const RATE_UNITS: [(&str, u64); 4] = [("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+/// Reads `100/s`, `20/m`: so many in that time.
+pub fn rate(text: &str) -> Result<(u32, Duration), InvalidValue> {
+    let bad =
+        || invalid(format!("{text:?} is not a rate"), "write it like \"10/s\", \"100/m\" or \"5000/h\"");
+    let (number, unit) = text.split_once('/').ok_or_else(bad)?;
+    let (number, unit) = (number.trim(), unit.trim());
+    let requests: u32 = number.parse().map_err(|_| bad())?;
+    let (_, millis) = RATE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?;
+    // Below one in a day nothing is a rate; above a million a second nothing is a limit.
+    if requests == 0 || u64::from(requests) * 1000 / millis > 1_000_000 {
+        return Err(invalid(format!("{text:?} is out of bounds"), "write at least 1, at most 1000000/s"));
+    }
+    Ok((requests, Duration::from_millis(*millis)))
+}
+
 /// Directories without which a process does not start, or which Rung fills itself.
 const SYSTEM_DIRECTORIES: [&str; 13] = [
     "/app", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys",

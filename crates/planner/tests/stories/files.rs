@@ -36,6 +36,7 @@ pub fn app(name: &str, command: &str, instances: u32) -> AppFile {
         services: BTreeMap::new(),
         jobs: BTreeMap::new(),
         routes: Vec::new(),
+        pages: Default::default(),
         notify: None,
     };
     add(&mut file, "web", service(command, instances));
