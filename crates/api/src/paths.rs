@@ -79,6 +79,7 @@ pub const ARTIFACT: &str = "/v1/artifacts/{digest}";
 // For proxies.
 pub const PROXY: &str = "/v1/proxies/{proxy}";
 pub const PROXY_POLL: &str = "/v1/proxies/{proxy}/poll";
+pub const PROXY_LIMITS: &str = "/v1/proxies/{proxy}/limits";
 pub const PROXY_TRAFFIC: &str = "/v1/proxies/{proxy}/traffic";
 
 // Served by each agent on its own address; the server passes people's requests on to it.

@@ -325,6 +325,23 @@ pub struct CohortTraffic {
     pub counts: Counts,
 }
 
+/// `POST …/limits`: what an ingress let pass of limits, and in the answer what the others did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LimitsTaken {
+    /// In the answer: how many other ingresses there are.
+    #[serde(default)]
+    pub others: usize,
+    pub limits: Vec<LimitTaken>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LimitTaken {
+    /// The same for every ingress.
+    pub limit: String,
+    /// By client, in hexadecimal.
+    pub taken: BTreeMap<String, u32>,
+}
+
 /// `GET …/logs`, and `GET /v1/agent/logs` with `app` as a parameter.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogQuery {

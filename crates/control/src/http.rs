@@ -545,6 +545,13 @@ fn roles() -> Described {
                 .answers::<wire::ProxyDocuments>(),
         )
         .post(
+            paths::PROXY_LIMITS,
+            nodes::limits,
+            says(Right::Node, "Tell what was let pass of limits, and hear what others did")
+                .takes::<wire::LimitsTaken>()
+                .answers::<wire::LimitsTaken>(),
+        )
+        .post(
             paths::PROXY_TRAFFIC,
             nodes::traffic,
             says(Right::Node, "Report what was counted of apps that are measured")

@@ -29,6 +29,7 @@ mod run_logs;
 mod secrets;
 pub mod served;
 pub mod shared;
+mod shares;
 pub mod status;
 pub mod trees;
 mod verifiers;

@@ -19,6 +19,7 @@ use crate::git::Repositories;
 use crate::keyring::Keyring;
 use crate::quorum::Backing;
 use crate::reconcile::{Event, Reconcile};
+use crate::shares::Shares;
 use crate::trees::{Trees, TreesError};
 use crate::{ControlConfig, Ending};
 
@@ -79,6 +80,8 @@ pub(crate) struct Inner {
     pub members: Members,
     /// Who this server is to agents on other machines.
     pub identity: OnceLock<Arc<Identity>>,
+    /// What ingresses tell each other.
+    pub shares: Mutex<Shares>,
     /// When each node's agent last beat.
     pub beats: Mutex<std::collections::BTreeMap<NodeId, Instant>>,
 }
@@ -145,6 +148,7 @@ impl Control {
             authority: OnceLock::new(),
             members: Members::default(),
             identity: OnceLock::new(),
+            shares: Mutex::default(),
             beats: Mutex::default(),
         };
         let control = Self { inner: Arc::new(inner) };

@@ -55,7 +55,7 @@ fn verifiers(auth: &Auth, secret: &SecretName, value: &str, salt: &str) -> Vec<V
         Auth::Basic(people) if people.secret == *secret => {
             lines.filter_map(|line| Some(verifier(line.split_once(':')?.0, line))).collect()
         }
-        Auth::ApiKey(_) | Auth::Basic(_) => Vec::new(),
+        Auth::ApiKey(_) | Auth::Basic(_) | Auth::Jwt(_) => Vec::new(),
     }
 }
 

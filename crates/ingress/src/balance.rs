@@ -4,6 +4,9 @@
 //! they belong to the instance's id. Instances that refuse or reset connections are passed over for a while
 //! (ejection); each time in a row the while doubles. When all are ejected, ejection is ignored: a guess is better
 //! than a certain error.
+//!
+//! Where two are equally busy and one takes more than twice as long, the faster one gets the request. An instance that has
+//! just come gets a tenth of its share at first, and all of it a few seconds later: caches are cold and compilers busy.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use rung_model::{AppName, DeploymentNumber, InstanceId};
 use tokio::sync::Notify;
 
 use crate::clock::now_ms;
+use crate::jwks::Jwks;
 use crate::limiter::Limiter;
 use crate::traffic::CohortCounts;
 use crate::upstream::Relay;
@@ -23,6 +27,12 @@ use crate::upstream::Relay;
 /// The first ejection: the time in which a crashed process is usually up again.
 const EJECT_FIRST: Duration = Duration::from_millis(250);
 const EJECT_MAX: Duration = Duration::from_secs(30);
+/// Long enough for a cache to fill, short against a deploy.
+const SLOW_START: Duration = Duration::from_secs(5);
+/// The whole share, in tenths.
+const WARM: u64 = 10;
+/// As slow as an application in trouble.
+const FAILURE_COUNTS_AS: Duration = Duration::from_secs(1);
 /// Connections that break before an answer may be the request's fault; so many in a row are the instance's.
 const BROKEN_BEFORE_EJECTION: u32 = 3;
 
@@ -37,6 +47,10 @@ pub(crate) struct InstanceLoad {
     broken: AtomicU32,
     ejections: AtomicU32,
     ejected_until_ms: AtomicU64,
+    /// How long it takes, in microseconds, the last answers counting most; 0: not known.
+    latency_us: AtomicU32,
+    /// When it shall have its whole share; 0 from then on.
+    warming_until_ms: AtomicU64,
     draining: AtomicBool,
     drained: Arc<Notify>,
 }
@@ -50,6 +64,35 @@ impl InstanceLoad {
         // Zero almost always: then the clock is not read.
         let until = self.ejected_until_ms.load(Ordering::Relaxed);
         until != 0 && now_ms() < until
+    }
+
+    /// Answers that fail fast must not draw requests to an instance that does nothing else.
+    pub(crate) fn took(&self, time: Duration, status: u16) {
+        let time = if status >= 500 { time.max(FAILURE_COUNTS_AS) } else { time };
+        let sample = u32::try_from(time.as_micros()).unwrap_or(u32::MAX).max(1);
+        let before = self.latency_us.load(Ordering::Relaxed);
+        // Threads may overwrite each other's word now and then; it is an estimate.
+        let after = if before == 0 { sample } else { before - before / 8 + sample / 8 };
+        self.latency_us.store(after.max(1), Ordering::Relaxed);
+    }
+
+    /// Its share of its weight, in tenths.
+    fn warmth(&self) -> u64 {
+        let until = self.warming_until_ms.load(Ordering::Relaxed);
+        if until == 0 {
+            return WARM;
+        }
+        let left = until.saturating_sub(now_ms());
+        if left == 0 {
+            self.warming_until_ms.store(0, Ordering::Relaxed);
+        }
+        WARM.saturating_sub(left * WARM / SLOW_START.as_millis() as u64).max(1)
+    }
+
+    /// Neither passed over nor warming: all of its share, without a look at the clock.
+    fn is_plain(&self) -> bool {
+        self.ejected_until_ms.load(Ordering::Relaxed) == 0
+            && self.warming_until_ms.load(Ordering::Relaxed) == 0
     }
 
     /// It answered: whatever was held against it is forgotten.
@@ -131,6 +174,8 @@ pub(crate) struct Registry {
     services: HashMap<(String, String), Arc<ServiceLoad>>,
     /// By what they limit and how.
     limiters: HashMap<String, Arc<Limiter>>,
+    /// By where they are published.
+    jwks: HashMap<String, Arc<Jwks>>,
     /// Of apps that are measured.
     cohorts: BTreeMap<(AppName, DeploymentNumber), Arc<CohortCounts>>,
     next_instance: u64,
@@ -145,6 +190,7 @@ impl Registry {
             instances: HashMap::new(),
             services: HashMap::new(),
             limiters: HashMap::new(),
+            jwks: HashMap::new(),
             cohorts: BTreeMap::new(),
             next_instance: 0,
             next_service: 0,
@@ -165,6 +211,8 @@ impl Registry {
             broken: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until_ms: AtomicU64::new(0),
+            latency_us: AtomicU32::new(0),
+            warming_until_ms: AtomicU64::new(0),
             draining: AtomicBool::new(true),
             drained: self.drained.clone(),
         });
@@ -177,6 +225,8 @@ impl Registry {
         let load = self.instance(id, service);
         if load.draining.swap(false, Ordering::AcqRel) {
             load.forgive();
+            load.latency_us.store(0, Ordering::Relaxed);
+            load.warming_until_ms.store(now_ms() + SLOW_START.as_millis() as u64, Ordering::Relaxed);
         }
         load
     }
@@ -203,8 +253,24 @@ impl Registry {
         self.limiters.entry(name).or_insert_with(|| Arc::new(Limiter::new(rate))).clone()
     }
 
-    /// Forgets the limits that no table has any more.
-    pub(crate) fn retain_limiters(&mut self) {
+    /// An issuer's keys, followed from the first look on.
+    pub(crate) fn jwks(&mut self, address: &str) -> Arc<Jwks> {
+        let follow = || Jwks::follow(address.to_owned());
+        self.jwks.entry(address.to_owned()).or_insert_with(follow).clone()
+    }
+
+    /// Every limit by its name, which is the same in every ingress.
+    pub(crate) fn limits(&self) -> Vec<(String, Arc<Limiter>)> {
+        self.limiters.iter().map(|(name, limiter)| (name.clone(), limiter.clone())).collect()
+    }
+
+    pub(crate) fn has_limits(&self) -> bool {
+        !self.limiters.is_empty()
+    }
+
+    /// Forgets the limits and issuers that no table has any more.
+    pub(crate) fn retain_policies(&mut self) {
+        self.jwks.retain(|_, jwks| Arc::strong_count(jwks) > 1);
         self.limiters.retain(|_, limiter| Arc::strong_count(limiter) > 1);
     }
 
@@ -285,40 +351,53 @@ pub(crate) fn pick<'t>(targets: &'t [Target], tried: &Tried) -> Option<&'t Targe
     }
     let fresh = |target: &Target| !tried.contains(target.load.slot);
     // The usual case needs no list: everything is eligible.
-    if tried.slots.is_empty() && targets.iter().all(|target| !target.load.is_ejected()) {
-        return choose(targets, |_| true);
+    if tried.slots.is_empty() && targets.iter().all(|target| target.load.is_plain()) {
+        return choose(targets, weight, |_| true);
     }
-    choose(targets, |target| fresh(target) && !target.load.is_ejected())
-        .or_else(|| choose(targets, fresh))
-        .or_else(|| choose(targets, |_| true))
+    choose(targets, warm_weight, |target| fresh(target) && !target.load.is_ejected())
+        .or_else(|| choose(targets, warm_weight, fresh))
+        .or_else(|| choose(targets, warm_weight, |_| true))
 }
 
-/// Two draws by weight, then the one with fewer requests in flight for its weight.
-fn choose(targets: &[Target], eligible: impl Fn(&Target) -> bool) -> Option<&Target> {
-    let total: u64 = targets.iter().filter(|t| eligible(t)).map(|t| u64::from(t.weight)).sum();
+fn weight(target: &Target) -> u64 {
+    u64::from(target.weight)
+}
+
+fn warm_weight(target: &Target) -> u64 {
+    u64::from(target.weight) * target.load.warmth()
+}
+
+/// Two draws by weight, then the one with fewer requests in flight for its weight, then the faster one.
+fn choose(
+    targets: &[Target],
+    weight: impl Fn(&Target) -> u64,
+    eligible: impl Fn(&Target) -> bool,
+) -> Option<&Target> {
+    let total: u64 = targets.iter().filter(|t| eligible(t)).map(&weight).sum();
     if total == 0 {
         return targets.iter().find(|t| eligible(t));
     }
-    let first = draw(targets, &eligible, total)?;
-    let second = draw(targets, &eligible, total)?;
+    let draw = || {
+        let mut at = fastrand::u64(0..total);
+        targets.iter().filter(|t| eligible(t)).find(|target| {
+            let weight = weight(target);
+            let is_it = at < weight;
+            at = at.saturating_sub(weight);
+            is_it
+        })
+    };
+    let (first, second) = (draw()?, draw()?);
     let load = |target: &Target| u64::from(target.load.in_flight());
-    if load(second) * u64::from(first.weight) < load(first) * u64::from(second.weight) {
-        Some(second)
-    } else {
-        Some(first)
-    }
+    let busy = (load(first) * u64::from(second.weight), load(second) * u64::from(first.weight));
+    let is_better = busy.1 < busy.0 || (busy.1 == busy.0 && is_much_faster(second, first));
+    Some(if is_better { second } else { first })
 }
 
-fn draw<'t>(targets: &'t [Target], eligible: &impl Fn(&Target) -> bool, total: u64) -> Option<&'t Target> {
-    let mut at = fastrand::u64(0..total);
-    for target in targets.iter().filter(|t| eligible(t)) {
-        let weight = u64::from(target.weight);
-        if at < weight {
-            return Some(target);
-        }
-        at -= weight;
-    }
-    None
+/// A factor of two is more than chance; what is not known says nothing.
+fn is_much_faster(one: &Target, other: &Target) -> bool {
+    let latency = |target: &Target| u64::from(target.load.latency_us.load(Ordering::Relaxed));
+    let (one, other) = (latency(one), latency(other));
+    one != 0 && other > 2 * one
 }
 
 /// Keeps retries from multiplying the load of a service that is failing anyway.
@@ -370,7 +449,11 @@ mod tests {
             load: registry.routed(&InstanceId::new(format!("a-{n}")).unwrap(), &service),
             counts: None,
         };
-        weights.iter().enumerate().map(target).collect()
+        let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
+        for target in &targets {
+            target.load.warming_until_ms.store(0, Ordering::Relaxed);
+        }
+        targets
     }
 
     fn share(targets: &[Target], of: usize) -> f64 {
@@ -412,6 +495,33 @@ mod tests {
         assert!((0.4..0.6).contains(&again), "with all ejected, one got {again} of the requests");
         targets[1].load.succeeded();
         assert_eq!(share(&targets, 0), 0.0, "the one that answers is not preferred");
+    }
+
+    #[test]
+    fn of_two_that_are_equally_busy_the_much_faster_one_is_taken() {
+        let targets = targets(&mut Registry::new(), &[1, 1]);
+        targets[0].load.took(Duration::from_millis(30), 200);
+        targets[1].load.took(Duration::from_millis(10), 200);
+        let slow = share(&targets, 0);
+        assert!((0.2..0.3).contains(&slow), "one that takes three times as long got {slow} of the requests");
+        for _ in 0..50 {
+            targets[1].load.took(Duration::from_micros(100), 503);
+        }
+        let failing = share(&targets, 1);
+        assert!(failing < 0.3, "one that fails fast got {failing} of the requests");
+    }
+
+    #[test]
+    fn who_has_just_come_gets_a_small_share_at_first() {
+        let targets = targets(&mut Registry::new(), &[1, 1]);
+        let warm_at = |ms: u64| targets[0].load.warming_until_ms.store(ms, Ordering::Relaxed);
+        warm_at(now_ms() + SLOW_START.as_millis() as u64);
+        let first = share(&targets, 0);
+        assert!((0.05..0.35).contains(&first), "a new instance got {first} of the requests at once");
+        warm_at(now_ms().max(1));
+        let later = share(&targets, 0);
+        assert!((0.45..0.55).contains(&later), "it got {later} of the requests after its slow start");
+        assert!(targets[0].load.is_plain(), "the clock is looked at for ever");
     }
 
     #[test]

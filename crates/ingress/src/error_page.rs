@@ -33,6 +33,8 @@ pub(crate) enum Failure {
     Forbidden,
     /// No key or password, or one that is not known.
     Unauthorized,
+    /// Nobody knows yet whose tokens to believe.
+    IssuerUnknown,
     RateLimited,
     BodyTooLarge,
     HeadTooLarge,
@@ -62,6 +64,7 @@ impl Failure {
             | Self::HoldFull
             | Self::HeldTooLong
             | Self::Overloaded
+            | Self::IssuerUnknown
             | Self::Maintenance => 503,
             Self::ConnectFailed | Self::ConnectionLost | Self::BadResponse(_) => 502,
             Self::ResponseTimeout => 504,
@@ -88,6 +91,7 @@ impl Failure {
             Self::Maintenance => "maintenance",
             Self::Forbidden => "forbidden",
             Self::Unauthorized => "unauthorized",
+            Self::IssuerUnknown => "issuer_unknown",
             Self::RateLimited => "rate_limited",
             Self::BodyTooLarge => "body_too_large",
             Self::HeadTooLarge => "head_too_large",
@@ -111,6 +115,7 @@ impl Failure {
             | Self::HoldFull
             | Self::HeldTooLong
             | Self::Overloaded
+            | Self::IssuerUnknown
             | Self::Maintenance => Side::Rung,
             Self::NoInstance(Absence::Failing)
             | Self::ConnectFailed
@@ -142,6 +147,9 @@ impl Failure {
             Self::Maintenance => "The application is being looked after, and will be back soon.".into(),
             Self::Forbidden => "This is not for requests from your address.".into(),
             Self::Unauthorized => "This needs a key or a password that is known here.".into(),
+            Self::IssuerUnknown => {
+                "The keys that tokens are signed by are not known yet. Try again in a moment.".into()
+            }
             Self::RateLimited => "Too many requests came. Try again later.".into(),
             Self::BodyTooLarge => "The request's body is larger than what is taken here.".into(),
             Self::HeadTooLarge => "The request's headers are larger than what is taken here.".into(),

@@ -207,7 +207,7 @@ impl<S: ClientStream> Exchange<'_, S> {
             uploaded: &uploaded,
             passed: &passed,
             status: &status,
-            measured: chosen.counts.as_ref().map(|_| (begun, &took)),
+            measured: (chosen.counts.is_some() || chosen.rivals > 0).then_some((begun, &took)),
             from_instance: &mut from_instance,
             answer: &mut answer,
         };
@@ -228,6 +228,9 @@ impl<S: ClientStream> Exchange<'_, S> {
         let attempt = match end {
             End::Complete { keep_instance, keep_client } => {
                 load.succeeded();
+                if chosen.rivals > 0 {
+                    load.took(took.get(), status.get());
+                }
                 if keep_instance && from_instance.is_empty() && self.worker.is_routed(load.slot) {
                     self.worker.pool.put(load.slot, chosen.address, instance);
                 }

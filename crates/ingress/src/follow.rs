@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use crate::balance::Registry;
 use crate::cluster;
 use crate::documents::Documents;
+use crate::share::{self, Sharing};
 use crate::table::Table;
 use crate::traffic::{REPORT_EVERY, Reporter};
 use crate::view::{Effect, Event, View};
@@ -50,6 +51,7 @@ pub(crate) struct Follower {
     /// Said once, not at each try.
     is_failing: bool,
     reporter: Reporter,
+    sharing: Sharing,
     /// The report on its way.
     reporting: Option<tokio::task::JoinHandle<()>>,
 }
@@ -89,6 +91,7 @@ impl Follower {
             started: Instant::now(),
             is_failing: false,
             reporter: Reporter::new(),
+            sharing: Sharing::default(),
             reporting: None,
         }
     }
@@ -105,6 +108,10 @@ impl Follower {
         let drained = self.registry.drained.clone();
         let mut reports = tokio::time::interval(REPORT_EVERY);
         reports.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The proxy of a node passes connections; limits are for who takes requests of clients.
+        let takes_clients = !self.shared.config.listen.is_empty();
+        let mut shares = tokio::time::interval(share::EVERY);
+        shares.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wake = self.view.next_wake().map(|at| tokio::time::Instant::from(self.started + at));
             let event = tokio::select! {
@@ -112,6 +119,10 @@ impl Follower {
                 (ticket, answer) = next_answer(&mut self.poll) => self.understand(ticket, answer),
                 () = drained.notified() => self.counted(),
                 () = sleep_until(wake) => Event::Tick,
+                _ = shares.tick(), if takes_clients && self.registry.has_limits() => {
+                    self.sharing.tick(&self.client, &self.shared.config.proxy, self.registry.limits());
+                    continue;
+                }
                 _ = reports.tick(), if self.registry.is_measuring() => {
                     self.report();
                     continue;

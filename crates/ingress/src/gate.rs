@@ -4,11 +4,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rung_model::route::{ApiKeyAuth, Auth, Cors, Origins, WithCredentials};
+use rung_model::route::{ApiKeyAuth, Auth, Cors, JwtAuth, Origins, WithCredentials};
 
 use crate::body::Framing;
 use crate::config::TrustedProxies;
@@ -17,6 +17,7 @@ use crate::edit::{Edit, rewritten, target};
 use crate::error_page::Failure;
 use crate::fields::{header, headers};
 use crate::head::{Request, push, push_number};
+use crate::jwt::{self, Doubt};
 use crate::limiter::{Limiter, Taken};
 use crate::policy::Policy;
 
@@ -112,13 +113,18 @@ impl Visit<'_> {
     fn caller(&mut self, auth: &Auth, head: &[u8]) -> Result<String, Verdict> {
         let keys = self.policy.keys.as_ref();
         let name = match auth {
-            Auth::ApiKey(asked) => api_key(asked, head).and_then(|key| keys?.name(key)),
-            Auth::Basic(_) => basic(head).and_then(|shown| keys?.name(&shown)),
+            Auth::ApiKey(asked) => api_key(asked, head).and_then(|key| keys?.name(key)).map(str::to_owned),
+            Auth::Basic(_) => basic(head).and_then(|shown| keys?.name(&shown)).map(str::to_owned),
+            Auth::Jwt(asked) => self.subject(asked, head)?,
         };
         if let Some(name) = name {
-            return Ok(name.to_owned());
+            return Ok(name);
         }
         match auth {
+            Auth::Jwt(_) if header(head, "authorization").is_some() => {
+                self.lines.extend_from_slice(b"WWW-Authenticate: Bearer error=\"invalid_token\"\r\n");
+            }
+            Auth::Jwt(_) => self.lines.extend_from_slice(b"WWW-Authenticate: Bearer\r\n"),
             Auth::ApiKey(_) => self.lines.extend_from_slice(b"WWW-Authenticate: Bearer\r\n"),
             Auth::Basic(people) => push(
                 self.lines,
@@ -126,6 +132,23 @@ impl Visit<'_> {
             ),
         }
         Err(Verdict::Refuse(Failure::Unauthorized))
+    }
+
+    /// Whom a token is about, when it is to be believed.
+    fn subject(&self, asked: &JwtAuth, head: &[u8]) -> Result<Option<String>, Verdict> {
+        let Some(token) = header(head, "authorization").and_then(bearer) else { return Ok(None) };
+        let jwks = self.policy.jwks.as_ref();
+        let Some((jwks, keys)) = jwks.and_then(|jwks| Some((jwks, jwks.keys()?))) else {
+            return Err(Verdict::Refuse(Failure::IssuerUnknown));
+        };
+        match jwt::subject(token, &keys, asked, SystemTime::now()) {
+            Ok(name) => Ok(Some(harmless(&name))),
+            Err(Doubt::UnknownKey) => {
+                jwks.ask_anew();
+                Ok(None)
+            }
+            Err(Doubt::Invalid) => Ok(None),
+        }
     }
 
     fn measure(&self, head: &[u8]) -> Result<(), Verdict> {
@@ -208,6 +231,8 @@ impl Visit<'_> {
                     None => edit.remove.extend(["authorization", "x-api-key"]),
                 },
                 Auth::Basic(_) => edit.remove.push("authorization"),
+                // Applications read more of it than whom it is about.
+                Auth::Jwt(_) => {}
             }
         }
         if let Some(name) = caller {
@@ -217,6 +242,11 @@ impl Visit<'_> {
             edit.apply(head);
         }
     }
+}
+
+/// It becomes the value of a header.
+fn harmless(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_graphic() { c } else { '-' }).take(200).collect()
 }
 
 fn api_key<'h>(asked: &ApiKeyAuth, head: &'h [u8]) -> Option<&'h [u8]> {

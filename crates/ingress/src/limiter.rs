@@ -5,7 +5,8 @@
 //! so it is not kept; the threads of a process share one table.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rung_model::route::Rate;
@@ -22,8 +23,17 @@ pub(crate) struct Limiter {
     /// Of one request, in nanoseconds.
     share: u64,
     started: Instant,
+    shards: [Mutex<Shard>; SHARDS],
+    /// There are other ingresses, which are told what passes here.
+    is_shared: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
     /// Whose bucket is full again when.
-    shards: [Mutex<HashMap<u128, u64>>; SHARDS],
+    full_at: HashMap<u128, u64>,
+    /// What passed since the others were told.
+    untold: HashMap<u128, u32>,
 }
 
 /// What became of a request, for its answer's headers too.
@@ -45,6 +55,7 @@ impl Limiter {
             share: u64::try_from(share).unwrap_or(u64::MAX / 4).max(1),
             started: Instant::now(),
             shards: std::array::from_fn(|_| Mutex::default()),
+            is_shared: AtomicBool::new(false),
         }
     }
 
@@ -53,28 +64,80 @@ impl Limiter {
     }
 
     pub(crate) fn take(&self, whose: u128) -> Taken {
-        let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.take_at(whose, now)
+        self.take_at(whose, self.now())
     }
 
     fn take_at(&self, whose: u128, now: u64) -> Taken {
         let room = self.share.saturating_mul(u64::from(self.rate.burst.max(1)));
-        let mixed = (whose ^ (whose >> 64)) as u64;
-        let shard = (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % SHARDS;
-        // A panic elsewhere leaves counts that are counts all the same.
-        let mut buckets = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
-        let before = buckets.get(&whose).copied().unwrap_or(0).max(now);
+        let mut shard = self.shard(whose);
+        let before = shard.full_at.get(&whose).copied().unwrap_or(0).max(now);
         let after = before.saturating_add(self.share);
         let ahead = after - now;
         if ahead > room {
             let full = Duration::from_nanos(before - now);
             return Taken { wait: Some(Duration::from_nanos(ahead - room)), remaining: 0, full };
         }
-        if buckets.len() >= BUCKETS_PER_SHARD && !buckets.contains_key(&whose) {
-            make_room(&mut buckets, now);
+        shard.set(whose, after, now);
+        if self.is_shared.load(Ordering::Relaxed) {
+            *shard.untold.entry(whose).or_default() += 1;
         }
-        buckets.insert(whose, after);
         Taken { wait: None, remaining: (room - ahead) / self.share, full: Duration::from_nanos(ahead) }
+    }
+
+    fn shard(&self, whose: u128) -> MutexGuard<'_, Shard> {
+        let mixed = (whose ^ (whose >> 64)) as u64;
+        let at = (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % SHARDS;
+        self.locked(at)
+    }
+
+    fn locked(&self, at: usize) -> MutexGuard<'_, Shard> {
+        // A panic elsewhere leaves counts that are counts all the same.
+        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what passes is kept to be told.
+    pub(crate) fn account(&self, is_shared: bool) {
+        self.is_shared.store(is_shared, Ordering::Relaxed);
+    }
+
+    /// What passed since it was last told, of so many clients at most.
+    pub(crate) fn tell(&self, max: usize) -> Vec<(u128, u32)> {
+        let mut told = Vec::new();
+        for at in 0..SHARDS {
+            let mut shard = self.locked(at);
+            let some: Vec<u128> = shard.untold.keys().take(max - told.len()).copied().collect();
+            told.extend(some.into_iter().filter_map(|whose| Some((whose, shard.untold.remove(&whose)?))));
+            if !self.is_shared.load(Ordering::Relaxed) {
+                shard.untold = HashMap::new();
+            }
+        }
+        told
+    }
+
+    /// So many passed elsewhere. The bucket may owe more than it holds.
+    pub(crate) fn others_took(&self, whose: u128, count: u32) {
+        self.others_took_at(whose, count, self.now());
+    }
+
+    fn others_took_at(&self, whose: u128, count: u32, now: u64) {
+        let mut shard = self.shard(whose);
+        let before = shard.full_at.get(&whose).copied().unwrap_or(0).max(now);
+        shard.set(whose, before.saturating_add(self.share.saturating_mul(u64::from(count))), now);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Shard {
+    fn set(&mut self, whose: u128, full_at: u64, now: u64) {
+        if self.full_at.len() >= BUCKETS_PER_SHARD && !self.full_at.contains_key(&whose) {
+            make_room(&mut self.full_at, now);
+            // Who is forgotten is not told of either.
+            self.untold.retain(|whose, _| self.full_at.contains_key(whose));
+        }
+        self.full_at.insert(whose, full_at);
     }
 }
 
@@ -128,7 +191,50 @@ mod tests {
         for client in 0..300_000u128 {
             assert!(limiter.take_at(client, 0).wait.is_none(), "a new client was refused");
         }
-        let kept: usize = limiter.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        let kept: usize = limiter.shards.iter().map(|shard| shard.lock().unwrap().full_at.len()).sum();
         assert!(kept <= SHARDS * BUCKETS_PER_SHARD, "{kept} buckets are kept");
+    }
+
+    /// Two ingresses that hear of each other every 200 ms; so many requests a second come to each.
+    fn pass_together(seconds: u64, loads: impl Fn(u64) -> [u64; 2]) -> Vec<u64> {
+        let ingresses = [limiter(100, 1, 100), limiter(100, 1, 100)];
+        ingresses.iter().for_each(|limiter| limiter.account(true));
+        let mut passed = vec![0; seconds as usize];
+        for ms in 0..seconds * 1000 {
+            let now = ms * SECOND / 1000;
+            for (limiter, load) in ingresses.iter().zip(loads(ms / 1000)) {
+                for _ in 0..(load * (ms + 1) / 1000 - load * ms / 1000) {
+                    passed[(ms / 1000) as usize] += u64::from(limiter.take_at(1, now).wait.is_none());
+                }
+            }
+            if ms % 200 == 0 {
+                let told = ingresses.each_ref().map(|limiter| limiter.tell(10));
+                for (limiter, told) in ingresses.iter().zip(told.iter().rev()) {
+                    told.iter().for_each(|(whose, count)| limiter.others_took_at(*whose, *count, now));
+                }
+            }
+        }
+        passed
+    }
+
+    #[test]
+    fn two_ingresses_let_as_many_pass_as_one_would() {
+        for (what, loads) in [("evenly", [300, 300]), ("unevenly", [1000, 60]), ("one-sided", [500, 0])] {
+            let passed = pass_together(65, |_| loads);
+            let minute: u64 = passed[5..].iter().sum();
+            assert!(
+                (5940..=6060).contains(&minute),
+                "{what} loaded they let {minute} of 6000 pass in a minute"
+            );
+        }
+    }
+
+    #[test]
+    fn when_the_load_moves_to_the_other_ingress_the_limit_holds() {
+        let passed = pass_together(40, |second| if second < 20 { [500, 0] } else { [0, 500] });
+        for from in 18..30 {
+            let window: u64 = passed[from..from + 5].iter().sum();
+            assert!((450..=550).contains(&window), "from second {from} on {window} of 500 passed in 5 s");
+        }
     }
 }

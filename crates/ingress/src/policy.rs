@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 use rung_model::route::{Auth, HeaderChange, RateLimits, Route, RoutePolicy};
-use rung_model::{AppName, RouteDocument};
+use rung_model::{AppName, RouteDocument, SecretName};
 
 use crate::balance::Registry;
 use crate::head::push;
+use crate::jwks::Jwks;
 use crate::limiter::Limiter;
 
 /// See the module's text.
@@ -24,6 +25,8 @@ pub(crate) struct Policy {
     pub(crate) answer_lines: Vec<u8>,
     pub(crate) answer_removed: Vec<String>,
     pub(crate) keys: Option<Keys>,
+    /// Of the issuer whose tokens are taken.
+    pub(crate) jwks: Option<Arc<Jwks>>,
     pub(crate) limits: Limits,
     /// Set where visitors come back to their instance.
     pub(crate) cookie: Option<String>,
@@ -51,7 +54,11 @@ impl Policy {
         let service = route.service().map_or("", |service| service.as_str());
         let sticky = rule.affinity == rung_model::route::Affinity::Cookie;
         Some(Arc::new(Self {
-            keys: rule.auth.as_ref().map(|auth| Keys::new(auth, document)),
+            keys: rule.secret().map(|secret| Keys::new(secret, document)),
+            jwks: match &rule.auth {
+                Some(Auth::Jwt(asked)) => Some(registry.jwks(&asked.jwks)),
+                _ => None,
+            },
             limits: limits(route, rule.limit.as_ref(), &document.app, registry),
             cookie: sticky.then(|| format!("rung-instance-{service}")),
             path: route.path.clone(),
@@ -106,11 +113,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    fn new(auth: &Auth, document: &RouteDocument) -> Self {
-        let secret = match auth {
-            Auth::ApiKey(keys) => &keys.secret,
-            Auth::Basic(people) => &people.secret,
-        };
+    fn new(secret: &SecretName, document: &RouteDocument) -> Self {
         let version = document.secrets.get(secret).copied().unwrap_or_default();
         let known = document.verifiers.get(secret).into_iter().flatten();
         let entry = |verifier: &rung_model::route::Verifier| Some((verifier.bytes()?, verifier.name.clone()));

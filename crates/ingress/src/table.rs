@@ -140,7 +140,7 @@ impl Table {
             named.any(|endpoint| endpoint.cohort == cohort)
         };
         registry.retain_cohorts(is_measured);
-        registry.retain_limiters();
+        registry.retain_policies();
         registry.retire(|slot| table.routed.contains(&slot), |id| named.contains(id));
         table
     }

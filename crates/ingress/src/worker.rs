@@ -196,6 +196,8 @@ pub(crate) struct Chosen {
     pub(crate) service: usize,
     /// Where it is counted what becomes of the request.
     pub(crate) counts: Option<Arc<CohortCounts>>,
+    /// How many others the service has: alone, it need not be measured.
+    pub(crate) rivals: usize,
     /// It was tried for this request before.
     pub(crate) is_again: bool,
     version: u64,
@@ -297,6 +299,7 @@ impl Worker {
                 protocol: service.protocol,
                 service: service.load.slot,
                 counts: target.counts.clone(),
+                rivals: service.targets.len() - 1,
                 is_again: tried.contains(target.load.slot),
                 version: table.version,
             }),

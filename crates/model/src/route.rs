@@ -139,6 +139,7 @@ impl RoutePolicy {
         match self.auth.as_ref()? {
             Auth::ApiKey(keys) => Some(&keys.secret),
             Auth::Basic(people) => Some(&people.secret),
+            Auth::Jwt(_) => None,
         }
     }
 }
@@ -194,6 +195,7 @@ impl AddressRule {
 pub enum Auth {
     ApiKey(ApiKeyAuth),
     Basic(BasicAuth),
+    Jwt(JwtAuth),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -211,6 +213,18 @@ pub struct BasicAuth {
     pub secret: SecretName,
     /// What browsers say when they ask for the password.
     pub realm: String,
+}
+
+/// `Authorization: Bearer` with a token that an issuer has signed; who comes is its `sub`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct JwtAuth {
+    /// Where the issuer publishes its keys.
+    pub jwks: String,
+    /// As the token's `iss` says it.
+    pub issuer: String,
+    /// Whom the token must be for; `None`: anybody whom the issuer serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
 }
 
 /// Which other origins' pages may read answers.

@@ -15,7 +15,7 @@ use crate::join::{
     MemberReport, NodeListing, RemoveRequest,
 };
 use crate::paths;
-use crate::wire::{Launch, ProxyDocuments, ProxyPoll, ProxyTraffic};
+use crate::wire::{Launch, LimitsTaken, ProxyDocuments, ProxyPoll, ProxyTraffic};
 
 /// For those who look after the cluster, and for machines that join it.
 impl Client {
@@ -112,6 +112,11 @@ impl Client {
     /// Reports what was counted.
     pub async fn report_traffic(&self, proxy: &str, traffic: &ProxyTraffic) -> Result<(), ClientError> {
         self.call(Method::POST, &fill(paths::PROXY_TRAFFIC, &[&proxy]), traffic).await
+    }
+
+    /// Tells what was let pass, and hears what others did.
+    pub async fn share_limits(&self, proxy: &str, taken: &LimitsTaken) -> Result<LimitsTaken, ClientError> {
+        self.call(Method::POST, &fill(paths::PROXY_LIMITS, &[&proxy]), taken).await
     }
 
     /// The proxy ends in order: nobody need wait for its acknowledgements any more.

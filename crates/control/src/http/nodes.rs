@@ -7,7 +7,7 @@ use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use rung_api::wire::{Launch, ProxyDocuments, ProxyPoll, ProxyTraffic};
+use rung_api::wire::{Launch, LimitsTaken, ProxyDocuments, ProxyPoll, ProxyTraffic};
 use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
 use rung_model::{
@@ -219,6 +219,16 @@ pub async fn traffic(
     };
     let _ = control.inner.mailbox.send(event);
     Ok(Json(()))
+}
+
+/// Passed on in memory, as counts are.
+pub async fn limits(
+    State(control): State<Control>,
+    named: Named,
+    Body(told): Body<LimitsTaken>,
+) -> Answer<LimitsTaken> {
+    let mut shares = control.inner.shares.lock().expect("exchanging does not panic");
+    Ok(Json(shares.exchange(named.text("proxy"), told, control.inner.started.elapsed())))
 }
 
 /// A proxy that ends in order is not waited for until it counts as silent.

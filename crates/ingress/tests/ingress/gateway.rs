@@ -1,13 +1,15 @@
 //! Who may come in, how often, and what a browser is told about pages of other origins.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::digest::{SHA256, digest};
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use rung_model::route::{
-    AddressRule, ApiKeyAuth, Auth, BasicAuth, Cors, Origins, Rate, RateLimits, RoutePolicy, Verifier,
-    WithCredentials,
+    AddressRule, ApiKeyAuth, Auth, BasicAuth, Cors, JwtAuth, Origins, Rate, RateLimits, RoutePolicy,
+    Verifier, WithCredentials,
 };
 use rung_model::{Route, RouteDocument, SecretName};
 
@@ -232,4 +234,73 @@ fn each_key_has_a_share_of_its_own() {
         })
         .collect();
     assert_eq!(statuses, [200, 429, 200, 401]);
+}
+
+/// Signs as an issuer does: `kid` and the claims, by a key of its own.
+fn signed(pair: &Ed25519KeyPair, kid: &str, claims: &str) -> String {
+    let encoded = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let text = format!("{}.{}", encoded(&format!(r#"{{"alg":"EdDSA","kid":"{kid}"}}"#)), encoded(claims));
+    let signature = URL_SAFE_NO_PAD.encode(pair.sign(text.as_bytes()));
+    format!("{text}.{signature}")
+}
+
+fn published(pairs: &[(&str, &Ed25519KeyPair)]) -> Vec<u8> {
+    let key = |(kid, pair): &(&str, &Ed25519KeyPair)| {
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key());
+        format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"{kid}","x":"{x}"}}"#)
+    };
+    let keys: Vec<String> = pairs.iter().map(key).collect();
+    format!(r#"{{"keys":[{}]}}"#, keys.join(",")).into_bytes()
+}
+
+#[test]
+fn tokens_of_an_issuer_are_believed_and_its_keys_are_followed() {
+    let pair = || {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+        Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap()
+    };
+    let (first, second) = (pair(), pair());
+    let both = published(&[("k1", &first), ("k2", &second)]);
+    let keys = Arc::new(Mutex::new(published(&[("k1", &first)])));
+    let serving = keys.clone();
+    let issuer = Application::answering("id-1", move |_| serving.lock().unwrap().clone());
+    let app = Application::answering("a-1", |_| b"in".to_vec());
+    let auth = Auth::Jwt(JwtAuth {
+        jwks: format!("http://{}/keys", issuer.address),
+        issuer: "https://id.example".into(),
+        audience: Some("shop".into()),
+    });
+    let rules = vec![to_web("/*", RoutePolicy { auth: Some(auth), ..RoutePolicy::default() })];
+    let stage = Stage::start(vec![shop_with(&app, rules)]);
+    let claims = r#"{"sub":"ada","iss":"https://id.example","aud":"shop","exp":32503680000}"#;
+    let with = |token: &str| ask(&stage, &request("/", &format!("Authorization: Bearer {token}\r\n")));
+    let good = signed(&first, "k1", claims);
+    let answer = loop {
+        // Its keys are fetched beside the requests.
+        let answer = with(&good);
+        if answer.status != 503 {
+            break answer;
+        }
+        assert_eq!(answer.header("Rung-Error"), Some("issuer_unknown"));
+    };
+    assert_eq!(answer.text(), "in", "{answer:?}");
+    let seen = app.seen();
+    assert_eq!(seen[0].header("X-Rung-Caller"), Some("ada"));
+    assert!(seen[0].header("Authorization").is_some(), "the application can't read the token");
+    let forged = with(&signed(&second, "k1", claims));
+    assert_eq!((forged.status, forged.header("Rung-Error")), (401, Some("unauthorized")));
+    assert_eq!(forged.header("WWW-Authenticate"), Some("Bearer error=\"invalid_token\""));
+    assert_eq!(with(&signed(&first, "k1", &claims.replace("shop", "cart"))).status, 401, "it is for others");
+    assert_eq!(ask(&stage, &request("/", "")).header("WWW-Authenticate"), Some("Bearer"));
+
+    // The issuer changes its keys: a token with the new one makes the ingress ask.
+    *keys.lock().unwrap() = both;
+    let renewed = signed(&second, "k2", claims);
+    let patience = Instant::now() + Duration::from_secs(60);
+    while with(&renewed).status != 200 {
+        assert!(Instant::now() < patience, "the issuer's new key was never fetched");
+        std::thread::yield_now();
+    }
+    issuer.close();
+    assert_eq!(with(&good).text(), "in", "without the issuer its keys are not believed any more");
 }

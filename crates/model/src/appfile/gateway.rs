@@ -11,8 +11,8 @@ use super::{defaults, schema, values};
 use crate::ids::SecretName;
 use crate::network::Network;
 use crate::route::{
-    AddressRule, Affinity, ApiKeyAuth, Auth, BasicAuth, Cors, HeaderChange, Origins, Rate, RateLimits,
-    RoutePolicy, WithCredentials,
+    AddressRule, Affinity, ApiKeyAuth, Auth, BasicAuth, Cors, HeaderChange, JwtAuth, Origins, Rate,
+    RateLimits, RoutePolicy, WithCredentials,
 };
 
 pub(super) fn read(table: &Table<'_, '_>, path: Option<&str>, findings: &mut Findings<'_>) -> RoutePolicy {
@@ -192,40 +192,50 @@ const AUTH_EXAMPLE: &str = "auth = { api_key = \"API_KEYS\" }";
 
 fn auth(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Option<Auth> {
     let table = field.table(&schema::AUTH, findings, AUTH_EXAMPLE)?;
-    let (api_key, basic) = (table.field("api_key"), table.field("basic"));
-    let only_with = |key: &str, other: &str, findings: &mut Findings<'_>| {
-        if let Some(field) = table.field(key) {
-            let message = format!("`{key}` belongs to `{other}`");
-            findings.report(field.key_span, message, "take it out");
-        }
+    let ways: Vec<Field<'_, '_>> =
+        ["api_key", "basic", "jwt"].into_iter().filter_map(|key| table.field(key)).collect();
+    let [way, others @ ..] = ways.as_slice() else {
+        let message = "`auth` does not say how to ask";
+        findings.missing(table.span.clone(), message, format!("write {AUTH_EXAMPLE}"));
+        return None;
     };
-    match (api_key, basic) {
-        (Some(_), Some(basic)) => {
-            let message = "`api_key` and `basic` are two ways to ask";
-            findings.report(basic.key_span, message, "a route has one: take the other out");
-            None
+    if let [other, ..] = others {
+        let message = format!("`{}` and `{}` are two ways to ask", way.key, other.key);
+        findings.report(other.key_span.clone(), message, "a route has one: take the others out");
+        return None;
+    }
+    for (key, owner) in [("header", "api_key"), ("realm", "basic"), ("issuer", "jwt"), ("audience", "jwt")] {
+        if let Some(field) = table.field(key).filter(|_| way.key != owner) {
+            findings.report(field.key_span, format!("`{key}` belongs to `{owner}`"), "take it out");
         }
-        (None, None) => {
-            let message = "`auth` does not say how to ask";
-            findings.missing(table.span.clone(), message, format!("write {AUTH_EXAMPLE}"));
-            None
-        }
-        (Some(field), None) => {
-            only_with("realm", "basic", findings);
+    }
+    let text = |key: &str, findings: &mut Findings<'_>| {
+        table.field(key)?.text(findings, "\"https://id.example.com\"").map(str::to_owned)
+    };
+    Some(match way.key.as_str() {
+        "api_key" => {
             let header = table.field("header").and_then(|field| {
                 let text = field.text(findings, "\"X-Api-Key\"")?;
                 header_name(&field, text, findings)
             });
             let header = header.map(|name| name.to_ascii_lowercase());
-            Some(Auth::ApiKey(ApiKeyAuth { secret: secret(&field, "API_KEYS", findings)?, header }))
+            Auth::ApiKey(ApiKeyAuth { secret: secret(way, "API_KEYS", findings)?, header })
         }
-        (None, Some(field)) => {
-            only_with("header", "api_key", findings);
+        "basic" => {
             let realm = table.field("realm").and_then(|field| realm(&field, findings));
             let realm = realm.unwrap_or_else(|| defaults::REALM.to_owned());
-            Some(Auth::Basic(BasicAuth { secret: secret(&field, "STAFF", findings)?, realm }))
+            Auth::Basic(BasicAuth { secret: secret(way, "STAFF", findings)?, realm })
         }
-    }
+        _ => {
+            let (issuer, audience) = (text("issuer", findings), text("audience", findings));
+            if table.field("issuer").is_none() {
+                let message = "`jwt` without `issuer`";
+                findings.missing(table.span.clone(), message, "write issuer as the tokens' `iss` has it");
+            }
+            let jwks = way.parsed(findings, "\"https://id.example.com/keys.json\"", values::web_address);
+            Auth::Jwt(JwtAuth { jwks: jwks?, issuer: issuer?, audience })
+        }
+    })
 }
 
 fn realm(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Option<String> {

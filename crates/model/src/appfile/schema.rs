@@ -234,8 +234,11 @@ pub const ROUTE: Section = Section {
     ],
 };
 
-pub const AUTH: Section =
-    Section { title: "auth", keys: &["api_key", "header", "basic", "realm"], refused: &[] };
+pub const AUTH: Section = Section {
+    title: "auth",
+    keys: &["api_key", "header", "basic", "realm", "jwt", "issuer", "audience"],
+    refused: &[],
+};
 
 pub const CORS: Section = Section {
     title: "cors",

@@ -860,6 +860,8 @@ fn routes_that_contradict_themselves_are_refused_with_the_way_out() {
         ("service = \"web\"\nallow = [\"10.0.0.0/40\"]", "more than 32 bits"),
         ("service = \"web\"\nauth = {}", "does not say how to ask"),
         ("service = \"web\"\nauth = { api_key = \"A\", basic = \"B\" }", "two ways to ask"),
+        ("service = \"web\"\nauth = { jwt = \"https://id.example/keys\" }", "`jwt` without `issuer`"),
+        ("service = \"web\"\nauth = { jwt = \"keys.json\", issuer = \"x\" }", "does not begin with https"),
         ("service = \"web\"\nauth = { api_key = \"NOWHERE\" }", "secret `NOWHERE` is not required"),
         ("service = \"web\"\nauth = { basic = \"ada:lovelace\" }", "`basic` is not"),
         ("service = \"web\"\ncors = { origins = [\"*\"], credentials = true }", "any page could act"),
