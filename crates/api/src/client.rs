@@ -6,6 +6,7 @@
 mod access;
 mod authority;
 mod cluster;
+mod maintenance;
 mod nodes;
 
 use std::fmt;
@@ -38,9 +39,9 @@ use crate::paths;
 use crate::sse::Message;
 use crate::wire::{
     AppStatus, CommitStatus, ConfigRequest, DeployRequest, DestroyRequest, DoctorReport, EventRecord,
-    HealthReport, JobListing, JobRequest, LogLine, LogQuery, MaintenanceRequest, PinRequest, PromoteRequest,
-    ReleaseDetail, ReleaseDiff, ReleaseListing, ReleaseRequest, RestartRequest, RollbackRequest, RunRequest,
-    ScaleRequest, SecretListing, SecretRequest, Started,
+    HealthReport, JobListing, JobRequest, LogLine, LogQuery, PinRequest, PromoteRequest, ReleaseDetail,
+    ReleaseDiff, ReleaseListing, ReleaseRequest, RestartRequest, RollbackRequest, RunRequest, ScaleRequest,
+    SecretListing, SecretRequest, Started,
 };
 
 /// Where an API is served: `unix:/path/api.sock`, `http://127.0.0.1:7864` or `https://10.0.0.1:7864`.
@@ -680,14 +681,6 @@ impl Client {
 
     pub async fn scale(&self, app: &AppName, request: &ScaleRequest) -> Result<AppStatus, ClientError> {
         self.call(Method::POST, &fill(paths::SCALE, &[app]), request).await
-    }
-
-    pub async fn maintenance(
-        &self,
-        app: &AppName,
-        request: &MaintenanceRequest,
-    ) -> Result<AppStatus, ClientError> {
-        self.call(Method::PUT, &fill(paths::MAINTENANCE, &[app]), request).await
     }
 
     pub async fn config(
