@@ -36,6 +36,21 @@ const NEEDS: &[Need] = &[
     Need { probe: &["curl", "--version"], package: "curl", what_for: "the stories of TLS" },
     Need { probe: &["openssl", "version"], package: "openssl", what_for: "the stories of TLS" },
     Need { probe: &["testssl", "--version"], package: "testssl.sh", what_for: "the long story of TLS" },
+    Need {
+        probe: &["sh", "-c", "command -v pebble && command -v pebble-challtestsrv"],
+        package: "pebble",
+        what_for: "the stories of certificates",
+    },
+    Need {
+        probe: &["/usr/sbin/nginx", "-v"],
+        package: "nginx",
+        what_for: "what others make of hostile requests, and the bench",
+    },
+    Need {
+        probe: &["/usr/sbin/haproxy", "-v"],
+        package: "haproxy",
+        what_for: "what others make of hostile requests, and the bench",
+    },
     Need { probe: &["git", "--version"], package: "git", what_for: "tidy, and the stories of git push" },
     Need {
         probe: &["etcd", "--version"],

@@ -5,6 +5,7 @@
 
 mod access;
 mod authority;
+mod certificates;
 mod cluster;
 mod maintenance;
 mod nodes;

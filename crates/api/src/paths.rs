@@ -50,6 +50,9 @@ pub const TOKENS: &str = "/v1/tokens";
 pub const TOKEN: &str = "/v1/tokens/{token}";
 pub const AUDIT: &str = "/v1/audit";
 pub const WHOAMI: &str = "/v1/whoami";
+pub const CERTIFICATES: &str = "/v1/certificates";
+pub const CERTIFICATE_ACCOUNT: &str = "/v1/certificates/account";
+pub const CERTIFICATE_RENEW: &str = "/v1/certificates/{domain}/renew";
 
 // For people's git, which adds what follows the name itself.
 pub const GIT_REFS: &str = "/git/{app}/info/refs";
@@ -81,6 +84,8 @@ pub const PROXY: &str = "/v1/proxies/{proxy}";
 pub const PROXY_POLL: &str = "/v1/proxies/{proxy}/poll";
 pub const PROXY_LIMITS: &str = "/v1/proxies/{proxy}/limits";
 pub const PROXY_TRAFFIC: &str = "/v1/proxies/{proxy}/traffic";
+pub const PROXY_CERTIFICATES: &str = "/v1/proxies/{proxy}/certificates";
+pub const PROXY_CERTIFICATE: &str = "/v1/proxies/{proxy}/certificates/{host}";
 
 // Served by each agent on its own address; the server passes people's requests on to it.
 pub const AGENT_LOGS: &str = "/v1/agent/logs";

@@ -1,6 +1,7 @@
 //! Bodies of requests and answers. Documents of the model travel as they are.
 
 mod access;
+pub mod certificates;
 pub mod cluster;
 mod releases;
 mod secrets;

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod certificate;
 mod maintenance;
 mod secret;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use access::{LoginArgs, TokenCommand, TokenCreateArgs};
 pub use audit::{AuditArgs, AuditCommand};
+pub use certificate::{CertificateCommand, CertificateEnableArgs};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 pub use maintenance::MaintenanceArgs;
@@ -132,6 +134,9 @@ pub struct UpArgs {
     /// The global `--api`: where the API is served; `None`: 127.0.0.1:7864, or the next free port.
     #[arg(skip)]
     pub api: Option<String>,
+    /// A setting of the ingress, like hsts-s=31536000 or proxy-protocol-from=10.0.0.0/8; may be said several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = ingress_setting)]
+    pub ingress: Vec<IngressSetting>,
     /// Leave the instances running when it is stopped
     #[arg(long)]
     pub keep: bool,
@@ -168,9 +173,42 @@ pub struct JoinArgs {
     /// Of a server or an ingress: serve apps over TLS too
     #[arg(long, value_name = "ADDR", num_args = 0..=1)]
     pub https: Option<Option<String>>,
+    /// Of a server or an ingress: one of its settings, like hsts-s=31536000; may be said several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = ingress_setting)]
+    pub ingress: Vec<IngressSetting>,
     /// Leave the instances running when it is stopped
     #[arg(long)]
     pub keep: bool,
+}
+
+/// An argument of `rung ingress`, as `name=value`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngressSetting {
+    pub name: String,
+    pub value: String,
+}
+
+impl std::fmt::Display for IngressSetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.name, self.value)
+    }
+}
+
+impl IngressSetting {
+    /// As the process takes it.
+    pub fn arguments(settings: &[Self]) -> Vec<String> {
+        settings.iter().flat_map(|setting| [format!("--{}", setting.name), setting.value.clone()]).collect()
+    }
+}
+
+fn ingress_setting(said: &str) -> Result<IngressSetting, String> {
+    let way = "write it like hsts-s=31536000; docs/ingress.md lists them";
+    let (name, value) = said.split_once('=').ok_or(way)?;
+    let name = name.trim_start_matches("--");
+    if name.is_empty() || value.is_empty() {
+        return Err(way.to_owned());
+    }
+    Ok(IngressSetting { name: name.to_owned(), value: value.to_owned() })
 }
 
 impl JoinArgs {
@@ -300,6 +338,9 @@ pub enum Verb {
     Open,
     /// Stop the app and forget it
     Destroy(DestroyArgs),
+    /// Have certificates ordered for the apps' domains, list and renew them
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
     /// Make tokens for people and for CI, list and revoke them
     #[command(subcommand)]
     Token(TokenCommand),

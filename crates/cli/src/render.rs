@@ -1,6 +1,7 @@
 //! Every screen as a pure function: wire types in, text out.
 
 pub mod audit;
+pub mod certificates;
 pub mod cluster;
 pub mod config;
 pub mod diff;

@@ -2,6 +2,7 @@
 
 mod attached;
 mod audit;
+mod certificate;
 mod change;
 mod cluster;
 pub mod command;
@@ -117,6 +118,7 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Events(args) => logs::events(session, &args).await,
         Verb::Open => read::open(session).await,
         Verb::Destroy(args) => destroy::destroy(session, &args).await,
+        Verb::Certificate(command) => certificate::certificate(session, command).await,
         Verb::Token(command) => token::token(session, command).await,
         Verb::Audit(args) => audit::audit(session, args).await,
         Verb::Whoami => token::whoami(session).await,

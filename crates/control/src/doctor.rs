@@ -24,6 +24,7 @@ impl Control {
         checks.push(self.check_ingress());
         checks.extend(self.check_apps());
         checks.extend(self.check_secrets().await);
+        checks.extend(self.check_certificates());
         let isolation = self.read(|world| {
             world
                 .nodes

@@ -9,6 +9,7 @@
 mod apps;
 mod audit;
 mod callers;
+mod certificates;
 mod cluster;
 mod deploy;
 mod extract;
@@ -444,6 +445,28 @@ fn people() -> Described {
                 .query(&["after", "tail"])
                 .answers::<Vec<AuditRecord>>(),
         )
+        .get(
+            paths::CERTIFICATES,
+            certificates::list,
+            says(Right::Admin, "Certificates of domains: until when, and who orders them")
+                .answers::<wire::certificates::CertificateReport>(),
+        )
+        .put(
+            paths::CERTIFICATE_ACCOUNT,
+            certificates::set_account,
+            says(Right::Admin, "Have certificates ordered from an authority")
+                .takes::<wire::certificates::AccountRequest>(),
+        )
+        .delete(
+            paths::CERTIFICATE_ACCOUNT,
+            certificates::forget_account,
+            says(Right::Admin, "Order no more certificates"),
+        )
+        .post(
+            paths::CERTIFICATE_RENEW,
+            certificates::renew,
+            says(Right::Admin, "Order a domain's certificate now"),
+        )
         .get(paths::WHOAMI, tokens::whoami, says(Right::Anyone, "Who calls").answers::<wire::Whoami>())
         .get(
             paths::TOKENS,
@@ -556,6 +579,20 @@ fn roles() -> Described {
             nodes::traffic,
             says(Right::Node, "Report what was counted of apps that are measured")
                 .takes::<wire::ProxyTraffic>(),
+        )
+        .post(
+            paths::PROXY_CERTIFICATES,
+            certificates::poll,
+            says(Right::Node, "Acknowledge certificates up to `after`, and wait for others")
+                .query(&["wait_ms"])
+                .takes::<wire::certificates::CertificatePoll>()
+                .answers::<wire::certificates::CertificateNews>(),
+        )
+        .get(
+            paths::PROXY_CERTIFICATE,
+            certificates::pair,
+            says(Right::Node, "A host's certificate with its key")
+                .answers::<wire::certificates::CertificatePair>(),
         )
 }
 

@@ -10,6 +10,7 @@
 
 mod access;
 mod audit;
+mod certificates;
 mod cluster;
 mod diff;
 pub mod doctor;

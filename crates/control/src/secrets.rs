@@ -189,6 +189,8 @@ impl Control {
                 .hint("both master keys are kept; try again when that is mended")
         })?;
         done.wrapped += u64::from(authority);
+        let certificates = self.rewrap_certificates(&mut done.lost).await;
+        done.wrapped += certificates.map_err(|error| store_error(&error))?;
         let mut from: Option<String> = None;
         loop {
             let read = self.inner.store.list(keys::SECRETS, from.as_deref(), PAGE).await;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::access::Access;
 use crate::audit::Audit;
+use crate::certificates::Shelf;
 use crate::events::EventLog;
 use crate::git::Repositories;
 use crate::keyring::Keyring;
@@ -84,6 +85,8 @@ pub(crate) struct Inner {
     pub shares: Mutex<Shares>,
     /// When each node's agent last beat.
     pub beats: Mutex<std::collections::BTreeMap<NodeId, Instant>>,
+    /// What is known of certificates.
+    pub shelf: Shelf,
 }
 
 impl std::fmt::Debug for Control {
@@ -150,6 +153,7 @@ impl Control {
             identity: OnceLock::new(),
             shares: Mutex::default(),
             beats: Mutex::default(),
+            shelf: Shelf::new(),
         };
         let control = Self { inner: Arc::new(inner) };
         let task = tokio::spawn(crate::leader::lead(control.clone(), inbox));
@@ -160,6 +164,8 @@ impl Control {
         tokio::spawn(crate::notify::tell_of_ends(control.clone()));
         tokio::spawn(crate::run_logs::keep_run_logs(control.clone()));
         tokio::spawn(control.clone().keep_quorum());
+        tokio::spawn(crate::certificates::follow(control.clone()));
+        tokio::spawn(crate::certificates::keep_ordered(control.clone()));
         Ok((control, task))
     }
 

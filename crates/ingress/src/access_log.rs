@@ -217,7 +217,8 @@ impl LocalLog {
 }
 
 fn push_line(lines: &mut Vec<u8>, client: std::net::IpAddr, request: &Request, record: &Record) {
-    push(lines, &[b",\"id\":\"", request.id.as_bytes(), b"\",\"client\":\""]);
+    push(lines, &[b",\"id\":\"", request.id.as_bytes(), b"\",\"trace\":\"", request.trace.as_bytes()]);
+    lines.extend_from_slice(b"\",\"client\":\"");
     push_display(lines, &client);
     push(
         lines,

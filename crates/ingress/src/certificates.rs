@@ -1,4 +1,5 @@
-//! The certificates that the ingress shows: files, read while it runs, and those of the development authority.
+//! The certificates that the ingress shows: files, read while it runs, those that the platform orders ([`Managed`]), and
+//! those of the development authority.
 //!
 //! `certificates/<host>.crt` holds the chain and `<host>.key` its key, both PEM; `*.example.com` is a host too. The
 //! directory is looked at once a second, so a renewed pair is in use within one, without a word to anybody. A pair that
@@ -18,7 +19,12 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
+use jiff::Timestamp;
+use rung_api::wire::certificates::FileCertificate;
+use rung_trust::Leaf;
+
 use crate::development::DevelopmentAuthority;
+use crate::managed::{ACME_TLS, Managed};
 
 /// How soon a replaced certificate is used.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -85,14 +91,19 @@ impl Held {
 pub(crate) struct Certificates {
     directory: PathBuf,
     held: RwLock<Arc<Held>>,
+    managed: Arc<Managed>,
     authority: DevelopmentAuthority,
 }
 
 impl Certificates {
     /// Reads what is there.
-    pub(crate) fn open(directory: PathBuf, authority: DevelopmentAuthority) -> io::Result<Self> {
+    pub(crate) fn open(
+        directory: PathBuf,
+        managed: Arc<Managed>,
+        authority: DevelopmentAuthority,
+    ) -> io::Result<Self> {
         std::fs::create_dir_all(&directory)?;
-        let certificates = Self { directory, held: RwLock::default(), authority };
+        let certificates = Self { directory, held: RwLock::default(), managed, authority };
         certificates.look();
         Ok(certificates)
     }
@@ -102,7 +113,7 @@ impl Certificates {
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
         let mut config =
             builder.with_protocol_versions(VERSIONS)?.with_no_client_auth().with_cert_resolver(self);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS.to_vec()];
         // The strongest first, whatever the client prefers: auditors ask for it.
         config.ignore_client_order = true;
         // Sessions are resumed from what the client keeps, in whichever thread; keys change every six hours.
@@ -114,9 +125,29 @@ impl Certificates {
         self.held.read().expect("nobody panics while holding this").clone()
     }
 
-    /// Whether a host has a certificate of its own, in a file. `host` is in lower case.
+    /// Whether a host has a certificate of its own, in a file or ordered by the platform. `host` is in lower case.
     pub(crate) fn has_own(&self, host: &str) -> bool {
-        self.held.read().expect("nobody panics while holding this").find(host).is_some()
+        let by_file = self.held.read().expect("nobody panics while holding this").find(host).is_some();
+        by_file || self.managed.has(host)
+    }
+
+    pub(crate) fn managed(&self) -> &Arc<Managed> {
+        &self.managed
+    }
+
+    /// Until when those by file hold.
+    pub(crate) fn ends(&self) -> Vec<FileCertificate> {
+        let held = self.held();
+        let wildcards = held.wildcards.iter().map(|(suffix, key)| (format!("*{suffix}"), key));
+        let all = held.exact.iter().map(|(host, key)| (host.clone(), key)).chain(wildcards);
+        let mut ends: Vec<_> = all
+            .filter_map(|(host, key)| {
+                let until = Timestamp::try_from(Leaf::read(key.cert.first()?).ok()?.until).ok()?;
+                Some(FileCertificate { host, until })
+            })
+            .collect();
+        ends.sort();
+        ends
     }
 
     /// Keeps looking for ever.
@@ -174,8 +205,14 @@ impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // Without a name the client came by an address: only this machine's own may.
         let name = hello.server_name().map_or_else(|| "localhost".to_owned(), str::to_ascii_lowercase);
+        if asks_for_proof(&hello) {
+            return self.managed.proof(&name);
+        }
         if let Some(key) = self.held.read().expect("nobody panics while holding this").find(&name) {
             return Some(key.clone());
+        }
+        if let Some(key) = self.managed.find(&name) {
+            return Some(key);
         }
         if !DevelopmentAuthority::covers(&name) {
             tracing::debug!(name, "no certificate for this name");
@@ -183,6 +220,11 @@ impl ResolvesServerCert for Certificates {
         }
         self.authority.certify(&name).inspect_err(|error| tracing::warn!(%error, "no certificate")).ok()
     }
+}
+
+/// An authority's probe offers this and nothing else.
+fn asks_for_proof(hello: &ClientHello<'_>) -> bool {
+    hello.alpn().is_some_and(|mut offered| offered.next() == Some(ACME_TLS) && offered.next().is_none())
 }
 
 fn find(directory: &Path) -> io::Result<Found> {
@@ -240,7 +282,9 @@ mod tests {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let authority = DevelopmentAuthority::ensure(&directory.path().join("authority")).unwrap();
-            let certificates = Certificates::open(directory.path().join("certificates"), authority).unwrap();
+            let managed = Arc::new(Managed::open(directory.path().join("managed")).unwrap());
+            let place = directory.path().join("certificates");
+            let certificates = Certificates::open(place, managed, authority).unwrap();
             Self { _directory: directory, certificates }
         }
 

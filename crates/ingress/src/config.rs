@@ -31,6 +31,8 @@ pub struct Config {
     pub threads: usize,
     pub access_log: AccessLogSetting,
     pub trusted: TrustedProxies,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: TrustedProxies,
     pub limits: Limits,
 }
 
@@ -112,7 +114,7 @@ impl Config {
         let mut proxy = "ingress".to_owned();
         let mut threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut access_log = AccessLogSetting::On;
-        let mut trusted = TrustedProxies::default();
+        let (mut trusted, mut proxy_protocol) = (TrustedProxies::default(), TrustedProxies::default());
         let mut limits = Limits::default();
         let mut args = args.iter();
         while let Some(name) = args.next() {
@@ -163,6 +165,9 @@ impl Config {
                     }
                 }
                 "--trust" => trusted = TrustedProxies::parse(value).map_err(|e| invalid(&e))?,
+                "--proxy-protocol-from" => {
+                    proxy_protocol = TrustedProxies::parse(value).map_err(|e| invalid(&e))?;
+                }
                 "--handshake-timeout-ms" => limits.handshake = millis()?,
                 "--head-timeout-ms" => limits.head = millis()?,
                 "--idle-timeout-ms" => limits.idle = millis()?,
@@ -194,9 +199,35 @@ impl Config {
             threads,
             access_log,
             trusted,
+            proxy_protocol,
             limits,
         })
     }
+}
+
+/// What is the supervisor's to say; the rest may be a person's.
+const NOT_SETTINGS: [&str; 9] = [
+    "--listen-fd",
+    "--https-fd",
+    "--peer-fd",
+    "--trust-dir",
+    "--data",
+    "--api",
+    "--proxy",
+    "--threads",
+    "--ready-fd",
+];
+
+/// Whether a person may give these to an ingress, as pairs of name and value.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_settings(settings: &[String]) -> Result<(), ConfigError> {
+    if let Some(name) = settings.iter().step_by(2).find(|name| NOT_SETTINGS.contains(&name.as_str())) {
+        return Err(ConfigError::Unknown(name.clone()));
+    }
+    let needed = ["--listen-fd", "0", "--data", "/", "--api", "unix:/api.sock"].map(str::to_owned);
+    Config::parse(&[&needed, settings].concat()).map(drop)
 }
 
 /// Networks of proxies in front of Rung whose `X-Forwarded-*` are believed. None by default.
@@ -241,6 +272,17 @@ fn mapped(ip: IpAddr) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_persons_settings_are_checked_before_anything_starts() {
+        let check = |settings: &[&str]| {
+            check_settings(&settings.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+        };
+        check(&["--hsts-s", "600", "--trust", "10.0.0.0/8", "--redirect", "443"]).unwrap();
+        assert!(check(&["--hsts-s", "a year"]).is_err());
+        assert!(check(&["--hsts", "600"]).is_err(), "a name that is not known");
+        assert!(check(&["--data", "/tmp"]).is_err(), "what is not a person's to say");
+    }
 
     #[test]
     fn only_the_named_networks_are_trusted() {

@@ -90,6 +90,9 @@ pub(crate) struct Exchange<'c, S> {
 
 impl<S: ClientStream> Exchange<'_, S> {
     pub(crate) async fn run(mut self) -> After {
+        if let Some(proof) = self.worker.https().and_then(|https| https.proof(self.request)) {
+            return self.prove(&proof).await;
+        }
         if let Some(port) = self.worker.https().and_then(|https| https.redirect(self.request)) {
             return self.redirect(port).await;
         }
@@ -426,10 +429,25 @@ impl<S: ClientStream> Exchange<'_, S> {
     }
 
     /// Answers a plain request to a host that is for HTTPS.
-    async fn redirect(&mut self, port: u16) -> After {
+    /// What the client may go on with after an answer that is Rung's own.
+    fn after_own_answer(&self) -> ClientConnection {
         let has_body = !matches!(self.request.body(), Framing::None | Framing::Length(0));
         let may_keep = self.request.keep_alive && !has_body && !self.worker.is_draining();
-        let connection = if may_keep { ClientConnection::KeepAlive } else { ClientConnection::Close };
+        if may_keep { ClientConnection::KeepAlive } else { ClientConnection::Close }
+    }
+
+    /// Shows an authority that the host leads here.
+    async fn prove(&mut self, proof: &str) -> After {
+        let connection = self.after_own_answer();
+        let mut out = self.worker.buffers.lend_output();
+        redirect::write_proof(&mut out, self.request, proof, connection);
+        self.record.status = 200;
+        self.record.bytes = proof.len() as u64;
+        self.write(out, connection).await
+    }
+
+    async fn redirect(&mut self, port: u16) -> After {
+        let connection = self.after_own_answer();
         let mut out = self.worker.buffers.lend_output();
         redirect::write(&mut out, self.request, self.head, port, connection);
         self.record.status = 308;

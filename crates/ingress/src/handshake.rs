@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::forward::serve;
 use crate::http2;
+use crate::managed::ACME_TLS;
 use crate::stream::{Rewound, TlsClient};
 use crate::worker::Worker;
 
@@ -26,7 +27,12 @@ pub(crate) async fn serve_tls(
 ) {
     // A stranger who speaks no TLS, or waits, is nobody's trouble but their own.
     if let Some(session) = shake_hands(&worker, config, stream).await {
-        let speaks_http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
+        let protocol = session.get_ref().1.alpn_protocol();
+        if protocol == Some(ACME_TLS) {
+            // An authority has seen what it wanted to see.
+            return;
+        }
+        let speaks_http2 = protocol == Some(b"h2");
         let client = TlsClient::new(session);
         if speaks_http2 {
             http2::serve(worker, Rewound::new(Vec::new(), client), peer).await;

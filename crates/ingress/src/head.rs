@@ -14,6 +14,7 @@ use crate::body::Framing;
 use crate::config::TrustedProxies;
 use crate::dress::Dress;
 use crate::stream::Scheme;
+use crate::trace;
 
 /// Larger heads are refused with 431. Browsers and load balancers stay below.
 pub(crate) const HEAD_MAX: usize = 32 * 1024;
@@ -49,6 +50,8 @@ pub(crate) struct Request {
     /// In lower case, without port.
     pub(crate) host: String,
     pub(crate) id: String,
+    /// The id of the trace that it belongs to.
+    pub(crate) trace: String,
     pub(crate) framing: Option<Framing>,
     pub(crate) version: Version,
     pub(crate) keep_alive: bool,
@@ -72,6 +75,7 @@ impl Request {
         self.path.clear();
         self.host.clear();
         self.id.clear();
+        self.trace.clear();
         self.framing = None;
         self.version = Version::Http11;
         self.keep_alive = false;
@@ -186,6 +190,7 @@ struct Facts<'h> {
     authority: &'h str,
     connection: ConnectionTokens<'h>,
     upgrade: Option<&'h [u8]>,
+    trace: trace::Said<'h>,
     is_trusted: bool,
 }
 
@@ -226,7 +231,9 @@ fn examine<'h>(
         Some(id) => request.id.push_str(id),
         None => make_id(&mut request.id),
     }
-    Ok(Facts { target, authority, connection: seen.connection, upgrade, is_trusted })
+    seen.trace.id(&mut request.trace);
+    let (connection, trace) = (seen.connection, seen.trace);
+    Ok(Facts { target, authority, connection, upgrade, trace, is_trusted })
 }
 
 fn names_http2(protocol: &[u8]) -> bool {
@@ -247,6 +254,7 @@ struct Seen<'h> {
     wants_json: bool,
     forwarded_https: bool,
     id: Option<&'h str>,
+    trace: trace::Said<'h>,
 }
 
 impl<'h> Seen<'h> {
@@ -275,6 +283,7 @@ impl<'h> Seen<'h> {
             Name::Forwarding if header.name.eq_ignore_ascii_case("x-forwarded-proto") => {
                 self.forwarded_https = header.value.eq_ignore_ascii_case(b"https");
             }
+            Name::TraceParent => self.trace.take(header.value),
             Name::RequestId => self.id = std::str::from_utf8(header.value).ok(),
             _ => {}
         }
@@ -442,6 +451,8 @@ pub(crate) enum Name {
     Expect,
     Accept,
     RequestId,
+    TraceParent,
+    TraceState,
     ForwardedFor,
     /// Said by whoever sends, and believed by applications: `X-Forwarded-…`, `Forwarded`, `X-Real-IP`.
     Forwarding,
@@ -462,6 +473,8 @@ impl Name {
             b'c' if is("connection") => Self::Connection,
             b'c' if is("content_length") => Self::HopByHop,
             b't' if is("transfer-encoding") => Self::TransferEncoding,
+            b't' if is("traceparent") => Self::TraceParent,
+            b't' if is("tracestate") => Self::TraceState,
             b't' if is("te") || is("trailer") || is("transfer_encoding") => Self::HopByHop,
             b'u' if is("upgrade") => Self::Upgrade,
             b'e' if is("expect") => Self::Expect,
@@ -516,6 +529,7 @@ fn compose(
         let keep = match Name::of(header.name) {
             Name::Accept | Name::Other => !facts.connection.lists(header.name),
             Name::Expect => request.expects_continue,
+            Name::TraceParent | Name::TraceState => facts.trace.is_passed_on(),
             Name::Forwarding if facts.is_trusted => {
                 said_host |= header.name.eq_ignore_ascii_case("x-forwarded-host");
                 said_proto |= header.name.eq_ignore_ascii_case("x-forwarded-proto");
@@ -538,6 +552,9 @@ fn compose(
     }
     if let Some(protocol) = facts.upgrade {
         push(out, &[b"Connection: upgrade\r\nUpgrade: ", protocol, b"\r\n"]);
+    }
+    if !facts.trace.is_passed_on() {
+        trace::start(out, &request.trace);
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
     if facts.is_trusted {

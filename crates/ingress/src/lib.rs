@@ -12,14 +12,14 @@
 //! While two releases serve side by side, [`split`] says who gets which, and [`traffic`] counts what becomes of it.
 //!
 //! Over TLS a connection begins with a [`handshake`] that shows one of the [`certificates`]; everything above is generic
-//! over the [`stream`]. A stream of [`http2`] is served as the HTTP/1.1 request that it stands for.
+//! over the [`stream`]. A load balancer in front may say who the client is ([`proxy_protocol`]). A stream of [`http2`] is served as the HTTP/1.1 request that it stands for.
 //!
 //! Instances on other machines are reached through the proxy of their node ([`upstream`]), which is this process in
 //! another role there ([`peer`]); [`cluster`] says who is who.
 //!
 //! What it deliberately does not do: it knows nothing of the store and decides nothing about what is routed; it does not
-//! check the health of instances beyond what requests show; it speaks HTTP/1.1 to them, does not fetch certificates, and
-//! caches nothing.
+//! check the health of instances beyond what requests show; it orders no certificates (it shows what the server ordered,
+//! [`managed`]), and caches nothing.
 
 mod access_log;
 mod balance;
@@ -40,6 +40,8 @@ mod fetch;
 mod fields;
 mod follow;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 mod handshake;
 mod head;
@@ -49,9 +51,11 @@ mod jwks;
 mod jwt;
 mod limiter;
 mod listeners;
+mod managed;
 mod peer;
 mod policy;
 mod pool;
+mod proxy_protocol;
 mod receive;
 mod redirect;
 mod relay;
@@ -66,6 +70,7 @@ mod stream;
 mod supervisor;
 mod table;
 mod timer;
+mod trace;
 mod traffic;
 mod tunnel;
 mod upstream;
@@ -73,7 +78,7 @@ pub mod view;
 mod worker;
 
 pub use cluster::ClusterError;
-pub use config::{AccessLogSetting, Config, ConfigError, Limits, TrustedProxies};
+pub use config::{AccessLogSetting, Config, ConfigError, Limits, TrustedProxies, check_settings};
 pub use control::{Control, Status};
 pub use development::AuthorityError;
 pub use run::{RunError, run_process};

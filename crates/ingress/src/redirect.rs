@@ -1,5 +1,5 @@
-//! Answers that send a client elsewhere: plain requests to hosts that have a certificate of their own to HTTPS, and those
-//! of routes that say so.
+//! Answers of Rung's own: plain requests to hosts that have a certificate of their own are sent to HTTPS, those of routes
+//! that say so elsewhere, and an authority that is about to make a certificate is shown what it asks for.
 
 use rung_model::route::Redirect;
 
@@ -73,4 +73,18 @@ fn end(out: &mut Vec<u8>, request: &Request, connection: ClientConnection) {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Appends what an authority wants to read at this path.
+pub(crate) fn write_proof(out: &mut Vec<u8>, request: &Request, proof: &str, connection: ClientConnection) {
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nCache-Control: no-store\r\n");
+    push(out, &[b"X-Request-Id: ", request.id.as_bytes(), b"\r\nContent-Length: "]);
+    push_number(out, proof.len() as u64);
+    if connection == ClientConnection::Close {
+        out.extend_from_slice(b"\r\nConnection: close");
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+    if request.method != "HEAD" {
+        out.extend_from_slice(proof.as_bytes());
+    }
 }

@@ -21,6 +21,7 @@ use crate::control::{Facts, Server, Status};
 use crate::development::{AUTHORITY, AuthorityError, DevelopmentAuthority};
 use crate::documents::Documents;
 use crate::follow::{Follower, Following};
+use crate::managed::Managed;
 use crate::sockets;
 use crate::table::Table;
 use crate::worker::{self, Applied, Entrance, Https, Listening, Phase, Shared, WorkerStart};
@@ -29,6 +30,8 @@ use crate::worker::{self, Applied, Entrance, Https, Listening, Phase, Shared, Wo
 const START_WITHOUT_ROUTES: Duration = Duration::from_secs(5);
 /// Where pairs of certificates and keys lie, in the ingress's directory.
 const CERTIFICATES: &str = "certificates";
+/// Where those lie that the platform orders.
+const MANAGED: &str = "managed";
 /// A server answers at once; one that is gone or stopped notices the end by the silence.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Descriptors that are not for connections: logs, listeners, event loops, the server's connection.
@@ -112,8 +115,11 @@ fn prepare_https(config: &Config) -> Result<PreparedHttps, RunError> {
     let Some(first) = sockets.first() else { return Ok(PreparedHttps { sockets, serving: None }) };
     let port = first.socket.local_addr().map_err(start_error("asking where HTTPS is served"))?.port();
     let authority = DevelopmentAuthority::ensure(&config.directory.join(AUTHORITY))?;
+    let directory = config.directory.join(MANAGED);
+    let managed =
+        Managed::open(directory.clone()).map_err(|source| RunError::Directory { path: directory, source })?;
     let directory = config.directory.join(CERTIFICATES);
-    let certificates = Certificates::open(directory.clone(), authority)
+    let certificates = Certificates::open(directory.clone(), Arc::new(managed), authority)
         .map_err(|source| RunError::Directory { path: directory, source })?;
     let certificates = Arc::new(certificates);
     let serving = Https {
@@ -218,6 +224,9 @@ impl Process {
         let following_task = tokio::task::spawn_local(follower.run(applied_events));
         if let Some(https) = self.shared.https() {
             tokio::spawn(https.certificates.clone().follow());
+            let managed = https.certificates.managed().clone();
+            let client = cluster::client(&config, self.shared.cluster());
+            tokio::spawn(managed.follow(client, config.proxy.clone(), https.certificates.clone()));
         }
         drop(self.log);
         let count =

@@ -33,6 +33,7 @@ use crate::http2::Connections;
 use crate::peer::{PeerDoor, serve_peer};
 use crate::policy::Policy;
 use crate::pool::Pool;
+use crate::proxy_protocol;
 use crate::routing::{Found, To};
 use crate::split::{self, Lot};
 use crate::stream::Scheme;
@@ -73,6 +74,11 @@ pub(crate) struct Https {
 }
 
 impl Https {
+    /// What an authority is asked to be shown by this request, when a certificate is being ordered.
+    pub(crate) fn proof(&self, request: &Request) -> Option<String> {
+        self.certificates.managed().answer(&request.host, &request.path)
+    }
+
     /// The port that a request shall come by instead.
     pub(crate) fn redirect(&self, request: &Request) -> Option<u16> {
         self.redirect_port.filter(|_| {
@@ -518,17 +524,30 @@ fn begin(worker: &Rc<Worker>, entrance: Entrance, stream: TcpStream, peer: IpAdd
         (Entrance::Https, Some(https), _) => {
             let tls = https.tls.clone();
             drop(tokio::task::spawn_local(async move {
-                serve_tls(open.0.clone(), tls, stream, peer).await;
+                if let Some((stream, client)) = introduced(&open.0, stream, peer).await {
+                    serve_tls(open.0.clone(), tls, stream, client).await;
+                }
                 drop(open);
             }));
         }
         (Entrance::Http, _, _) => drop(tokio::task::spawn_local(async move {
-            serve(open.0.clone(), stream, peer).await;
+            if let Some((stream, client)) = introduced(&open.0, stream, peer).await {
+                serve(open.0.clone(), stream, client).await;
+            }
             drop(open);
         })),
         // Such a socket is not listened on without what it needs.
         (Entrance::Peers | Entrance::Https, _, _) => {}
     }
+}
+
+/// Who the client is: whoever connected, or whom a load balancer in front names.
+async fn introduced(worker: &Worker, mut stream: TcpStream, peer: IpAddr) -> Option<(TcpStream, IpAddr)> {
+    if !worker.shared.config.proxy_protocol.contains(peer) {
+        return Some((stream, peer));
+    }
+    let client = proxy_protocol::client(worker, &mut stream, peer).await?;
+    Some((stream, client))
 }
 
 async fn drain(worker: &Worker) {

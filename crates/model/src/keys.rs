@@ -24,6 +24,11 @@ pub const AUTHORITY: &str = "cluster/authority";
 pub const SERVED: &str = "served/";
 /// There after a restore: nothing is changed until an operator has approved what would be.
 pub const FROZEN: &str = "frozen";
+/// Everything of certificates that the platform orders: the account, what it holds, what proves whose a domain is.
+pub const TLS: &str = "tls/";
+pub const TLS_ACCOUNT: &str = "tls/account";
+pub const TLS_CERTIFICATES: &str = "tls/certificates/";
+pub const TLS_CHALLENGES: &str = "tls/challenges/";
 /// Leased by the leader; the revision that created it is the fencing token of every write of the leader.
 pub const LEADER: &str = "leader";
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use rung_agent::{AgentConfig, Outside, Shutdown};
 
+use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, JoinArgs, UpArgs, data_directory};
 use rung_ingress::{ClusterSetting, Listen, Supervisor, SupervisorConfig};
@@ -16,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::data::Data;
 use crate::membership::{Membership, refuse_servers};
-use crate::up::{PORTS_TRIED, STOP_MARGIN, WORKERS, parse_address, told_when_slow};
+use crate::up::{PORTS_TRIED, STOP_MARGIN, WORKERS, check_ingress, parse_address, told_when_slow};
 use crate::{node_name, server, up};
 
 /// Beside the API's 7864: where the agent is asked by servers, and where instances are asked by other machines.
@@ -103,7 +104,9 @@ impl Node {
         let identity = membership.identity(&trust)?;
         let client = membership.client(&identity)?;
         let program = std::env::current_exe().context("finding rung's own program file")?;
+        check_ingress(&args.ingress)?;
         let supervisor = Supervisor::bind(supervisor_config(data, &membership, args)?)?;
+        let supervisor = supervisor.arguments(IngressSetting::arguments(&args.ingress));
         for remark in supervisor.remarks() {
             eprintln!("{remark}");
         }

@@ -58,6 +58,7 @@ pub fn as_up(args: &JoinArgs) -> UpArgs {
         https: args.https.clone(),
         address: args.address,
         api: Some(std::net::SocketAddr::new(args.listen(), API_PORT).to_string()),
+        ingress: args.ingress.clone(),
         keep: args.keep,
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rung_agent::{AgentConfig, Shutdown};
 use rung_api::{Address, Client};
+use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
 use rung_cli::screen::Format;
 use rung_cli::{
@@ -97,6 +98,7 @@ pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::
     };
     let mut deploying = pin!(deploy_first(platform.client.clone(), up.directory.clone(), options, up.keep));
     let mut is_deploying = true;
+    let kept = upgrade::Kept { instances: up.keep, ingress: &up.ingress };
     loop {
         tokio::select! {
             () = &mut deploying, if is_deploying => is_deploying = false,
@@ -106,7 +108,7 @@ pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::
                 let Some(program) = program else { break };
                 // Returns only when it did not work.
                 let addresses = platform.addresses(up);
-                let error = upgrade::take_over(data, &platform.backing, &program, addresses, up.keep).await;
+                let error = upgrade::take_over(data, &platform.backing, &program, addresses, kept).await;
                 platform.control.record(None, "upgrade_failed", format!("{error:#}"));
                 eprintln!("error: upgrade to {}: {error:#}", program.display());
             }
@@ -114,7 +116,7 @@ pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::
                 Ending::StateMoved => {
                     // Whoever asked for it hears the answer first.
                     tokio::time::sleep(ANSWERED_WITHIN).await;
-                    let error = upgrade::start_again(data, platform.addresses(up), up.keep);
+                    let error = upgrade::start_again(data, platform.addresses(up), kept);
                     return Err(error.context("starting again, because the state has moved"));
                 }
                 Ending::Removed => {
@@ -146,6 +148,7 @@ pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::
 
 impl Platform {
     async fn start(data: &Data, up: &UpArgs, backing: Backing) -> anyhow::Result<Self> {
+        check_ingress(&up.ingress)?;
         let program = std::env::current_exe().context("finding rung's own program file")?;
         let node = crate::node_name::ensure(&data.node_name())?;
         let backing = crate::known::ensure_newest(data, backing).await?;
@@ -167,6 +170,7 @@ impl Platform {
             data: data.ingress(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         })?;
+        let supervisor = supervisor.arguments(IngressSetting::arguments(&up.ingress));
         for remark in supervisor.remarks() {
             eprintln!("{remark}");
         }
@@ -312,6 +316,14 @@ fn with_way_out(error: StartError) -> anyhow::Error {
         return Hinted::failed(message, hint).into();
     }
     error.into()
+}
+
+/// A setting that the ingress does not know would keep it from starting, again and again.
+pub(crate) fn check_ingress(settings: &[IngressSetting]) -> anyhow::Result<()> {
+    rung_ingress::check_settings(&IngressSetting::arguments(settings)).map_err(|error| {
+        Hinted::usage(error.to_string(), "docs/ingress.md lists the settings: --ingress hsts-s=31536000")
+            .into()
+    })
 }
 
 /// What was asked for, exactly; the usual address, or the next free port, when nothing was.

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, UpgradeArgs};
 use rung_control::quorum::Backing;
@@ -87,13 +88,21 @@ pub struct Addresses {
     pub advertised: Option<IpAddr>,
 }
 
+/// What else was said at the start, and holds for the new program.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept<'a> {
+    /// Whether instances outlive the platform.
+    pub instances: bool,
+    pub ingress: &'a [IngressSetting],
+}
+
 /// In the server: becomes the program. Returns only with the reason why not; nothing is stopped by then.
 pub async fn take_over(
     data: &Data,
     backing: &Backing,
     program: &Path,
     addresses: Addresses,
-    keep: bool,
+    kept: Kept<'_>,
 ) -> anyhow::Error {
     if let Err(error) = version_of(program) {
         return error;
@@ -103,18 +112,18 @@ pub async fn take_over(
         Err(error) => return error.context("backing the state up"),
     }
     eprintln!("{} takes over", program.display());
-    become_anew(data, program, addresses, keep)
+    become_anew(data, program, addresses, kept)
 }
 
 /// In the server: becomes itself once more, because the state has moved. Returns only with the reason why not.
-pub fn start_again(data: &Data, addresses: Addresses, keep: bool) -> anyhow::Error {
+pub fn start_again(data: &Data, addresses: Addresses, kept: Kept<'_>) -> anyhow::Error {
     match std::env::current_exe() {
-        Ok(program) => become_anew(data, &program, addresses, keep),
+        Ok(program) => become_anew(data, &program, addresses, kept),
         Err(error) => anyhow::Error::new(error).context("finding rung's own program file"),
     }
 }
 
-fn become_anew(data: &Data, program: &Path, addresses: Addresses, keep: bool) -> anyhow::Error {
+fn become_anew(data: &Data, program: &Path, addresses: Addresses, kept: Kept<'_>) -> anyhow::Error {
     let mut command = Command::new(program);
     // The same addresses, said outright; no directory, so nothing is deployed.
     command.arg("up").arg("--data").arg(data.root());
@@ -135,8 +144,15 @@ fn become_anew(data: &Data, program: &Path, addresses: Addresses, keep: bool) ->
         }
         None => {}
     }
-    if keep {
+    if kept.instances {
         command.arg("--keep");
+    }
+    if !kept.ingress.is_empty() && !knows(program, "--ingress") {
+        eprintln!("{} knows no --ingress: the ingress goes on with its usual settings", program.display());
+    } else {
+        for setting in kept.ingress {
+            command.args(["--ingress", &setting.to_string()]);
+        }
     }
     let error = command.exec();
     anyhow::Error::new(error).context(format!("executing {}", program.display()))

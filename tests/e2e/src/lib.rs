@@ -9,6 +9,7 @@
 //! API's wire types; what a person can't observe is not tested here.
 
 mod app;
+pub mod authority;
 mod binary;
 mod clock;
 pub mod engine;

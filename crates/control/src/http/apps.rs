@@ -28,6 +28,7 @@ impl Control {
         let found = self.read_loop(|reconcile| status::app_status(reconcile, app, &self.inner.http));
         let mut status = found.ok_or_else(|| no_such_app(app))?;
         status.problems.extend(self.store_trouble());
+        status.problems.extend(self.certificate_problems(app));
         Ok(status)
     }
 

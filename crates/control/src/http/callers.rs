@@ -135,6 +135,8 @@ fn may_ask(control: &Control, peer: &Peer, path: &str) -> bool {
         ["nodes", named, "certificate"] => *named == node,
         ["nodes", named, ..] => runs_instances && *named == node,
         // A node's proxies are named after it: `worker-1.ingress`.
+        // Keys are for who shows certificates.
+        ["proxies", _, "certificates", ..] if peer.role == NodeRole::Worker => false,
         ["proxies", proxy, ..] => proxy.strip_prefix(node).is_some_and(|rest| rest.starts_with('.')),
         ["artifacts", _] => runs_instances,
         ["apps", app, "releases", _, "launch"] => runs_instances && is_assigned(control, peer, app),

@@ -234,5 +234,6 @@ pub async fn limits(
 /// A proxy that ends in order is not waited for until it counts as silent.
 pub async fn leave(State(control): State<Control>, named: Named) -> Answer<()> {
     control.proxy_gone(named.text("proxy"));
+    control.inner.shelf.leave(named.text("proxy"));
     Ok(Json(()))
 }

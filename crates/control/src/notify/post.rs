@@ -85,7 +85,7 @@ where
 }
 
 /// What this machine trusts, read anew each time: the file may be replaced while the server runs.
-fn authorities() -> Result<RootCertStore, String> {
+pub(crate) fn authorities() -> Result<RootCertStore, String> {
     let said = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let places = said.into_iter().chain(AUTHORITIES.map(PathBuf::from));
     let mut roots = RootCertStore::empty();

@@ -5,12 +5,15 @@
 
 mod application;
 mod client;
+mod corpus;
 mod forwarding;
 mod gateway;
 mod grpc;
 mod hostile;
 mod http2;
 mod lifetimes;
+mod load_balancers;
+mod peers;
 mod responses;
 mod routes;
 mod routing;

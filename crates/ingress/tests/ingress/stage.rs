@@ -86,6 +86,11 @@ impl Server {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull").ok()?;
                 continue;
             }
+            if head.split(' ').nth(1)?.contains("/certificates") {
+                // As a server of an older version, which orders none.
+                stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}").ok()?;
+                continue;
+            }
             let wait = head.split("wait_ms=").nth(1)?.split([' ', '&']).next()?.parse().ok()?;
             let poll: ProxyPoll = serde_json::from_slice(&bytes[head_end..]).unwrap();
             let answer = serde_json::to_vec(&self.poll(poll, Duration::from_millis(wait))?).unwrap();

@@ -1,0 +1,194 @@
+//! Certificates: ordered from an authority, shown by the ingress, renewed, and what happens when the authority is away.
+
+use std::path::Path;
+use std::process::Command;
+
+use rung_api::wire::certificates::{CertificateListing, CertificateReport, CertificateSource};
+use rung_e2e::authority::{Authority, Looks};
+use rung_e2e::{Rung, Start, TestApp, eventually, http, process};
+
+const DOMAIN: &str = "shop.example.com";
+
+/// A platform that serves HTTPS, and the port where.
+fn platform() -> (Rung, u16) {
+    let options = ["--https", "127.0.0.1:0", "--ingress", "hsts-s=600"].map(str::to_owned).to_vec();
+    let rung = Rung::start_with(Start { options, ..Start::default() });
+    let said = "and at https://127.0.0.1:";
+    rung.wait_until_said(said);
+    let output = rung.output();
+    let (_, rest) = output.split_once(said).expect("it was just said");
+    let port = rest.split(';').next().and_then(|port| port.parse().ok());
+    (rung, port.unwrap_or_else(|| panic!("no port in {output}")))
+}
+
+fn shop() -> TestApp {
+    let mut app = TestApp::new("shop", 1);
+    app.sections.push(format!("domains = [{DOMAIN:?}]"));
+    app
+}
+
+fn enable(rung: &Rung, authority: &Authority) {
+    let (directory, trust) = (authority.directory_url(), authority.trust());
+    let trust = trust.to_str().expect("UTF-8");
+    let said =
+        ["certificate", "enable", "--email", "ops@example.com", "--directory", &directory, "--trust", trust];
+    rung.cli(&said).ends_with(1).mentions("--agree-to-terms");
+    rung.cli(&[&said[..], &["--agree-to-terms"]].concat()).succeeds().mentions("are ordered for the domains");
+}
+
+fn listing(rung: &Rung) -> Result<CertificateListing, String> {
+    let report: CertificateReport =
+        serde_json::from_slice(&rung.api_get("/v1/certificates")?).map_err(|error| error.to_string())?;
+    let found = report.certificates.iter().find(|listing| listing.domain == DOMAIN);
+    found.cloned().ok_or_else(|| format!("{report:?}"))
+}
+
+/// What a client that trusts only `root` gets to see.
+fn page(https: u16, root: &Path) -> Result<String, String> {
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--include", "--noproxy", "*", "--max-time", "20", "--cacert"])
+        .arg(root)
+        .args(["--resolve", &format!("{DOMAIN}:{https}:127.0.0.1")])
+        .arg(format!("https://{DOMAIN}:{https}/"))
+        .output()
+        .expect("curl is installed");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// The serial number of the certificate that is shown.
+fn serial(https: u16) -> String {
+    let shown = Command::new("sh")
+        .args(["-c", "openssl s_client -connect $0 -servername $1 </dev/null 2>/dev/null | openssl x509 -noout -serial"])
+        .args([&format!("127.0.0.1:{https}"), DOMAIN])
+        .output()
+        .expect("openssl is installed");
+    String::from_utf8_lossy(&shown.stdout).trim().to_owned()
+}
+
+#[test]
+fn a_domain_gets_a_certificate_that_goes_on_while_its_authority_is_away() {
+    let (rung, https) = platform();
+    let authority = Authority::start(Looks { http: rung.http().port(), https });
+    let root = authority.root();
+    let app = shop();
+    rung.deploy(app.directory()).succeeds();
+    rung.wait_until_settled("shop", "web", 1);
+    let listed = listing(&rung).expect("the app names it");
+    assert_eq!((listed.source, listed.until), (CertificateSource::Nobody, None));
+    let plain = || http::get(rung.http(), DOMAIN, "/").expect("it is served").status;
+    assert_eq!(plain(), 200, "it is sent to HTTPS although it has no certificate");
+
+    enable(&rung, &authority);
+    let answer = eventually("a stranger who trusts the authority reaches the shop", || page(https, &root));
+    assert!(answer.to_lowercase().contains("strict-transport-security: max-age=600"), "{answer}");
+    rung.cli(&["certificate", "list"]).succeeds().mentions(DOMAIN).mentions("acme");
+    rung.cli(&["events"]).succeeds().mentions("shop.example.com has a certificate until");
+    assert_eq!(plain(), 308, "plain requests go on although there is a certificate");
+    let first = serial(https);
+    for file in ["store.db", "store.db-wal"] {
+        let bytes = std::fs::read(rung.data().join(file)).unwrap_or_default();
+        let found = bytes.windows(11).any(|window| window == b"PRIVATE KEY");
+        assert!(!found, "a key lies open in {file}");
+    }
+
+    rung.cli(&["certificate", "renew", DOMAIN]).succeeds();
+    eventually("the renewed certificate is shown", || {
+        let shown = serial(https);
+        if shown.is_empty() || shown == first { Err(shown) } else { Ok(()) }
+    });
+    let second = serial(https);
+
+    authority.shut();
+    rung.cli(&["certificate", "renew", DOMAIN]).succeeds();
+    eventually("the failure is told", || listing(&rung)?.trouble.ok_or_else(|| "no trouble".to_owned()));
+    rung.cli(&["doctor"]).mentions("can't be renewed").mentions("rung certificate renew shop.example.com");
+    rung.cli(&["status", "--app", "shop"]).mentions("can't be renewed");
+    // A new master key, an ingress that lost its files, and one that starts anew: all without the authority.
+    rung.cli(&["secret", "rotate-key"]).succeeds();
+    std::fs::remove_file(rung.data().join(format!("ingress/managed/{DOMAIN}.pem"))).expect("it was kept");
+    let ingress = rung.ingress();
+    process::kill_9(ingress.pid);
+    process::wait_until_gone(ingress);
+    eventually("the same certificate is shown", || {
+        page(https, &root)?;
+        let shown = serial(https);
+        if shown == second { Ok(()) } else { Err(shown) }
+    });
+
+    authority.reopen();
+    rung.cli(&["certificate", "renew", DOMAIN]).succeeds();
+    eventually("the next one is there", || match (serial(https), listing(&rung)?.trouble) {
+        (shown, None) if !shown.is_empty() && shown != second => Ok(()),
+        instead => Err(format!("{instead:?}")),
+    });
+    rung.cli(&["certificate", "disable"]).succeeds();
+    page(https, &root).expect("what was ordered goes on to its end");
+    rung.cli(&["certificate", "renew", DOMAIN]).ends_with(1).mentions("rung certificate enable");
+}
+
+#[test]
+fn a_setting_that_the_ingress_does_not_know_is_refused_before_anything_starts() {
+    let mut rung = Rung::start();
+    rung.kill_9();
+    let vain = |setting: &str| rung.up_in_vain(&["--ingress".to_owned(), setting.to_owned()]);
+    vain("hsts=600").ends_with(2).mentions("--hsts").mentions("docs/ingress.md");
+    vain("hsts-s=a year").ends_with(2).mentions("a year");
+    vain("data=/tmp").ends_with(2);
+}
+
+#[test]
+fn where_port_80_is_closed_the_name_is_proved_by_tls() {
+    let (rung, https) = platform();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let authority = Authority::start(Looks { http: nobody.expect("a free port").port(), https });
+    let root = authority.root();
+    let app = shop();
+    rung.deploy(app.directory()).succeeds();
+    enable(&rung, &authority);
+    let why =
+        eventually("the first order fails", || listing(&rung)?.trouble.ok_or_else(|| "none".to_owned()));
+    assert!(
+        why.contains("http-01") && why.contains("connection refused"),
+        "it does not say what was seen: {why}"
+    );
+    rung.cli(&["status", "--app", "shop"]).mentions("has no certificate");
+    rung.cli(&["certificate", "renew", DOMAIN]).succeeds();
+    eventually("the certificate is shown", || page(https, &root));
+    assert_eq!(listing(&rung).expect("it is there").trouble, None);
+}
+
+#[test]
+fn a_certificate_by_file_stands_before_an_ordered_one_and_its_end_is_told() {
+    let (rung, https) = platform();
+    let app = shop();
+    rung.deploy(app.directory()).succeeds();
+    let directory = rung.data().join("ingress/certificates");
+    let put = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "5",
+        ])
+        .args(["-subj", "/CN=shop", "-addext", "subjectAltName=DNS:shop.example.com"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(directory.join("shop.example.com.key"))
+        .arg("-out")
+        .arg(directory.join("shop.example.com.crt"))
+        .output()
+        .expect("openssl is installed");
+    assert!(put.status.success(), "{put:?}");
+    eventually("the file is in use", || page(https, &directory.join("shop.example.com.crt")));
+    let listed = eventually("the server knows of it", || match listing(&rung)? {
+        listed if listed.source == CertificateSource::File => Ok(listed),
+        listed => Err(format!("{listed:?}")),
+    });
+    assert!(listed.until.is_some() && listed.renewal.is_none(), "{listed:?}");
+    rung.cli(&["doctor"]).mentions("shop.example.com: the certificate by file ends in 4 days");
+}
