@@ -9,6 +9,7 @@ mod certificates;
 mod cluster;
 mod maintenance;
 mod nodes;
+mod rollouts;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -615,21 +616,6 @@ impl Client {
         let path = with_wait(fill(paths::DEPLOYMENT, &[app, &number.0]), wait);
         self.get(&format!("{path}&seen={seen}")).await
     }
-
-    pub async fn cancel(&self, app: &AppName, number: DeploymentNumber, by: &str) -> Result<(), ClientError> {
-        self.call(Method::POST, &fill(paths::DEPLOYMENT_CANCEL, &[app, &number.0]), &by).await
-    }
-
-    /// Lets a deployment that holds a step, or waits, go on.
-    pub async fn continue_deployment(
-        &self,
-        app: &AppName,
-        number: DeploymentNumber,
-        by: &str,
-    ) -> Result<(), ClientError> {
-        self.call(Method::POST, &fill(paths::DEPLOYMENT_CONTINUE, &[app, &number.0]), &by).await
-    }
-
     pub async fn releases(&self, app: &AppName) -> Result<Vec<ReleaseListing>, ClientError> {
         self.get(&fill(paths::RELEASES, &[app])).await
     }
