@@ -75,7 +75,7 @@ fn machine(disk: &Path, kernel: &Path, initrd: &Path) -> Command {
     qemu.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none"]);
     qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()));
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-    qemu.args(["-append", "root=/dev/vda rw console=ttyS0 quiet systemd.unified_cgroup_hierarchy=1"]);
+    qemu.args(["-append", "root=/dev/vda rw console=ttyS0 quiet systemd.unified_cgroup_hierarchy=1 systemd.mask=serial-getty@ttyS0.service"]);
     qemu.stdin(Stdio::null());
     qemu
 }

@@ -104,38 +104,68 @@ fn version_1(mounts: &str, own: &str, name: &str) -> Cgroups {
     cgroups
 }
 
-/// A version 2 cgroup has either processes or children. So the agent moves into a leaf of its own first; where other
-/// processes share its cgroup (a login session) that is not possible, and a unit with `Delegate=yes` is the way out.
+/// Beside the cgroups of the machine's services, not below Rung's own: systemd could not start Rung again in a cgroup
+/// whose children have controllers, and the instances that a killed Rung leaves are such children.
+const SLICE: &str = "rung.slice";
+
+/// A version 2 cgroup has either processes or children with limits; the machine's root alone has both. Where Rung sees
+/// only a part of the machine (a container, a delegated cgroup), what shares its cgroup moves into a leaf first.
 fn version_2(mounts: &str, own: &str, name: &str) -> Cgroups {
     let mut cgroups = Cgroups::default();
     let Some(point) = mount_points(mounts, "cgroup2").remove("") else { return cgroups };
-    let path = own_path(own, "").unwrap_or_default();
-    // After a restart the agent is in its leaf already.
-    let path = path.strip_suffix("rung-agent").unwrap_or(&path).trim_end_matches('/').to_owned();
-    let parent = point.join(&path);
+    let parent = if is_root_of_the_machine(&point) {
+        point
+    } else {
+        let path = own_path(own, "").unwrap_or_default();
+        // After a restart the agent is in its leaf already.
+        point.join(path.strip_suffix(LEAF).unwrap_or(&path).trim_end_matches('/'))
+    };
     let available = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
     let controllers: Vec<&str> =
         CONTROLLERS.into_iter().filter(|c| available.split_whitespace().any(|a| a == *c)).collect();
     if controllers.is_empty() {
         return cgroups;
     }
-    if !path.is_empty() {
-        let leaf = parent.join("rung-agent");
-        let moved = fs::create_dir_all(&leaf)
-            .and_then(|()| fs::write(leaf.join("cgroup.procs"), std::process::id().to_string()));
-        if moved.is_err() {
+    let base = if is_root_of_the_machine(&parent) {
+        parent.join(SLICE).join(name)
+    } else {
+        if move_into_leaf(&parent).is_err() {
             return cgroups;
         }
-    }
-    let base = parent.join(name);
-    let enable: String = controllers.iter().map(|c| format!("+{c} ")).collect();
-    let ready = fs::write(parent.join("cgroup.subtree_control"), &enable)
-        .and_then(|()| fs::create_dir_all(&base))
-        .and_then(|()| fs::write(base.join("cgroup.subtree_control"), &enable));
-    if ready.is_ok() {
+        parent.join(name)
+    };
+    if fs::create_dir_all(&base).is_ok() && enable(&parent, &base, &controllers).is_ok() {
         cgroups.add(base, &controllers);
     }
     cgroups
+}
+
+const LEAF: &str = "rung-agent";
+
+/// These files are in every cgroup but the first.
+fn is_root_of_the_machine(cgroup: &Path) -> bool {
+    cgroup.join("cgroup.procs").exists() && !cgroup.join("cgroup.type").exists()
+}
+
+fn move_into_leaf(parent: &Path) -> std::io::Result<()> {
+    let leaf = parent.join(LEAF);
+    fs::create_dir_all(&leaf)?;
+    for pid in fs::read_to_string(parent.join("cgroup.procs"))?.lines() {
+        match fs::write(leaf.join("cgroup.procs"), pid) {
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            moved => moved?,
+        }
+    }
+    Ok(())
+}
+
+/// Each cgroup from `parent` down to `base` hands the controllers on to those below it.
+fn enable(parent: &Path, base: &Path, controllers: &[&str]) -> std::io::Result<()> {
+    let words: String = controllers.iter().map(|c| format!("+{c} ")).collect();
+    let mut path: Vec<&Path> = base.ancestors().take_while(|at| *at != parent).collect();
+    path.push(parent);
+    path.iter().rev().try_for_each(|cgroup| fs::write(cgroup.join("cgroup.subtree_control"), &words))
 }
 
 fn is_writable(base: &Path) -> bool {
