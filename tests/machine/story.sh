@@ -49,7 +49,7 @@ first_boot() {
     say "instances: $before, memory.max $(limit_of "$1" memory.max)"
     found=none
     for pid in $before; do
-        [ "$(limit_of "$pid" memory.max)" = 268435456 ] && found=some
+        [ "$(limit_of "$pid" memory.max)" = 256000000 ] && found=some
     done
     [ $found = some ] || fail "no instance has its memory limit"
 
