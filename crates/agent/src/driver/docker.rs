@@ -8,6 +8,7 @@
 mod attach;
 mod follow;
 mod judge;
+mod memory;
 mod spec;
 mod sweep;
 
@@ -124,6 +125,7 @@ impl Containers {
             Ok(found) if found.state.is_running() => alive(found.state.pid),
             Ok(found) if found.state.was_started() => {
                 let _ = tokio::time::timeout(LAST_LINES_WAIT, self.follow(directory, &record)).await;
+                let found = self.with_reason(&record, found).await;
                 Status::Ended(self.conclude(directory, &record, &found))
             }
             Ok(_) => Status::Lost,
@@ -144,7 +146,10 @@ impl Containers {
         // The follower ends with the container's output.
         let _ = tokio::time::timeout(LAST_LINES_WAIT, lines.join_next()).await;
         match end {
-            Some(found) => self.conclude(directory, &record, &found),
+            Some(found) => {
+                let found = self.with_reason(&record, found).await;
+                self.conclude(directory, &record, &found)
+            }
             None => read_exit(directory).unwrap_or_else(|| {
                 self.say(&record, "its container was removed by somebody else");
                 unseen(attempt)
