@@ -246,6 +246,10 @@ impl Client {
         self.inner.idle.lock().expect("no panic while held")
     }
 
+    fn who(&self) -> Who {
+        if self.inner.token.is_some() { Who::Person } else { Who::Role }
+    }
+
     async fn connect(&self) -> Result<SendRequest<Body>, ClientError> {
         let mut tries = self.servers().addresses.len();
         loop {
@@ -270,7 +274,9 @@ impl Client {
                 let stream = tokio::net::UnixStream::connect(path).await.map_err(fail)?;
                 self.handshake(stream).await
             }
-            Address::Tcp(authority) => self.handshake(connect_tcp(authority).await.map_err(fail)?).await,
+            Address::Tcp(authority) => {
+                self.handshake(connect_tcp(authority, self.who()).await.map_err(fail)?).await
+            }
             Address::Tls(authority) => {
                 let stream = self.connect_tls(address, authority).await?;
                 self.handshake(stream).await
@@ -287,7 +293,7 @@ impl Client {
         let Some(tls) = &self.inner.tls else {
             return Err(ClientError::NoTrust { address: address.to_string() });
         };
-        let stream = connect_tcp(authority).await.map_err(fail)?;
+        let stream = connect_tcp(authority, self.who()).await.map_err(fail)?;
         let connecting = TlsConnector::from(tls.config.clone()).connect(tls.name.clone(), stream);
         in_time(connecting).await.map_err(|source| match rung_trust::explain(&source) {
             Some(why) => ClientError::Untrusted { address: address.to_string(), why },
@@ -459,6 +465,13 @@ impl Client {
     }
 }
 
+/// Machines turn to another server soon; a person's network may be away for longer than that, and has no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Role,
+    Person,
+}
+
 /// A request that nobody has answered yet. Given up after a while, it takes the idle connections with it: they lead to the
 /// same silent machine, and each would have to be waited for.
 struct Asked<'a> {
@@ -474,13 +487,15 @@ impl Drop for Asked<'_> {
     }
 }
 
-async fn connect_tcp(authority: &str) -> std::io::Result<TcpStream> {
+async fn connect_tcp(authority: &str, who: Who) -> std::io::Result<TcpStream> {
     let stream = in_time(TcpStream::connect(authority)).await?;
     stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(SILENT).with_interval(PROBE_EVERY).with_retries(PROBES);
-    let socket = SockRef::from(&stream);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(SILENT + PROBE_EVERY * PROBES))?;
+    if who == Who::Role {
+        let keepalive = TcpKeepalive::new().with_time(SILENT).with_interval(PROBE_EVERY).with_retries(PROBES);
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(SILENT + PROBE_EVERY * PROBES))?;
+    }
     Ok(stream)
 }
 
