@@ -10,6 +10,7 @@ mod cluster;
 mod maintenance;
 mod nodes;
 mod rollouts;
+mod silence;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,7 +26,6 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -36,6 +36,7 @@ use rung_model::{
     AppName, Deployment, DeploymentNumber, Digest, JobName, NodeId, NodeRole, ReleaseNumber, Run, RunId,
 };
 
+use self::silence::{Asked, Who, connect_tcp, in_time};
 use crate::error::{Code, ErrorBody};
 use crate::paths;
 use crate::sse::Message;
@@ -176,15 +177,6 @@ const IDLE_MAX: usize = 8;
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
-
-/// A machine that is gone answers nothing at all, and another one may be there.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-
-/// A connection on which nothing came for so long is asked whether somebody is there, and ended when nobody is: so a long
-/// poll of a machine that lost its power ends after four seconds, and not with its time.
-const SILENT: Duration = Duration::from_secs(2);
-const PROBE_EVERY: Duration = Duration::from_secs(1);
-const PROBES: u32 = 2;
 
 impl Client {
     pub fn new(address: Address, token: Option<String>) -> Self {
@@ -462,47 +454,6 @@ impl Client {
             is_over: false,
             kind: std::marker::PhantomData,
         })
-    }
-}
-
-/// Machines turn to another server soon; a person's network may be away for longer than that, and has no other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Who {
-    Role,
-    Person,
-}
-
-/// A request that nobody has answered yet. Given up after a while, it takes the idle connections with it: they lead to the
-/// same silent machine, and each would have to be waited for.
-struct Asked<'a> {
-    client: &'a Client,
-    at: Instant,
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        if self.at.elapsed() > SILENT {
-            self.client.idle().clear();
-        }
-    }
-}
-
-async fn connect_tcp(authority: &str, who: Who) -> std::io::Result<TcpStream> {
-    let stream = in_time(TcpStream::connect(authority)).await?;
-    stream.set_nodelay(true)?;
-    if who == Who::Role {
-        let keepalive = TcpKeepalive::new().with_time(SILENT).with_interval(PROBE_EVERY).with_retries(PROBES);
-        let socket = SockRef::from(&stream);
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(SILENT + PROBE_EVERY * PROBES))?;
-    }
-    Ok(stream)
-}
-
-async fn in_time<T>(connecting: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
-    match tokio::time::timeout(CONNECT_WITHIN, connecting).await {
-        Ok(done) => done,
-        Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within 3 s")),
     }
 }
 

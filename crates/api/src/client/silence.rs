@@ -1,0 +1,58 @@
+//! How long nobody is waited for: a machine that is gone says nothing, not even that it is.
+
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use super::Client;
+
+/// A machine that is gone answers nothing at all, and another one may be there.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
+/// A connection on which nothing came for so long is asked whether somebody is there, and ended when nobody is: so a long
+/// poll of a machine that lost its power ends after four seconds, and not with its time.
+const SILENT: Duration = Duration::from_secs(2);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBES: u32 = 2;
+
+/// Machines turn to another server soon; a person's network may be away for longer than that, and has no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Role,
+    Person,
+}
+
+/// A request that nobody has answered yet. Given up after a while, it takes the idle connections with it: they lead to the
+/// same silent machine, and each would have to be waited for.
+pub struct Asked<'a> {
+    pub client: &'a Client,
+    pub at: Instant,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if self.at.elapsed() > SILENT {
+            self.client.idle().clear();
+        }
+    }
+}
+
+pub async fn connect_tcp(authority: &str, who: Who) -> std::io::Result<TcpStream> {
+    let stream = in_time(TcpStream::connect(authority)).await?;
+    stream.set_nodelay(true)?;
+    if who == Who::Role {
+        let keepalive = TcpKeepalive::new().with_time(SILENT).with_interval(PROBE_EVERY).with_retries(PROBES);
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(SILENT + PROBE_EVERY * PROBES))?;
+    }
+    Ok(stream)
+}
+
+pub async fn in_time<T>(connecting: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    match tokio::time::timeout(CONNECT_WITHIN, connecting).await {
+        Ok(done) => done,
+        Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within 3 s")),
+    }
+}
