@@ -200,7 +200,7 @@ impl Control {
             let Some(notification) = &mut deployment.notification else { return };
             notification.state = state.clone();
             let key = keys::deployment(app, *number);
-            let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");
+            let value = self.encode(&key, &deployment);
             let guard = Guard::Modified { key: key.clone(), revision: held.revision };
             match self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await {
                 Ok(Committed::Done) => return,

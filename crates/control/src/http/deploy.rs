@@ -422,28 +422,18 @@ pub async fn show(
 
 pub async fn cancel(State(control): State<Control>, named: Named, Body(by): Body<String>) -> Answer<()> {
     let (app, number): (AppName, DeploymentNumber) = (named.get("app")?, named.get("deployment")?);
-    for _ in 0..ATTEMPTS {
-        let held = control.read(|world| world.deployments.get(&app)?.get(&number).cloned());
-        let held = held
-            .ok_or_else(|| ErrorBody::new(Code::NotFound, format!("app {app} has no deployment {number}")))?;
-        let mut deployment = held.value;
-        if deployment.has_ended() {
-            let message = format!("{number} of app {app} has ended already");
-            return Err(ErrorBody::new(Code::Refused, message)
-                .hint("`rung rollback` goes back to the release before it")
-                .into());
-        }
-        deployment.cancelled_by = Some(by.clone());
-        let key = keys::deployment(&app, number);
-        let value = control.encode(&key, &deployment);
-        let guard = Guard::Modified { key: key.clone(), revision: held.revision };
-        if let Committed::Done =
-            control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
-        {
-            return Ok(Json(()));
-        }
-    }
-    Err(contended(&format!("{number} of app {app}")).into())
+    control
+        .amend_deployment(&app, number, |deployment| {
+            if deployment.has_ended() {
+                let message = format!("{number} of app {app} has ended already");
+                return Err(ErrorBody::new(Code::Refused, message)
+                    .hint("`rung rollback` goes back to the release before it"));
+            }
+            deployment.cancelled_by = Some(by.clone());
+            Ok(())
+        })
+        .await?;
+    Ok(Json(()))
 }
 
 pub async fn rollback(

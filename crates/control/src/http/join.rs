@@ -347,8 +347,8 @@ impl Control {
             let held = self.read(|world| world.nodes.get(node).cloned()).ok_or_else(|| no_such_node(node))?;
             let mut changed = held.value;
             changed.drain.clone_from(&drain);
-            let value = serde_json::to_vec(&changed).expect("documents of the model serialize");
             let key = keys::node(node);
+            let value = self.encode(&key, &changed);
             let guard = Guard::Modified { key: key.clone(), revision: held.revision };
             match self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await? {
                 Committed::Done => return Ok(()),

@@ -14,23 +14,14 @@ use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 pub async fn go_on(State(control): State<Control>, named: Named, Body(by): Body<String>) -> Answer<()> {
     let (app, number): (AppName, DeploymentNumber) = (named.get("app")?, named.get("deployment")?);
-    for _ in 0..ATTEMPTS {
-        let held = control.read(|world| world.deployments.get(&app)?.get(&number).cloned());
-        let held = held
-            .ok_or_else(|| ErrorBody::new(Code::NotFound, format!("app {app} has no deployment {number}")))?;
-        let mut deployment = held.value;
-        refuse_unless_it_waits(&deployment)?;
-        deployment.rollout.get_or_insert_default().continued_by = Some(by.clone());
-        let key = keys::deployment(&app, number);
-        let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");
-        let guard = Guard::Modified { key: key.clone(), revision: held.revision };
-        if let Committed::Done =
-            control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
-        {
-            return Ok(Json(()));
-        }
-    }
-    Err(contended(&format!("{number} of app {app}")).into())
+    control
+        .amend_deployment(&app, number, |deployment| {
+            refuse_unless_it_waits(deployment)?;
+            deployment.rollout.get_or_insert_default().continued_by = Some(by.clone());
+            Ok(())
+        })
+        .await?;
+    Ok(Json(()))
 }
 
 fn refuse_unless_it_waits(deployment: &Deployment) -> Result<(), ErrorBody> {
@@ -49,6 +40,32 @@ fn refuse_unless_it_waits(deployment: &Deployment) -> Result<(), ErrorBody> {
 }
 
 impl Control {
+    /// Changes a deployment that is there, again when somebody else does so meanwhile. `amend` says why it may not be.
+    pub(super) async fn amend_deployment(
+        &self,
+        app: &AppName,
+        number: DeploymentNumber,
+        amend: impl Fn(&mut Deployment) -> Result<(), ErrorBody>,
+    ) -> Result<(), ErrorBody> {
+        for _ in 0..ATTEMPTS {
+            let held = self.read(|world| world.deployments.get(app)?.get(&number).cloned());
+            let held = held.ok_or_else(|| {
+                ErrorBody::new(Code::NotFound, format!("app {app} has no deployment {number}"))
+            })?;
+            let mut deployment = held.value;
+            amend(&mut deployment)?;
+            let key = keys::deployment(app, number);
+            let value = self.encode(&key, &deployment);
+            let guard = Guard::Modified { key: key.clone(), revision: held.revision };
+            if let Committed::Done =
+                self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
+            {
+                return Ok(());
+            }
+        }
+        Err(contended(&format!("{number} of app {app}")))
+    }
+
     /// What is kept warm counts against the memory: the person who deploys shall know before.
     pub(super) fn remark_on_warmth(&self, record: &App, file: &AppFile) -> Option<String> {
         let keep = file.deploy.rollout.keep;
