@@ -7,7 +7,7 @@ use std::time::Duration;
 use rung_api::wire::Launch;
 use rung_model::appfile::Health;
 use rung_model::{AssignedInstance, InstanceId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::artifacts::{blocking, chain};
 use crate::containers::{self, Wanted};
@@ -36,11 +36,20 @@ pub struct Instances {
     events: Events,
     proved: Proved,
     elsewhere: Elsewhere,
+    /// How many lives are watched: one that has ended is, until nothing of it is left outside its directory.
+    watched: watch::Sender<usize>,
 }
 
 impl Instances {
     pub fn new(node: Shared, events: Events) -> Self {
-        Self { node, events, proved: Arc::default(), elsewhere: Arc::default() }
+        let watched = watch::Sender::new(0);
+        Self { node, events, proved: Arc::default(), elsewhere: Arc::default(), watched }
+    }
+
+    /// Waits until every life that was started or adopted has ended and is cleared away.
+    pub async fn cleared(&self) {
+        let none = self.watched.subscribe().wait_for(|lives| *lives == 0).await.is_ok();
+        debug_assert!(none, "this has a sender itself");
     }
 
     /// The machine is gone only when the agent ends; nobody waits for the news then.
@@ -230,11 +239,13 @@ impl Instances {
     /// Tells the machine of the life's end, whenever that is.
     fn watch(&self, id: InstanceId, assigned: AssignedInstance, attempt: u32) {
         let this = self.clone();
+        self.watched.send_modify(|lives| *lives += 1);
         tokio::spawn(async move {
             let directory = this.node.layout.life(&id, attempt);
             let exit = this.node.driver.ended(&directory, attempt).await;
             this.tell_exit(&id, &assigned, exit).await;
             this.node.driver.release(&directory).await;
+            this.watched.send_modify(|lives| *lives -= 1);
         });
     }
 

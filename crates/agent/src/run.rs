@@ -221,7 +221,13 @@ impl Agent {
                     Shutdown::KeepInstances | Shutdown::No => return,
                 },
             }
-            if give_up.is_some_and(|at| self.machine.is_quiet() || Instant::now() >= at) {
+            let Some(give_up) = give_up else { continue };
+            if self.machine.is_quiet() {
+                // What has ended may still be cleared away: the end of this process would cut that off.
+                let _ = tokio::time::timeout_at(give_up, self.instances.cleared()).await;
+                return;
+            }
+            if Instant::now() >= give_up {
                 return;
             }
         }
