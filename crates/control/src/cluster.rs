@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 use rung_model::{Member, NodeId, NodeRole, keys};
+use rung_planner::rewrite;
 use rung_store::{Guard, Op, StoreError, Txn};
 use rung_trust::{
     Authority, AuthorityError, AuthorityFile, CERTIFICATE_LIFE, Certificate, CredentialsError,
@@ -46,7 +47,7 @@ pub enum ClusterError {
 }
 
 /// As it is kept in the store.
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct KeptAuthority {
     certificate: String,
     /// Hexadecimal.
@@ -96,8 +97,8 @@ impl Control {
         let sealed = hex::decode(&kept.sealed_key).map_err(|_| ClusterError::Damaged)?;
         let wrapped = self.inner.keys.rewrap(SEAL_CONTEXT, &sealed).map_err(|_| ClusterError::Sealed)?;
         let Some(wrapped) = wrapped else { return Ok(false) };
-        let kept = KeptAuthority { sealed_key: hex::encode(wrapped), ..kept };
-        let value = serde_json::to_vec(&kept).expect("two texts serialize");
+        let now = KeptAuthority { sealed_key: hex::encode(wrapped), ..kept.clone() };
+        let value = rewrite(&entry.value, &kept, &now);
         let guard = Guard::Modified { key: entry.key.clone(), revision: entry.modified };
         self.txn(vec![guard], vec![Op::Put { key: entry.key, value, lease: None }]).await?;
         Ok(true)
@@ -198,7 +199,10 @@ impl Control {
         if known.as_ref() == Some(&member) {
             return Ok(());
         }
-        let value = serde_json::to_vec(&member).expect("documents of the model serialize");
+        let value = match held.as_ref().zip(known.as_ref()) {
+            Some((entry, known)) => rewrite(&entry.value, known, &member),
+            None => serde_json::to_vec(&member).expect("documents of the model serialize"),
+        };
         let guard = match held {
             Some(entry) => Guard::Modified { key: entry.key, revision: entry.modified },
             None => Guard::Absent { key: keys::member(node) },

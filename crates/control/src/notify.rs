@@ -18,8 +18,6 @@ use rung_planner::World;
 use rung_store::{Guard, Op};
 use tokio::sync::mpsc;
 
-pub(crate) use post::authorities;
-
 use crate::shared::{ATTEMPTS, Committed, Control};
 
 /// With the pauses between them they reach over half an hour: longer than a deploy of whatever listens there.

@@ -1,12 +1,10 @@
 //! One GET of a small document, over HTTP or HTTPS: no redirects, bounded in size and time.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -17,14 +15,6 @@ use crate::head::parse_length;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Sets of keys have a few kilobytes.
 const SIZE_MAX: usize = 256 * 1024;
-
-/// Where distributions keep the authorities that the machine trusts.
-const AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// The body of an answer with status 200. `Err` says why there is none.
 pub(crate) async fn fetch(address: &str) -> Result<Vec<u8>, String> {
@@ -50,10 +40,11 @@ async fn ask(address: &str) -> Result<Vec<u8>, String> {
         return exchange(stream, &request).await;
     }
     let name = ServerName::try_from(host.clone()).map_err(|_| format!("{host} is no name for TLS"))?;
+    let trusted = rung_trust::machine_authorities().map_err(|error| error.to_string())?;
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS can't be prepared: {error}"))?
-        .with_root_certificates(authorities()?)
+        .with_root_certificates(trusted)
         .with_no_client_auth();
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     exchange(stream.map_err(|error| format!("TLS with {host}:{port} failed: {error}"))?, &request).await
@@ -122,21 +113,6 @@ fn body(answer: &[u8], has_ended: bool) -> Result<Option<Vec<u8>>, String> {
             return Ok(None);
         }
     }
-}
-
-/// What this machine trusts, read anew each time: the file may be replaced meanwhile.
-fn authorities() -> Result<RootCertStore, String> {
-    let said = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let mut roots = RootCertStore::empty();
-    for place in said.into_iter().chain(AUTHORITIES.map(PathBuf::from)) {
-        if let Ok(certificates) = CertificateDer::pem_file_iter(&place) {
-            roots.add_parsable_certificates(certificates.flatten());
-        }
-        if !roots.is_empty() {
-            return Ok(roots);
-        }
-    }
-    Err("this machine has no file of authorities: install ca-certificates, or set SSL_CERT_FILE".to_owned())
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ pub use liveness::Liveness;
 pub use proxies::{Proxies, Proxy};
 pub use schedule::{Waiting, WaitingRun};
 pub use traffic::Traffic;
+pub use unknown::rewrite;
 pub use world::{Held, World};
 
 use crate::draft::Draft;

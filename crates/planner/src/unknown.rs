@@ -59,6 +59,17 @@ impl Unknown {
     }
 }
 
+/// A document that is in no [`World`](crate::World), as it is to be stored anew: with what the stored one has and this
+/// version, which read it as `known`, does not know.
+pub fn rewrite<T>(stored: &[u8], known: &T, now: &T) -> Vec<u8>
+where
+    T: Serialize + DeserializeOwned + PartialEq,
+{
+    let document = serde_json::to_value(now).expect("documents of the store serialize");
+    let whole = Unknown::of(stored, known).put_back(document);
+    serde_json::to_vec(&whole).expect("a value of JSON serializes")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -105,6 +116,18 @@ mod tests {
         document.place = None;
         let expected = serde_json::json!({"name": "b", "colour": {"r": 1}, "counts": {}});
         assert_eq!(write(&unknown, &document), expected, "what they belonged to is gone, and they with it");
+    }
+
+    #[test]
+    fn a_document_outside_of_the_index_is_rewritten_with_its_unknown_fields() {
+        let raw = r#"{"name":"a","colour":"red","place":{"room":"x","floor":3}}"#;
+        let (known, _) = read(raw);
+        let now = Document { name: "b".into(), ..known.clone() };
+        let written: Value = serde_json::from_slice(&rewrite(raw.as_bytes(), &known, &now)).unwrap();
+        let expected = serde_json::json!(
+            {"name": "b", "colour": "red", "place": {"room": "x", "floor": 3}, "counts": {}}
+        );
+        assert_eq!(written, expected);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! identity it knows the authority by the hash of its certificate alone ([`Fingerprint`]). [`Listener`] accepts TLS,
 //! where whoever shows a certificate must be one of the [`Members`]; a member that is taken away is cut off at once.
 //!
-//! A [`TrustDirectory`] keeps a machine's key and certificates for all its roles.
+//! A [`TrustDirectory`] keeps a machine's key and certificates for all its roles. Whom the machine trusts beyond the
+//! cluster, [`machine_authorities`] says.
 //!
 //! What it deliberately does not do: it knows no HTTP and not where the authority is kept, and has no revocation lists:
 //! certificates are short, and membership is looked up.
@@ -21,6 +22,7 @@ mod guard;
 mod identity;
 mod leaf;
 mod listener;
+mod machine;
 mod members;
 mod peer;
 
@@ -33,5 +35,6 @@ pub use guard::Guarded;
 pub use identity::{Credentials, CredentialsError, Identity, NodeKey, renew_after, until_renewal};
 pub use leaf::{Leaf, NoCertificate};
 pub use listener::{Accepted, Caller, Clients, Listener};
+pub use machine::{NoAuthorities, machine_authorities};
 pub use members::{Member, MemberList, Members};
 pub use peer::{Peer, PeerError, node_name, role_name, server_name};

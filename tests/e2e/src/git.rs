@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
+use crate::ending;
 use crate::rung::Rung;
 use crate::said::Said;
 
@@ -61,17 +61,10 @@ impl Repository {
     }
 
     /// # Panics
-    /// When git can't be started.
+    /// When git can't be started, or does not end.
+    #[track_caller]
     pub fn git(&self, arguments: &[&str]) -> Said {
-        let started = Instant::now();
-        let output = self.command(arguments).output().expect("git is installed");
-        Said {
-            words: format!("git {}", arguments.join(" ")),
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-            took: started.elapsed(),
-        }
+        ending::run(format!("git {}", arguments.join(" ")), self.command(arguments))
     }
 
     /// `git push`, with the token in the remote's address.

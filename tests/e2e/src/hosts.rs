@@ -18,11 +18,10 @@ use rung_model::observed::InstanceState;
 use tempfile::TempDir;
 
 use crate::binary::rung_binary;
+use crate::ending;
 use crate::http;
 use crate::process;
-use crate::rung::{
-    LOOK_EVERY, TEARDOWN, VERB_PATIENCE, ask_to_end_with_the_test, keep_lines, read_all, wait_at_most,
-};
+use crate::rung::{LOOK_EVERY, TEARDOWN, ask_to_end_with_the_test, keep_lines};
 use crate::said::Said;
 use crate::wait::eventually;
 
@@ -219,21 +218,7 @@ impl Host {
     /// Runs a command of the CLI on this machine.
     #[track_caller]
     pub fn cli(&self, arguments: &[&str]) -> Said {
-        let words = format!("{}: rung {}", self.name, arguments.join(" "));
-        let started = Instant::now();
-        let mut command = self.command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting `{words}`: {error}"));
-        let out = read_all(child.stdout.take().expect("it is piped"));
-        let err = read_all(child.stderr.take().expect("it is piped"));
-        let status = wait_at_most(&mut child, VERB_PATIENCE);
-        Said {
-            words,
-            code: status.and_then(|status| status.code()),
-            out: out.join().expect("reading does not panic"),
-            err: err.join().expect("reading does not panic"),
-            took: started.elapsed(),
-        }
+        ending::run(format!("{}: rung {}", self.name, arguments.join(" ")), self.command(arguments))
     }
 
     #[track_caller]

@@ -12,6 +12,7 @@ mod app;
 pub mod authority;
 mod binary;
 mod clock;
+pub mod ending;
 pub mod engine;
 pub mod git;
 pub mod hosts;

@@ -1,7 +1,7 @@
 //! A platform of a test's own.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use crate::binary::rung_binary;
+use crate::ending;
 use crate::http::{self, Answer, Connection};
 use crate::process::{self, Life};
 use crate::said::Said;
@@ -129,7 +130,7 @@ impl Rung {
     /// `rung up` that is to refuse, to its end.
     #[track_caller]
     pub fn up_in_vain(&self, options: &[String]) -> Said {
-        run_to_its_end("rung up".to_owned(), self.up_command(None, options))
+        ending::run("rung up".to_owned(), self.up_command(None, options))
     }
 
     fn command(&self) -> Command {
@@ -150,32 +151,19 @@ impl Rung {
     /// Runs a command of the CLI to its end.
     ///
     /// # Panics
-    /// When it does not end within [`VERB_PATIENCE`], with what it has said until then.
+    /// When it does not end in time, with what it has said until then.
     #[track_caller]
     pub fn cli(&self, arguments: &[&str]) -> Said {
-        run_to_its_end(format!("rung {}", arguments.join(" ")), self.cli_command(arguments))
+        ending::run(words(arguments), self.cli_command(arguments))
     }
 
     /// A command that gets this on its standard input, and its end.
     ///
     /// # Panics
-    /// When it can't be started.
+    /// As [`Self::cli`] does.
     #[track_caller]
     pub fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Said {
-        let started = Instant::now();
-        let mut command = self.cli_command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the CLI starts");
-        // Whoever refuses its arguments does not read it.
-        let _ = child.stdin.take().expect("it is piped").write_all(input);
-        let output = child.wait_with_output().expect("it ends");
-        Said {
-            words: format!("rung {}", arguments.join(" ")),
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-            took: started.elapsed(),
-        }
+        ending::run_with_input(words(arguments), self.cli_command(arguments), input)
     }
 
     /// Values of secrets come by standard input or from a file only.
@@ -391,9 +379,6 @@ impl Rung {
     }
 }
 
-/// Longer than the longest command: the first deploy of an application that installs a few hundred packages.
-pub(crate) const VERB_PATIENCE: std::time::Duration = std::time::Duration::from_secs(240);
-
 /// Longer than the graceful end of every story's application.
 pub(crate) const TEARDOWN: std::time::Duration = std::time::Duration::from_secs(15);
 pub(crate) const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(10);
@@ -412,46 +397,8 @@ impl Drop for Rung {
     }
 }
 
-#[track_caller]
-fn run_to_its_end(words: String, mut command: Command) -> Said {
-    let started = Instant::now();
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("starting `{words}`: {error}"));
-    let out = read_all(child.stdout.take().expect("it is piped"));
-    let err = read_all(child.stderr.take().expect("it is piped"));
-    let status = wait_at_most(&mut child, VERB_PATIENCE);
-    let said = Said {
-        words,
-        code: status.and_then(|status| status.code()),
-        out: out.join().expect("reading does not panic"),
-        err: err.join().expect("reading does not panic"),
-        took: started.elapsed(),
-    };
-    assert!(status.is_some(), "`{}` did not end; {}", said.words, said.everything());
-    said
-}
-
-/// `None`: it did not end in time, and was killed.
-pub(crate) fn wait_at_most(child: &mut Child, patience: std::time::Duration) -> Option<ExitStatus> {
-    let deadline = Instant::now() + patience;
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait().expect("asking for a child's status") {
-            return Some(status);
-        }
-        std::thread::sleep(LOOK_EVERY); // tidy: the end is looked for, and what did not end must still be read
-    }
-    child.kill().expect("it is a child of ours");
-    child.wait().expect("it is a child of ours");
-    None
-}
-
-pub(crate) fn read_all(mut pipe: impl std::io::Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What was read before an error is what there is to show.
-        let _ = pipe.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+fn words(arguments: &[&str]) -> String {
+    format!("rung {}", arguments.join(" "))
 }
 
 /// A test that is killed has no teardown: the kernel sends its platform a SIGTERM then.

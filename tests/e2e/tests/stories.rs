@@ -6,6 +6,8 @@ mod access;
 mod app_files;
 #[path = "stories/bad_weather.rs"]
 mod bad_weather;
+#[path = "stories/canaries_over_servers.rs"]
+mod canaries_over_servers;
 #[path = "stories/certificates.rs"]
 mod certificates;
 #[path = "stories/clocks.rs"]

@@ -11,13 +11,13 @@ use hyper::client::conn::http1;
 use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use rung_trust::machine_authorities;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::notify::authorities;
 use crate::trees::chain;
 
 /// From the first packet to the last; an authority may think for a while.
@@ -76,7 +76,9 @@ impl Carrier {
     }
 
     fn roots(&self) -> Result<RootCertStore, String> {
-        let Some(trust) = &self.trust else { return authorities() };
+        let Some(trust) = &self.trust else {
+            return machine_authorities().map_err(|error| error.to_string());
+        };
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(CertificateDer::pem_slice_iter(trust.as_bytes()).flatten());
         Ok(roots)

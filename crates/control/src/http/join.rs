@@ -13,8 +13,8 @@ use rung_api::join::{
 use rung_api::{Code, ErrorBody};
 use rung_model::node::Drain;
 use rung_model::{Member, NodeId, NodeRole, keys};
-use rung_planner::World;
-use rung_store::{Guard, Op};
+use rung_planner::{World, rewrite};
+use rung_store::{Entry, Guard, Op};
 use rung_trust::{CERTIFICATE_LIFE, Fingerprint, PublicKey};
 
 use super::Answer;
@@ -32,7 +32,7 @@ const TOKEN_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
 
 /// At `tokens/<name>`. The secret itself is nowhere.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 struct KeptToken {
     role: NodeRole,
     secret: Hash,
@@ -45,7 +45,7 @@ struct KeptToken {
 /// `sha256:…`.
 type Hash = String;
 
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Used {
     node: NodeId,
     key: Hash,
@@ -142,7 +142,7 @@ pub async fn join(
     let key = PublicKey::from_hex(&request.key)
         .ok_or_else(|| ErrorBody::new(Code::InvalidRequest, "the node's public key is malformed"))?;
     for _ in 0..ATTEMPTS {
-        let (kept, revision) = control.kept_token(&request).await?;
+        let (kept, entry) = control.kept_token(&request).await?;
         let (member, mut guards, mut ops) = control.admission(&request, &key)?;
         if let Some(used) = &kept.used {
             // Its answer was lost: the same machine asks again.
@@ -159,11 +159,9 @@ pub async fn join(
             }
         } else {
             let used = Used { node: request.node.clone(), key: member.key.clone(), at: Timestamp::now() };
-            let kept = KeptToken { used: Some(used), ..kept };
-            let token = keys::join_token(&request.token);
-            guards.push(Guard::Modified { key: token.clone(), revision });
-            let value = serde_json::to_vec(&kept).expect("documents serialize");
-            ops.push(Op::Put { key: token, value, lease: None });
+            let value = rewrite(&entry.value, &kept, &KeptToken { used: Some(used), ..kept.clone() });
+            guards.push(Guard::Modified { key: entry.key.clone(), revision: entry.modified });
+            ops.push(Op::Put { key: entry.key, value, lease: None });
             // One transaction: a token is used when a node joined with it, and never twice.
             match control.commit(guards, ops).await? {
                 Committed::Done => {}
@@ -199,7 +197,7 @@ fn check_clock(request: &JoinRequest) -> Result<(), ErrorBody> {
 
 impl Control {
     /// The token that is meant, if its secret is right and its time has not ended.
-    async fn kept_token(&self, request: &JoinRequest) -> Result<(KeptToken, u64), ErrorBody> {
+    async fn kept_token(&self, request: &JoinRequest) -> Result<(KeptToken, Entry), ErrorBody> {
         let unknown = || {
             ErrorBody::new(
                 Code::Unauthorized,
@@ -226,7 +224,7 @@ impl Control {
                 format!("this join token ended {minutes} minutes ago; they are valid for 15 minutes");
             return Err(ErrorBody::new(Code::Unauthorized, message).hint(NEW_TOKEN));
         }
-        Ok((kept, entry.modified))
+        Ok((kept, entry))
     }
 
     /// The member that the request makes, if its name is free.

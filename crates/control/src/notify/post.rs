@@ -1,6 +1,5 @@
 //! One POST, over HTTP or HTTPS: no redirects, no second look at the answer, bounded in time.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +7,11 @@ use axum::body::Body;
 use hyper::client::conn::http1;
 use hyper::{Request, Uri, header};
 use hyper_util::rt::TokioIo;
+use rung_trust::NoAuthorities;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::trees::chain;
@@ -20,17 +19,9 @@ use crate::trees::chain;
 /// From the first packet to the answer's status.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where distributions keep the authorities that the machine trusts.
-const AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// `Err` says why it was not taken: whoever listens must answer with a status from 200 to 299.
 pub(super) async fn post(address: &str, headers: &[(&str, String)], body: Vec<u8>) -> Result<(), String> {
-    let sent = tokio::time::timeout(PATIENCE, send(address, headers, body, authorities));
+    let sent = tokio::time::timeout(PATIENCE, send(address, headers, body, rung_trust::machine_authorities));
     match sent.await {
         Ok(Ok(status)) if status.is_success() => Ok(()),
         Ok(Ok(status)) => Err(format!("it was answered with status {}", status.as_u16())),
@@ -43,7 +34,7 @@ async fn send(
     address: &str,
     headers: &[(&str, String)],
     body: Vec<u8>,
-    trusted: impl FnOnce() -> Result<RootCertStore, String>,
+    trusted: impl FnOnce() -> Result<RootCertStore, NoAuthorities>,
 ) -> Result<hyper::StatusCode, String> {
     let uri: Uri = address.parse().map_err(|_| "its address can't be read".to_owned())?;
     let host = uri.host().ok_or("its address has no host")?.trim_start_matches('[').trim_end_matches(']');
@@ -64,7 +55,9 @@ async fn send(
         return exchange(stream, request).await;
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host} is no name for TLS"))?;
-    let config = ClientConfig::builder().with_root_certificates(trusted()?).with_no_client_auth();
+    let config = ClientConfig::builder()
+        .with_root_certificates(trusted().map_err(|error| error.to_string())?)
+        .with_no_client_auth();
     let stream = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
@@ -82,22 +75,6 @@ where
     let answer = sender.send_request(request).await.map_err(broken);
     connection.abort();
     Ok(answer?.status())
-}
-
-/// What this machine trusts, read anew each time: the file may be replaced while the server runs.
-pub(crate) fn authorities() -> Result<RootCertStore, String> {
-    let said = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let places = said.into_iter().chain(AUTHORITIES.map(PathBuf::from));
-    let mut roots = RootCertStore::empty();
-    for place in places {
-        if let Ok(certificates) = CertificateDer::pem_file_iter(&place) {
-            roots.add_parsable_certificates(certificates.flatten());
-        }
-        if !roots.is_empty() {
-            return Ok(roots);
-        }
-    }
-    Err("this machine has no file of authorities: install ca-certificates, or set SSL_CERT_FILE".to_owned())
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
 //! Who may: two teams on one platform, tokens that end, and guessing that has no speed.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rung_e2e::git::Repository;
 use rung_e2e::http::{Answer, Connection};
-use rung_e2e::{Rung, Said, Start, TestApp, eventually, process, rung_binary};
+use rung_e2e::{Rung, Said, Start, TestApp, ending, eventually, process, rung_binary};
 use serde_json::Value;
 
 use crate::bad_weather::SmallDisk;
@@ -31,15 +30,9 @@ fn token(rung: &Rung, arguments: &[&str]) -> String {
 
 /// A command of the CLI with another token than the owner's.
 fn cli_as(rung: &Rung, token: &str, arguments: &[&str]) -> Said {
-    let started = std::time::Instant::now();
-    let output = rung.cli_command(arguments).env("RUNG_TOKEN", token).output().expect("the CLI starts");
-    Said {
-        words: format!("rung {}", arguments.join(" ")),
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        took: started.elapsed(),
-    }
+    let mut command = rung.cli_command(arguments);
+    command.env("RUNG_TOKEN", token);
+    ending::run(format!("rung {}", arguments.join(" ")), command)
 }
 
 /// What a path's parameters are of an app that is there.
@@ -367,23 +360,12 @@ impl Elsewhere {
 
 /// `rung …` of a person with a home and nothing else.
 fn at_home(home: &Path, arguments: &[&str], input: &str) -> Said {
-    let started = std::time::Instant::now();
     let mut command = Command::new(rung_binary());
     command.args(arguments).current_dir(home).env("HOME", home);
     for name in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "RUNG_DATA", "RUNG_API", "RUNG_TOKEN", "RUNG_CA"] {
         command.env_remove(name);
     }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the CLI starts");
-    let _ = child.stdin.take().expect("it is piped").write_all(input.as_bytes());
-    let output = child.wait_with_output().expect("it ends");
-    Said {
-        words: format!("rung {}", arguments.join(" ")),
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        took: started.elapsed(),
-    }
+    ending::run_with_input(format!("rung {}", arguments.join(" ")), command, input.as_bytes())
 }
 
 #[test]

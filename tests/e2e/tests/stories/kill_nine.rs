@@ -3,7 +3,7 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rung_e2e::{Load, Rung, TestApp, eventually, long, process};
+use rung_e2e::{Load, Outcome, Rung, Tally, TestApp, eventually, long, process};
 use rung_model::deployment::{Deployment, Phase};
 
 /// `RUNG_TEST_SEED` plays a run again.
@@ -22,25 +22,28 @@ enum Fate {
     Sick,
     /// Its release command fails.
     Stuck,
+    /// It is healthy, and fails half of the requests.
+    Failing,
 }
 
 impl Fate {
     fn end(self) -> Phase {
         match self {
             Self::Good => Phase::Succeeded,
-            Self::Sick => Phase::RolledBack,
+            Self::Sick | Self::Failing => Phase::RolledBack,
             Self::Stuck => Phase::Failed,
         }
     }
 
     fn befall(self, app: &mut TestApp) {
-        for flag in ["BE_CRASHING", "BE_RELEASE_FAILS"] {
+        for flag in ["BE_CRASHING", "BE_RELEASE_FAILS", "BE_FAILING"] {
             app.unset(flag);
         }
         match self {
             Self::Good => {}
             Self::Sick => app.set("BE_CRASHING", "the moon is full"),
             Self::Stuck => app.set("BE_RELEASE_FAILS", "the table is locked"),
+            Self::Failing => app.set("BE_FAILING", "50"),
         }
     }
 }
@@ -74,33 +77,35 @@ fn kill_during_deploy(rung: &mut Rung, app: &TestApp, after: Duration) {
     rung.up(None, &[]);
 }
 
-#[test]
-fn kill_9_at_any_moment_of_a_deploy_ends_it_in_one_of_its_three_ends_without_a_lost_request() {
+/// So many deploys by this `[deploy]`, in which these fates take turns, each killed at a random moment.
+fn kill_deploys(name: &str, policy: &str, fates: &[Fate], rounds: usize) {
     let mut random = seeded();
     let mut rung = Rung::start();
-    let mut app = TestApp::new("mayfly", 2);
-    app.sections.push("[deploy]\nrelease = \"python3 -B app.py release\"\ndeadline = \"60s\"".into());
+    let mut app = TestApp::new(name, 2);
+    let release = "release = \"python3 -B app.py release\"\ndeadline = \"60s\"";
+    app.sections.push(format!("[deploy]\n{release}\n{policy}"));
     app.sections.push("[build]\ncommand = \"date > built\"".into());
     app.sections.push("[volumes.state]".into());
     app.web().lines.push("mounts = { state = \"/state\" }".into());
     rung.deploy(app.directory()).succeeds();
-    rung.wait_until_settled("mayfly", "web", 2);
+    rung.wait_until_settled(name, "web", 2);
+    let load =
+        Load::start_clients(rung.http(), &format!("{name}.localhost"), "/", 2, Duration::from_millis(10));
+    load.wait_for(20);
     app.version = "undisturbed".into();
     let took = rung.deploy(app.directory()).succeeds().took;
     let mut serving = app.version.clone();
 
-    let rounds = if long() { 200 } else { 10 };
-    let load = Load::start_clients(rung.http(), "mayfly.localhost", "/", 2, Duration::from_millis(10));
     for round in 0..rounds {
-        let fate = [Fate::Good, Fate::Good, Fate::Sick, Fate::Stuck][round % 4];
+        let fate = fates[round % fates.len()];
         let after = took.mul_f64(random.f64() * 1.2);
         let context = format!("round {round}: a deploy that shall be {fate:?}, killed after {after:?}");
         app.version = format!("round-{round}");
         fate.befall(&mut app);
-        let before = newest(&rung, "mayfly").number;
+        let before = newest(&rung, name).number;
         kill_during_deploy(&mut rung, &app, after);
 
-        let ended = wait_for_its_end(&rung, "mayfly");
+        let ended = wait_for_its_end(&rung, name);
         // It may have been killed before it had heard of the deploy.
         if ended.number > before {
             assert_eq!(ended.phase, fate.end(), "{context}; it ended otherwise: {ended:#?}");
@@ -108,19 +113,45 @@ fn kill_9_at_any_moment_of_a_deploy_ends_it_in_one_of_its_three_ends_without_a_l
                 serving.clone_from(&app.version);
             }
         }
-        rung.wait_until_settled("mayfly", "web", 2);
-        let page = rung.page("mayfly", "/");
+        rung.wait_until_settled(name, "web", 2);
+        let page = rung.page(name, "/");
         assert!(page.contains(&format!("version {serving} ")), "{context}; now answers {page}");
         let tally = load.tally();
-        assert_eq!(tally.lost(), 0, "{context}; requests were lost: {:?}", tally.troubles);
+        let lost = tally.lost() - failed_by_itself(&tally, fates);
+        assert_eq!(lost, 0, "{context}; requests were lost: {:?}", tally.troubles);
     }
-    load.stop().assert_none_lost("a kill -9 in the middle of each of the deploys");
-    let released = rung.page("mayfly", "/state?name=released");
+    let tally = load.stop();
+    assert_eq!(tally.lost(), failed_by_itself(&tally, fates), "{:?}\n{:?}", tally.outcomes, tally.troubles);
+    let released = rung.page(name, "/state?name=released");
     let mut lines: Vec<&str> = released.lines().collect();
     let all = lines.len();
     lines.sort_unstable();
     lines.dedup();
     assert_eq!(lines.len(), all, "a release command ran twice for one artifact:\n{released}");
+}
+
+/// What a release answered with 500 that was made to.
+fn failed_by_itself(tally: &Tally, fates: &[Fate]) -> u64 {
+    if fates.contains(&Fate::Failing) { tally.count(Outcome::ServerError(500)) } else { 0 }
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_deploy_ends_it_in_one_of_its_three_ends_without_a_lost_request() {
+    let fates = [Fate::Good, Fate::Good, Fate::Sick, Fate::Stuck];
+    kill_deploys("mayfly", "", &fates, if long() { 200 } else { 10 });
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_deploy_by_steps_ends_it_and_what_fails_is_still_taken_back() {
+    let policy = "strategy = \"canary\"\nsteps = [\"50% 2s\", \"100%\"]\nabort_if = { error_rate = \"2%\" }";
+    let fates = [Fate::Good, Fate::Failing, Fate::Sick, Fate::Stuck];
+    kill_deploys("canary", policy, &fates, if long() { 200 } else { 8 });
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_deploy_by_blue_and_green_ends_it_with_all_on_one_of_the_two() {
+    let fates = [Fate::Good, Fate::Good, Fate::Sick, Fate::Stuck];
+    kill_deploys("twins", "strategy = \"bluegreen\"\nkeep = \"1s\"", &fates, if long() { 200 } else { 8 });
 }
 
 #[test]

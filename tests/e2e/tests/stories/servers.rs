@@ -8,7 +8,7 @@ use rung_e2e::{Hosts, Load, TestApp, eventually, process};
 use serde_json::Value;
 
 /// So many machines, the first `servers` of which are servers of one cluster.
-fn cluster(servers: usize, machines: usize) -> Hosts {
+pub fn cluster(servers: usize, machines: usize) -> Hosts {
     let mut hosts = Hosts::new(machines as u8);
     hosts.host_mut(1).serve();
     hosts.host(1).cli(&["cluster", "init"]).succeeds().mentions("the state is in etcd");
@@ -40,7 +40,7 @@ fn until_members_are_well(hosts: &Hosts, asked: usize, count: usize) {
 }
 
 /// The number of the machine that plans, by what another one says.
-fn leader(hosts: &Hosts, asked: usize) -> Result<usize, String> {
+pub fn leader(hosts: &Hosts, asked: usize) -> Result<usize, String> {
     let report = report(hosts, asked)?;
     let leader = report["leader"].as_str().and_then(|name| name.strip_prefix("host-"));
     leader.and_then(|number| number.parse().ok()).ok_or_else(|| format!("nobody plans: {report}"))
@@ -49,7 +49,7 @@ fn leader(hosts: &Hosts, asked: usize) -> Result<usize, String> {
 /// How long nobody planned, at most: the requirement with what two busy cores cost on top.
 const PLANS_WITHIN: Duration = Duration::from_secs(20);
 
-fn until_another_plans(hosts: &Hosts, asked: usize, before: usize, after: &str) -> usize {
+pub fn until_another_plans(hosts: &Hosts, asked: usize, before: usize, after: &str) -> usize {
     let began = Instant::now();
     let next = eventually(&format!("another server plans after {after}"), || match leader(hosts, asked) {
         Ok(next) if next != before => Ok(next),

@@ -9,44 +9,13 @@ use crate::conformance::{leases, paging, transactions, watches};
 
 /// Every promise, one after the other, each on a store of its own.
 async fn keep_every_promise(members: &Members) {
-    macro_rules! each {
-        ($($group:ident :: $name:ident),* $(,)?) => {$(
-            let store = EtcdStore::create(members.fresh_root(), 1).await.unwrap();
+    macro_rules! kept_by {
+        ($members:expr; $($group:ident :: $name:ident),* $(,)?) => {$(
+            let store = EtcdStore::create($members.fresh_root(), 1).await.unwrap();
             $group::$name(Arc::new(store)).await;
         )*};
     }
-    each!(
-        transactions::a_new_store_is_empty_and_at_revision_nought,
-        transactions::what_is_written_is_read_with_its_revisions,
-        transactions::every_transaction_gets_the_next_revision,
-        transactions::a_transaction_without_effect_makes_no_revision,
-        transactions::absent_holds_until_the_key_is_there,
-        transactions::modified_holds_for_the_last_write_only,
-        transactions::created_holds_as_long_as_the_key_lives,
-        transactions::one_failing_guard_stops_all_of_it,
-        transactions::a_key_made_again_is_created_again,
-        transactions::too_many_operations_or_bytes_are_refused,
-        transactions::a_key_twice_or_an_empty_one_is_refused,
-        transactions::counters_incremented_by_many_lose_nothing,
-        transactions::one_of_many_wins_an_election,
-        transactions::what_was_committed_is_read_at_once,
-        paging::pages_come_in_order_and_end,
-        paging::a_prefix_is_not_its_neighbour,
-        paging::a_key_that_stays_is_listed_once_while_others_come_and_go,
-        watches::a_watch_gets_one_batch_for_each_revision,
-        watches::a_watch_sees_only_what_is_below_its_prefix,
-        watches::a_watch_resumes_from_any_revision,
-        watches::watches_that_run_beside_writers_miss_and_repeat_nothing,
-        watches::a_waiting_watch_can_be_given_up_and_taken_up_again,
-        watches::a_watch_ends_with_its_store,
-        watches::a_watch_from_the_future_waits_for_it,
-        leases::a_lease_takes_its_keys_along_and_watches_see_it,
-        leases::a_revoked_lease_takes_its_keys_along_in_one_revision,
-        leases::a_key_written_without_the_lease_stays,
-        leases::a_key_moves_from_lease_to_lease,
-        leases::a_lease_that_is_gone_is_refused,
-        leases::lease_ids_are_never_given_twice,
-    );
+    promises!(kept_by!(members));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
