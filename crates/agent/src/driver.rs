@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 
 use crate::engine::{Engine, EngineError};
-use crate::shim::protocol::{EXIT_FILE, Exit, Life, Spec};
+use crate::shim::protocol::{EXIT_FILE, Exit, Lease, Life, Spec};
 use docker::{ContainerSpec, Containers};
 use process::Processes;
 
@@ -155,6 +155,21 @@ impl Driver {
             true => self.containers.stop(directory, grace).await,
             false => process::stop(directory, grace).await,
         }
+    }
+
+    /// Until when a life may go on.
+    ///
+    /// # Errors
+    /// See [`Driver::stop`]; a container, and a shim of an older version, take none.
+    pub async fn lease(&self, directory: &Path, lease: Lease) -> Result<(), TalkError> {
+        match docker::is_container(directory) {
+            true => Err(TalkError::Refused("a container has no shim".to_owned())),
+            false => process::lease(directory, lease).await,
+        }
+    }
+
+    pub async fn is_alive(&self, directory: &Path) -> bool {
+        matches!(self.status(directory).await, Status::Alive(_))
     }
 
     /// # Errors

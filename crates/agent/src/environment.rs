@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rung_api::wire::Launch;
-use rung_model::{AppName, JobRun, VolumeName};
+use rung_model::{AppName, AssignedInstance, JobRun, VolumeName};
 
 use crate::facts::Kind;
 use crate::layout::Layout;
@@ -102,6 +102,11 @@ fn of_life(
         set(&volume_variable(name), path.display().to_string());
     }
     env
+}
+
+/// What an exclusive instance finds beside that.
+pub fn of_fence(assigned: &AssignedInstance) -> Option<(String, String)> {
+    assigned.fence.map(|fence| ("RUNG_FENCE".to_owned(), fence.to_string()))
 }
 
 /// What a run of a job finds beside that: which job, for which time, and which try it is.

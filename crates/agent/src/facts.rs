@@ -9,6 +9,7 @@ use rung_model::node::{ContainerEngine, IsolationFact};
 use crate::cgroups::Cgroups;
 use crate::driver::process::{self, Processes};
 use crate::engine::Engine;
+use crate::node::Node;
 use crate::shim::protocol::{Access, How, Io, Isolation, Limits, Spec};
 
 /// How instances are run here.
@@ -151,6 +152,7 @@ async fn try_life(driver: &Processes, scratch: &Path, isolation: Isolation) -> R
         limits: Limits::default(),
         io: Io::Logs,
         time_limit_ms: Some(10_000),
+        lease: None,
     };
     let tried = match driver.spawn(&spec).await {
         Ok(_) => match process::ended(&directory, 1).await.how {
@@ -173,7 +175,7 @@ pub struct Reached {
 }
 
 /// What the node says of itself when it registers.
-pub fn node_facts(reached: &Reached, capabilities: &Capabilities, engine: ContainerEngine) -> NodeFacts {
+pub fn node_facts(reached: &Reached, node: &Node, engine: ContainerEngine) -> NodeFacts {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     NodeFacts {
         agent: reached.agent.clone(),
@@ -181,9 +183,18 @@ pub fn node_facts(reached: &Reached, capabilities: &Capabilities, engine: Contai
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cpu_millis: cores as u64 * 1000,
         memory_bytes: memory_bytes(),
-        isolation: capabilities.isolation_facts(&engine),
+        isolation: node.capabilities.isolation_facts(&engine),
         engine,
+        disk_bytes: disk_bytes(node.layout.root()),
+        labels: node.labels.clone(),
+        lease_ms: node.leases.promise(),
     }
+}
+
+/// The size of the file system that volumes are on.
+fn disk_bytes(directory: &Path) -> Option<u64> {
+    let known = nix::sys::statvfs::statvfs(directory).ok()?;
+    Some(known.blocks().saturating_mul(known.fragment_size()))
 }
 
 pub fn memory_bytes() -> u64 {

@@ -148,6 +148,10 @@ impl Instances {
         let service = launch.release.file.services.get(&assigned.service).ok_or_else(|| {
             PrepareError::NoService { release: assigned.release, service: assigned.service.to_string() }
         })?;
+        let lease = match service.exclusive {
+            true => node.leases.for_launch(node, id, service.stop_grace).await?,
+            false => None,
+        };
         let port = self.record(id, assigned, attempt, choice)?;
         let isolation = node.isolation(&assigned.app, Purpose::Run)?;
         let directory = node.layout.life(id, attempt);
@@ -156,12 +160,14 @@ impl Instances {
             environment::mounts(&node.layout, &assigned.app, service.mounts.iter(), node.kind());
         ensure_volumes(&mounts, isolation)?;
         let identity = Identity { id: id.as_str(), service: Some(assigned.service.as_str()), port };
+        let mut env = environment::of_release(&launch, &identity, &volumes, node.kind(), &tmp);
+        env.extend(environment::of_fence(assigned));
         let spec = Spec {
             name: id.to_string(),
             attempt,
             logs: node.layout.instance_logs(&assigned.app, &assigned.service, id),
             command: service.command.clone().unwrap_or_default(),
-            env: environment::of_release(&launch, &identity, &volumes, node.kind(), &tmp),
+            env,
             tree,
             tree_access: Access::ReadOnly,
             tmp,
@@ -172,6 +178,7 @@ impl Instances {
             limits: node.limits(&format!("{id}.{attempt}"), service.memory_bytes, service.cpu_millis),
             io: Io::Logs,
             time_limit_ms: None,
+            lease,
         };
         Ok((Start::Process(Box::new(spec)), port))
     }

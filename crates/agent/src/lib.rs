@@ -27,6 +27,7 @@ pub mod health;
 pub mod images;
 pub mod instances;
 pub mod layout;
+mod leases;
 pub mod ledger;
 pub mod logs;
 pub mod node;

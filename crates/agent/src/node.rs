@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rung_api::Client;
 use rung_api::wire::Launch;
-use rung_model::{AppName, Digest, NodeId, ReleaseNumber};
+use rung_model::{AppName, Digest, Labels, NodeId, ReleaseNumber};
 
 use crate::artifacts::{Artifacts, chain};
 use crate::converge::Cause;
@@ -14,6 +14,7 @@ use crate::driver::Driver;
 use crate::facts::{Capabilities, Kind};
 use crate::images::{ImageError, Images};
 use crate::layout::Layout;
+use crate::leases::Leases;
 use crate::ledger::{Ledger, LedgerError};
 use crate::shim::protocol::{Isolation, Limits, Mount};
 
@@ -31,6 +32,9 @@ pub struct Node {
     pub artifacts: Artifacts,
     pub images: Images,
     pub capabilities: Capabilities,
+    /// What the command line says of the machine.
+    pub labels: Labels,
+    pub leases: Leases,
     pub(crate) ledger: Mutex<Ledger>,
     /// Held while a release is fetched.
     pub(crate) fetching: tokio::sync::Mutex<()>,
@@ -53,6 +57,8 @@ pub enum PrepareError {
     Launch { app: AppName, release: ReleaseNumber, source: rung_api::ClientError },
     #[error("image {image} has no command of its own; write `command` below [services.{service}]")]
     NoCommand { image: String, service: String },
+    #[error("it shall not run on this node any more")]
+    NotHere,
     #[error("{release} has no service {service}")]
     NoService { release: ReleaseNumber, service: String },
 }

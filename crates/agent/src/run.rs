@@ -10,7 +10,7 @@ use std::time::Duration;
 use rung_api::Client;
 use rung_model::app::Destroying;
 use rung_model::node::ContainerEngine;
-use rung_model::{AppName, NodeId, Observed};
+use rung_model::{AppName, Labels, NodeId, Observed};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use crate::facts::{Capabilities, Reached, look_for_engine, node_facts};
 use crate::images::Images;
 use crate::instances::{Events, Instances};
 use crate::layout::Layout;
+use crate::leases::{self, Leases};
 use crate::ledger::{Ledger, LedgerError};
 use crate::node::{Node, Shared};
 use crate::runs::RunsDriver;
@@ -61,6 +62,8 @@ pub struct AgentConfig {
     pub api: Client,
     /// The executable that becomes a shim when it is started with `shim`.
     pub program: PathBuf,
+    /// What the command line says of the machine.
+    pub labels: Labels,
 }
 
 /// What the one who runs the agent wants of it.
@@ -99,7 +102,8 @@ pub async fn run(
     outside: Option<Outside>,
     shutdown: watch::Receiver<Shutdown>,
 ) -> Result<(), AgentError> {
-    let node = open(&config).await?;
+    let mode = if outside.is_some() { leases::Mode::InCluster } else { leases::Mode::Alone };
+    let node = open(&config, mode).await?;
     let listener = api::bind(&config.socket)
         .map_err(|source| AgentError::Socket { path: config.socket.display().to_string(), source })?;
     let (events, received) = mpsc::unbounded_channel();
@@ -129,6 +133,7 @@ pub async fn run(
     tasks.spawn(watch_engine(node.clone(), found));
     tasks.spawn(keep_registered(node.clone(), reached, engine));
     tasks.spawn(keep_engine_clean(node.clone()));
+    tasks.spawn(leases::keep(node.clone()));
     tasks.spawn(send_reports(node.client.clone(), to_report));
     tasks.spawn(follow_assignment(node.clone(), events, following));
     agent.run(received, shutdown).await;
@@ -139,7 +144,7 @@ pub async fn run(
     Ok(())
 }
 
-async fn open(config: &AgentConfig) -> Result<Shared, AgentError> {
+async fn open(config: &AgentConfig, mode: leases::Mode) -> Result<Shared, AgentError> {
     let layout = Layout::new(config.data.clone());
     let fail = |source| AgentError::Data { path: config.data.display().to_string(), source };
     for directory in
@@ -173,6 +178,8 @@ async fn open(config: &AgentConfig) -> Result<Shared, AgentError> {
         artifacts,
         images,
         capabilities,
+        labels: config.labels.clone(),
+        leases: Leases::new(mode),
         ledger: std::sync::Mutex::new(ledger),
         fetching: tokio::sync::Mutex::default(),
     }))
@@ -405,7 +412,7 @@ async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Rece
     let mut told = false;
     loop {
         let found = engine.borrow_and_update().clone();
-        let facts = node_facts(&reached, &node.capabilities, found);
+        let facts = node_facts(&reached, &node, found);
         if let Err(error) = in_time(ANSWER_WITHIN, node.client.register(&node.id, &facts)).await {
             if matches!(&error, CallError::Client(error) if error.code() == Some(rung_api::Code::Removed))
                 && !told
@@ -421,6 +428,7 @@ async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Rece
         // A server that lost sight of the node wants to hear of it from the beginning.
         while in_time(ANSWER_WITHIN, node.client.beat(&node.id)).await.is_ok()
             && !engine.has_changed().unwrap_or(false)
+            && facts.lease_ms == node.leases.promise()
         {
             tokio::time::sleep(BEAT).await;
         }

@@ -269,6 +269,7 @@ impl RunsDriver {
             ),
             io,
             time_limit_ms: Some(u64::try_from(run.timeout.as_millis()).unwrap_or(u64::MAX)),
+            lease: None,
         })))
     }
 

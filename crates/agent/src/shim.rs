@@ -16,6 +16,7 @@ pub mod complaint;
 pub mod filter;
 mod init;
 pub mod kernel;
+pub mod lease;
 pub mod logger;
 pub mod protocol;
 pub mod record;

@@ -68,6 +68,7 @@ impl Kind for AsProcess {
             limits: life.limits,
             io: life.io.unwrap_or(Io::Logs),
             time_limit_ms: life.time_limit_ms,
+            lease: None,
         }))
     }
 }

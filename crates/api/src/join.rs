@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use rung_model::{Member, NodeId, NodeRole};
+use rung_model::{InstanceId, LabelName, Labels, Member, NodeId, NodeRole};
 use rung_trust::Fingerprint;
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +139,9 @@ pub struct NodeListing {
     pub state: NodeState,
     pub instances: u32,
     pub version: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub labels: Labels,
     /// What keeps a drain from ending.
     #[serde(default)]
     pub blocked: Vec<String>,
@@ -161,6 +164,24 @@ pub enum NodeState {
 pub struct DrainRequest {
     pub deadline_ms: Option<u64>,
     pub by: String,
+}
+
+/// `POST /v1/nodes/{node}/labels`.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LabelRequest {
+    pub by: String,
+    #[serde(default)]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub set: Labels,
+    #[serde(default)]
+    pub remove: Vec<LabelName>,
+}
+
+/// `GET /v1/nodes/{node}/leases`.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Leased {
+    /// The instances that shall run there.
+    pub instances: Vec<InstanceId>,
 }
 
 /// `POST /v1/nodes/{node}/remove`.

@@ -63,6 +63,7 @@ pub const GIT: &str = "/git/{app}";
 pub const JOIN_TOKENS: &str = "/v1/join-tokens";
 pub const NODES: &str = "/v1/nodes";
 pub const NODE_DRAIN: &str = "/v1/nodes/{node}/drain";
+pub const NODE_LABELS: &str = "/v1/nodes/{node}/labels";
 pub const NODE_REMOVE: &str = "/v1/nodes/{node}/remove";
 
 // For machines that want to become nodes.
@@ -74,6 +75,8 @@ pub const CLUSTER_SERVERS: &str = "/v1/cluster/servers";
 pub const CERTIFICATE: &str = "/v1/nodes/{node}/certificate";
 pub const NODE: &str = "/v1/nodes/{node}";
 pub const NODE_BEAT: &str = "/v1/nodes/{node}/beat";
+/// Which instances shall run there, read from the store.
+pub const NODE_LEASES: &str = "/v1/nodes/{node}/leases";
 pub const ASSIGNMENT: &str = "/v1/nodes/{node}/assignment";
 pub const OBSERVED: &str = "/v1/nodes/{node}/observed";
 pub const LAUNCH: &str = "/v1/apps/{app}/releases/{release}/launch";

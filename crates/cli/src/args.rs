@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod certificate;
+mod label;
 mod maintenance;
 mod secret;
 
@@ -16,10 +17,11 @@ pub use audit::{AuditArgs, AuditCommand};
 pub use certificate::{CertificateCommand, CertificateEnableArgs};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+pub use label::LabelWord;
 pub use maintenance::MaintenanceArgs;
 use rung_api::join::JoinToken;
 use rung_model::{
-    AppName, DeploymentNumber, EnvironmentName, InstanceId, JobName, NodeId, NodeRole, ReleaseCommand,
+    AppName, DeploymentNumber, EnvironmentName, InstanceId, JobName, Label, NodeId, NodeRole, ReleaseCommand,
     ReleaseNumber, RunId, ServiceName,
 };
 use rung_trust::Fingerprint;
@@ -137,6 +139,9 @@ pub struct UpArgs {
     /// A setting of the ingress, like hsts-s=31536000 or proxy-protocol-from=10.0.0.0/8; may be said several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = ingress_setting)]
     pub ingress: Vec<IngressSetting>,
+    /// What services may ask for, like disk=ssd or zone=a; as often as needed
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub labels: Vec<Label>,
     /// Leave the instances running when it is stopped
     #[arg(long)]
     pub keep: bool,
@@ -176,6 +181,9 @@ pub struct JoinArgs {
     /// Of a server or an ingress: one of its settings, like hsts-s=31536000; may be said several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = ingress_setting)]
     pub ingress: Vec<IngressSetting>,
+    /// What services may ask for, like disk=ssd or zone=a; as often as needed
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub labels: Vec<Label>,
     /// Leave the instances running when it is stopped
     #[arg(long)]
     pub keep: bool,
@@ -229,6 +237,13 @@ pub enum NodeCommand {
     },
     /// List nodes, and how they are
     List,
+    /// Say what a node is, so that services can ask for it; `disk=` takes a label away
+    Label {
+        node: NodeId,
+        /// disk=ssd, zone=a
+        #[arg(value_name = "NAME=VALUE", required = true)]
+        labels: Vec<LabelWord>,
+    },
     /// Move everything off a node without losing a request, and wait until it runs nothing
     Drain {
         node: NodeId,

@@ -424,6 +424,11 @@ fn people() -> Described {
             says(Right::Admin, "Let a drained node take instances again; who asks").takes::<String>(),
         )
         .post(
+            paths::NODE_LABELS,
+            join::label,
+            says(Right::Admin, "Change the labels of a node").takes::<rung_api::join::LabelRequest>(),
+        )
+        .post(
             paths::NODE_REMOVE,
             join::remove,
             says(Right::Admin, "Take a node out of the cluster").takes::<rung_api::join::RemoveRequest>(),
@@ -531,6 +536,12 @@ fn roles() -> Described {
         )
         .put(paths::NODE, nodes::register, says(Right::Node, "Join as a node").takes::<NodeFacts>())
         .post(paths::NODE_BEAT, nodes::beat, says(Right::Node, "Say that the agent is alive"))
+        .get(
+            paths::NODE_LEASES,
+            nodes::leases,
+            says(Right::Node, "Which instances shall run there, read from the store")
+                .answers::<rung_api::join::Leased>(),
+        )
         .get(
             paths::ASSIGNMENT,
             nodes::assignment,

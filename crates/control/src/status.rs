@@ -14,7 +14,7 @@ use rung_model::{
     App, AppName, AssignedInstance, Deployment, Digest, InstanceId, InstanceState, Intent, NodeId, NodeRole,
     Outcome, Phase, Release, ReleaseNumber, RouteDocument, ServiceName,
 };
-use rung_planner::schedule::Refusal;
+use rung_planner::schedule::{Refusal, desired_instances};
 use rung_planner::{Held, World};
 
 use crate::prune::{artifacts_in_use, is_available, waits};
@@ -24,16 +24,16 @@ use crate::reconcile::Reconcile;
 pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<AppStatus> {
     let world = reconcile.world();
     let record = &world.apps.get(app)?.value;
-    let services = services(world, record);
+    let services = services(reconcile, record);
     let mut problems: Vec<String> = services.iter().flat_map(service_problems).collect();
     problems.extend(world.active_deployment(app).and_then(awaited));
     for waiting in reconcile.waiting().iter().filter(|waiting| waiting.app == *app) {
         let service = &waiting.service;
-        let why = reasons(&waiting.reasons);
+        let why = reasons(&waiting.reasons, waiting.others);
         problems.push(format!("{service}: {} instances can't be placed yet ({why})", waiting.instances));
     }
     for waiting in reconcile.waiting_runs().iter().filter(|waiting| waiting.app == *app) {
-        problems.push(format!("run {} can't be placed yet ({})", waiting.run, reasons(&waiting.reasons)));
+        problems.push(format!("run {} can't be placed yet ({})", waiting.run, reasons(&waiting.reasons, 0)));
     }
     problems.extend(on_lost_nodes(reconcile, app));
     if record.maintenance == Maintenance::On {
@@ -55,7 +55,7 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
         services,
         deployment: world.last_deployment(app).map(summary),
         destroying: record.destroying.is_some(),
-        environments: environments(world, app, http),
+        environments: environments(reconcile, app, http),
         problems,
     })
 }
@@ -73,11 +73,12 @@ pub fn summary(deployment: &Deployment) -> DeploymentSummary {
 }
 
 /// The same app elsewhere.
-fn environments(world: &World, app: &AppName, http: &str) -> Vec<EnvironmentStatus> {
+fn environments(reconcile: &Reconcile, app: &AppName, http: &str) -> Vec<EnvironmentStatus> {
+    let world = reconcile.world();
     let base = app.base();
     let others = world.apps.iter().filter(|(other, _)| **other != *app && other.base() == base);
     let in_short = |(other, held): (&AppName, &Held<App>)| {
-        let services = services(world, &held.value);
+        let services = services(reconcile, &held.value);
         EnvironmentStatus {
             app: other.clone(),
             current: held.value.current,
@@ -109,7 +110,8 @@ fn urls(document: Option<&RouteDocument>, http: &str) -> Vec<String> {
     document.hosts.iter().map(|host| format!("http://{host}{suffix}/")).collect()
 }
 
-fn services(world: &World, app: &App) -> Vec<ServiceStatus> {
+fn services(reconcile: &Reconcile, app: &App) -> Vec<ServiceStatus> {
+    let world = reconcile.world();
     let file = app.current.and_then(|number| world.release(&app.name, number)).map(|release| &release.file);
     let rolling = world.active_deployment(&app.name).and_then(|deployment| deployment.release);
     let file = file
@@ -118,7 +120,12 @@ fn services(world: &World, app: &App) -> Vec<ServiceStatus> {
     for (name, declared) in file.into_iter().flat_map(|file| &file.services) {
         statuses.push(ServiceStatus {
             name: name.clone(),
-            desired: app.count(name, declared.instances),
+            desired: desired_instances(
+                world,
+                reconcile.liveness(),
+                declared,
+                app.count(name, declared.instances),
+            ),
             healthy: 0,
             exclusive: declared.exclusive,
             port: declared.port,
@@ -276,17 +283,35 @@ fn node_listing(reconcile: &Reconcile, id: &NodeId) -> NodeListing {
             .collect();
         let waiting = reconcile.waiting().iter();
         for waiting in waiting.filter(|waiting| here.contains(&(&waiting.app, &waiting.service))) {
-            blocked.push(format!("{} {}: {}", waiting.app, waiting.service, reasons(&waiting.reasons)));
+            blocked.push(format!(
+                "{} {}: {}",
+                waiting.app,
+                waiting.service,
+                reasons(&waiting.reasons, waiting.others)
+            ));
         }
         let runs = assignment.into_iter().flat_map(|assignment| assignment.runs.keys());
         blocked.extend(runs.map(|run| format!("run {run} goes on")));
     }
     let version = node.map(|node| node.facts.version.clone());
-    NodeListing { node: id.clone(), role, state, instances, version, blocked }
+    let labels = node.map(|node| node.labels.clone()).unwrap_or_default();
+    NodeListing { node: id.clone(), role, state, instances, version, labels, blocked }
 }
 
-fn reasons(reasons: &BTreeMap<NodeId, Refusal>) -> String {
-    let reasons: Vec<String> = reasons.iter().map(|(node, refusal)| format!("{node}: {refusal}")).collect();
+fn reasons(reasons: &BTreeMap<NodeId, Refusal>, others: u32) -> String {
+    let mut alike: Vec<(String, Vec<&str>)> = Vec::new();
+    for (node, refusal) in reasons {
+        let why = refusal.to_string();
+        match alike.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, nodes)) => nodes.push(node.as_str()),
+            None => alike.push((why, vec![node.as_str()])),
+        }
+    }
+    let mut reasons: Vec<String> =
+        alike.into_iter().map(|(why, nodes)| format!("{}: {why}", nodes.join(", "))).collect();
+    if others > 0 {
+        reasons.push(format!("and {others} other nodes"));
+    }
     if reasons.is_empty() { "no node has joined".to_owned() } else { reasons.join("; ") }
 }
 

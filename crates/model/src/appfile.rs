@@ -13,6 +13,7 @@ mod notify;
 mod overlay;
 mod pages;
 mod parse;
+mod place;
 mod procfile;
 mod read;
 pub mod rollout;
@@ -41,6 +42,7 @@ pub use check::is_reserved;
 pub use error::{AppFileError, AppFileErrors};
 pub use overlay::{AppText, Texts, overlay_environment, overlay_file};
 pub use parse::{name_of, parse, slug};
+pub use place::{Count, Place, Priority, Spread};
 pub use procfile::parse_procfile;
 pub use rollout::RolloutPolicy;
 
@@ -204,6 +206,8 @@ pub struct Service {
     /// Where in the instance each volume is seen.
     #[serde(default)]
     pub mounts: BTreeMap<VolumeName, String>,
+    #[serde(default, skip_serializing_if = "Place::is_default")]
+    pub place: Place,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

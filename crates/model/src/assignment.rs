@@ -70,6 +70,23 @@ pub struct AssignedInstance {
     /// The cohort: the deployment that asked for it.
     pub deployment: DeploymentNumber,
     pub intent: Intent,
+    /// Of an exclusive service: higher than that of every instance before it. What is beyond Rung's reach can refuse whoever
+    /// shows a lower one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<u64>,
+    /// It runs, and shall not stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making_way: Option<MakingWay>,
+}
+
+/// Why an instance that runs where it may shall not stay there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case", tag = "why")]
+pub enum MakingWay {
+    /// A better place for it is free: it goes when another one serves there.
+    Rebalanced,
+    /// A service of a higher priority needs the room.
+    Displaced { by_app: AppName, by_service: ServiceName },
 }
 
 /// What shall be done with an instance. An instance that is missing from the assignment shall not exist: the agent

@@ -56,6 +56,20 @@ fn check_app(text: &str) -> Result<(), &'static str> {
     }
 }
 
+/// Labels are written in files, in commands and in tables.
+fn check_label_value(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > SLUG_MAX {
+        return Err("it is longer than 40 characters");
+    }
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+        return Err("values use letters, digits, -, _ and .");
+    }
+    Ok(())
+}
+
 fn check_env_name(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
         return Err("it is empty");
@@ -180,6 +194,12 @@ text_id!(
 text_id!(
     /// A machine that runs instances.
     NodeId, "a node's name", check_slug);
+text_id!(
+    /// What is said of a node: `disk`, `zone`.
+    LabelName, "a label's name", check_slug);
+text_id!(
+    /// What a label says: `ssd`, `eu-1`.
+    LabelValue, "a label's value", check_label_value);
 text_id!(
     /// The name of a secret, which is also the environment variable that carries it.
     SecretName, "a secret's name", check_env_name);

@@ -17,6 +17,7 @@ pub mod ids;
 pub mod image;
 pub mod job;
 pub mod keys;
+pub mod label;
 pub mod member;
 pub mod network;
 pub mod node;
@@ -32,18 +33,19 @@ pub mod traffic;
 pub use access::{AppPattern, Grant, Role, Token};
 pub use app::{App, Scale};
 pub use appfile::AppFile;
-pub use assignment::{AssignedInstance, Assignment, Intent};
+pub use assignment::{AssignedInstance, Assignment, Intent, MakingWay};
 pub use deployment::{
     Asked, Deployment, DeploymentKind, Goal, Notification, NotificationState, Outcome, Phase, ReleaseCommand,
     TimelineEntry,
 };
 pub use generation::Generation;
 pub use ids::{
-    AppName, CommitId, DeploymentNumber, Digest, EnvironmentName, InstanceId, InvalidId, JobName, NodeId,
-    ReleaseNumber, RunId, SecretName, ServiceName, TokenName, VolumeName,
+    AppName, CommitId, DeploymentNumber, Digest, EnvironmentName, InstanceId, InvalidId, JobName, LabelName,
+    LabelValue, NodeId, ReleaseNumber, RunId, SecretName, ServiceName, TokenName, VolumeName,
 };
 pub use image::{ImageBuild, ImageName, ImageSource};
 pub use job::{CatchUp, JobRun, JobState, Overlap};
+pub use label::{Label, Labels};
 pub use member::Member;
 pub use network::Network;
 pub use node::{Node, NodeFacts, NodeRole};

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::NodeId;
+use crate::ids::{LabelName, LabelValue, NodeId};
+use crate::label::{Labels, ZONE};
 
 /// A node as the cluster knows it, at `nodes/<node>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -14,6 +15,10 @@ pub struct Node {
     /// Counted from 1 in the order of joining; its letters (`a`, `b`, …, `aa`) are part of instance ids.
     pub number: u32,
     pub facts: NodeFacts,
+    /// What people say of it.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub labels: Labels,
     /// Set while it is to run nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
@@ -31,6 +36,15 @@ pub struct Drain {
 }
 
 impl Node {
+    pub fn zone(&self) -> Option<&LabelValue> {
+        self.labels.iter().find(|(name, _)| name.as_str() == ZONE).map(|(_, value)| value)
+    }
+
+    /// Whether it has this label.
+    pub fn is(&self, name: &LabelName, value: &LabelValue) -> bool {
+        self.labels.get(name) == Some(value)
+    }
+
     /// 1 is `a`, 26 is `z`, 27 is `aa`.
     pub fn letters(&self) -> String {
         let mut n = self.number.max(1);
@@ -98,6 +112,17 @@ pub struct NodeFacts {
     /// Whether apps can run from images here.
     #[serde(default)]
     pub engine: ContainerEngine,
+    /// What the file system of its volumes holds; `None` where an older version runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Labels that its own command line gives it.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub labels: Labels,
+    /// How long its exclusive instances live without a word of a server; `None`: as long as they like, for the machine is
+    /// alone, or an older version runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
     /// What isolation the machine allows, each with what is missing otherwise.
     #[serde(default)]
     pub isolation: Vec<IsolationFact>,
@@ -143,9 +168,13 @@ mod tests {
                 cpu_millis: 0,
                 memory_bytes: 0,
                 engine: ContainerEngine::default(),
+                disk_bytes: None,
+                labels: Labels::new(),
+                lease_ms: None,
                 isolation: Vec::new(),
             };
-            Node { id: NodeId::new("n").unwrap(), number, facts, drain: None }.letters()
+            let labels = Labels::new();
+            Node { id: NodeId::new("n").unwrap(), number, facts, labels, drain: None }.letters()
         };
         assert_eq!(letters(1), "a");
         assert_eq!(letters(26), "z");

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rung_model::{
-    App, AppName, AssignedInstance, Assignment, Deployment, DeploymentNumber, Generation, InstanceId,
-    JobName, JobRun, JobState, NodeId, Release, ReleaseNumber, RouteDocument, Run, RunId, RunOutcome,
-    RunState, keys,
+    App, AppName, AssignedInstance, Assignment, Deployment, DeploymentNumber, Generation, InstanceId, Intent,
+    JobName, JobRun, JobState, MakingWay, NodeId, Release, ReleaseNumber, RouteDocument, Run, RunId,
+    RunOutcome, RunState, ServiceName, keys,
 };
 use serde::Serialize;
 
+use crate::placed::Given;
+use crate::schedule::ground::Ground;
+use crate::schedule::memory_of_run;
 use crate::{Input, Plan, Progress, Step, Waiting, WaitingRun, Write};
 
 /// How many runs a plan writes beside an assignment: a transaction of the store holds 128 operations.
@@ -36,6 +39,12 @@ pub struct Draft<'a> {
     /// Documents of one app that change together: the app, its deployment, a new release, a new run.
     changed: BTreeMap<AppName, Changed>,
     assignments: BTreeMap<NodeId, Assignment>,
+    /// Instances of this plan, which the world's index does not know yet.
+    minted: BTreeMap<AppName, BTreeMap<ServiceName, Vec<(InstanceId, NodeId)>>>,
+    ground: OnceCell<Ground>,
+    /// Instances that have ended. They are taken off at the plan's end: what becomes free is first offered to those that
+    /// matter most, in the next plan.
+    ended: Vec<(NodeId, InstanceId)>,
     routes: BTreeMap<AppName, Option<RouteDocument>>,
     recorded_runs: BTreeMap<RunId, Run>,
     recorded_bytes: usize,
@@ -90,6 +99,9 @@ impl<'a> Draft<'a> {
             progress,
             changed: BTreeMap::new(),
             assignments: BTreeMap::new(),
+            minted: BTreeMap::new(),
+            ground: OnceCell::new(),
+            ended: Vec::new(),
             routes: BTreeMap::new(),
             recorded_runs: BTreeMap::new(),
             recorded_bytes: 0,
@@ -197,6 +209,26 @@ impl<'a> Draft<'a> {
         self.input.world.nodes.keys().filter_map(|node| Some((node, self.assignment(node)?)))
     }
 
+    /// The services of which an app has instances.
+    pub(crate) fn running_services(&self, app: &AppName) -> impl Iterator<Item = &ServiceName> {
+        let minted = self.minted.get(app).into_iter().flat_map(BTreeMap::keys);
+        self.input.world.placed.services(app).chain(minted)
+    }
+
+    /// A service's instances, as changed so far.
+    pub(crate) fn instances_of(
+        &self,
+        app: &AppName,
+        service: &ServiceName,
+    ) -> impl Iterator<Item = (&InstanceId, &NodeId, &AssignedInstance)> {
+        let minted = self.minted.get(app).and_then(|of_app| of_app.get(service)).into_iter().flatten();
+        let known = self.input.world.placed.instances(app, service);
+        known.chain(minted.map(|(id, node)| (id, node))).filter_map(|(id, node)| {
+            let is_there = self.input.world.nodes.contains_key(node);
+            is_there.then(|| self.instance(node, id)).flatten().map(|assigned| (id, node, assigned))
+        })
+    }
+
     pub(crate) fn route_document(&self, app: &AppName) -> Option<&RouteDocument> {
         self.input.world.routes.get(app).map(|held| &held.value)
     }
@@ -271,13 +303,86 @@ impl<'a> Draft<'a> {
 
     /// Makes an id that this node never had before, and assigns the instance.
     pub(crate) fn mint(&mut self, node: &NodeId, instance: AssignedInstance) -> InstanceId {
+        let given = Given::of(&instance, self.release(&instance.app, instance.release));
+        self.ground_mut().change(node, |of_node| of_node.take(given));
         let letters = self.input.world.nodes[node].value.letters();
+        let (app, service) = (instance.app.clone(), instance.service.clone());
         let assignment = self.change_assignment(node);
         assignment.minted += 1;
-        let id = format!("{}-{}-{letters}{}", instance.app, instance.service, assignment.minted);
+        let id = format!("{app}-{service}-{letters}{}", assignment.minted);
         let id = InstanceId::new(id).expect("two names, letters and a number make an id");
         assignment.instances.insert(id.clone(), instance);
+        let of_app = self.minted.entry(app).or_default();
+        of_app.entry(service).or_default().push((id.clone(), node.clone()));
         id
+    }
+
+    /// Takes an instance off its node at the plan's end.
+    pub(crate) fn let_end(&mut self, node: &NodeId, id: &InstanceId) {
+        self.ended.push((node.clone(), id.clone()));
+    }
+
+    pub(crate) fn remove_ended(&mut self) {
+        for (node, id) in std::mem::take(&mut self.ended) {
+            self.unassign(&node, &id);
+        }
+    }
+
+    fn unassign(&mut self, node: &NodeId, id: &InstanceId) {
+        let Some(assigned) = self.instance(node, id) else { return };
+        let given = Given::of(assigned, self.release(&assigned.app, assigned.release));
+        self.ground_mut().change(node, |of_node| of_node.give_back(given));
+        self.change_assignment(node).instances.remove(id);
+    }
+
+    /// Tells an instance to stop. Until it has, its node keeps for it what it was given.
+    pub(crate) fn stop(&mut self, node: &NodeId, id: &InstanceId) {
+        if self.instance(node, id).is_none_or(|assigned| assigned.intent == Intent::Stop) {
+            return;
+        }
+        self.ground_mut().change(node, |of_node| of_node.running = of_node.running.saturating_sub(1));
+        if let Some(assigned) = self.change_assignment(node).instances.get_mut(id) {
+            assigned.intent = Intent::Stop;
+        }
+    }
+
+    /// Says, or takes back, why an instance shall not stay where it is.
+    pub(crate) fn make_way(&mut self, node: &NodeId, id: &InstanceId, why: Option<MakingWay>) {
+        if let Some(assigned) = self.change_assignment(node).instances.get_mut(id) {
+            assigned.making_way = why;
+        }
+    }
+
+    /// Gives a run to a node, with the memory that it may use.
+    pub(crate) fn give_run(&mut self, node: &NodeId, run: Run) {
+        let bytes = memory_of_run(self.input.world, &run);
+        self.ground_mut().change(node, |of_node| of_node.memory_bytes += bytes);
+        self.change_assignment(node).runs.insert(run.id.clone(), run);
+    }
+
+    /// Takes a run that has ended off its node.
+    pub(crate) fn take_run(&mut self, node: &NodeId, id: &RunId) {
+        let Some(run) = self.assignment(node).and_then(|told| told.runs.get(id)) else { return };
+        let bytes = memory_of_run(self.input.world, run);
+        self.ground_mut().change(node, |of_node| {
+            of_node.memory_bytes = of_node.memory_bytes.saturating_sub(bytes);
+        });
+        self.change_assignment(node).runs.remove(id);
+    }
+
+    fn instance(&self, node: &NodeId, id: &InstanceId) -> Option<&AssignedInstance> {
+        self.assignment(node)?.instances.get(id)
+    }
+
+    /// What is left on each node, as changed so far.
+    pub(crate) fn ground(&self) -> &Ground {
+        self.ground.get_or_init(|| Ground::of(&self.input))
+    }
+
+    /// Made from the world alone: every change of instances in this plan comes by here first.
+    fn ground_mut(&mut self) -> &mut Ground {
+        self.ground.get_or_init(|| Ground::of(&self.input));
+        self.ground.get_mut().expect("it was just made")
     }
 
     pub(crate) fn publish(&mut self, app: &AppName, document: Option<RouteDocument>) {
@@ -326,6 +431,10 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn run_waits(&mut self, waiting: WaitingRun) {
         self.waiting_runs.push(waiting);
+    }
+
+    pub(crate) fn is_waiting(&self, app: &AppName, service: &ServiceName) -> bool {
+        self.waiting.iter().any(|waiting| waiting.app == *app && waiting.service == *service)
     }
 
     pub(crate) fn wake_at(&mut self, at: Duration) {

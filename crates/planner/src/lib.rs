@@ -11,7 +11,9 @@
 //! - `aftercare`: what goes on after a success: warm instances, and the watch for a regression.
 //! - [`reconcile`]: gives each service its instances, and ends those that are not wanted, in the handoff's order.
 //! - [`liveness`]: which nodes are lost, by what their agents let be heard.
-//! - [`schedule`]: chooses the node, or says for each node why not.
+//! - [`schedule`]: chooses the node, or says for each node why not; [`preempt`] makes room for what matters more, and
+//!   [`rebalance`] finds better places when there are any.
+//! - [`lease`]: when an exclusive instance on a lost node has ended for sure.
 //! - [`routes`]: which instances get requests.
 //! - [`jobs`]: which scheduled times have come, and what becomes of each.
 //!
@@ -23,8 +25,12 @@ mod course;
 mod draft;
 mod fleet;
 pub mod jobs;
+pub mod lease;
 pub mod liveness;
+mod placed;
+mod preempt;
 pub mod proxies;
+pub mod rebalance;
 pub mod reconcile;
 pub mod rollout;
 pub mod routes;
@@ -74,6 +80,10 @@ pub struct Progress {
     accounted: BTreeMap<(AppName, DeploymentNumber), Duration>,
     /// When the un-routing of an instance was first seen as acknowledged by all.
     unrouted: BTreeMap<InstanceId, Duration>,
+    /// When an instance was first seen as written to stop, on a node that is lost.
+    stopped: BTreeMap<InstanceId, Duration>,
+    /// Since when the nodes have been the same, for [`rebalance`].
+    calm: rebalance::Calm,
     /// The next time of each job's schedule, by the release and the time it was worked out from.
     next_times: BTreeMap<(AppName, JobName), (ReleaseNumber, Timestamp, Option<Timestamp>)>,
     /// When runs that failed are tried again.
@@ -116,18 +126,34 @@ pub struct Write {
 pub fn plan(input: Input<'_>, progress: &mut Progress) -> Plan {
     let mut draft = Draft::new(input, progress);
     await_drains(&mut draft);
-    for app in input.world.apps.keys() {
+    for app in apps_by_priority(&draft) {
         rollout::advance_deployment(&mut draft, app);
         aftercare::tend(&mut draft, app);
         reconcile::reconcile_app(&mut draft, app);
         routes::publish_routes(&mut draft, app);
         jobs::dispatch_jobs(&mut draft, app);
     }
+    preempt::withdraw(&mut draft);
+    rebalance::rebalance(&mut draft);
+    draft.remove_ended();
     reconcile::record_ended_runs(&mut draft);
     reconcile::withdraw_purges(&mut draft);
     reconcile::forget_destroyed_apps(&mut draft);
     reconcile::forget_old_history(&mut draft);
     draft.into_plan()
+}
+
+/// Those first that get room before others.
+fn apps_by_priority<'a>(draft: &Draft<'a>) -> Vec<&'a AppName> {
+    let world = draft.input.world;
+    let priority = |app: &AppName| {
+        let aimed = reconcile::aim(draft, app).and_then(|aim| draft.release(app, aim.release));
+        let services = aimed.into_iter().flat_map(|release| release.file.services.values());
+        services.map(|service| service.place.priority).max().unwrap_or_default()
+    };
+    let mut apps: Vec<&AppName> = world.apps.keys().collect();
+    apps.sort_by_cached_key(|app| std::cmp::Reverse(priority(app)));
+    apps
 }
 
 /// A drain's deadline is a time to look.

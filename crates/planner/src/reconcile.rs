@@ -8,14 +8,15 @@
 //!
 //! An exclusive service has no standby: its old instance leaves first, and the next is assigned once it has ended.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rung_model::app::Destroying;
 use rung_model::appfile::Service;
 use rung_model::{
-    AppName, AssignedInstance, Assignment, DeploymentNumber, Intent, JobName, NodeId, Phase, ReleaseNumber,
-    Run, RunId, RunKind, RunOutcome, RunState, ServiceName, VolumeName, keys,
+    AppName, AssignedInstance, Assignment, DeploymentNumber, Intent, JobName, MakingWay, NodeId, Phase,
+    ReleaseNumber, Run, RunId, RunKind, RunOutcome, RunState, ServiceName, VolumeName, keys,
 };
 
 use crate::aftercare::{let_go, warm};
@@ -23,8 +24,11 @@ use crate::course::{self, Changeover, Target};
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing, members};
 use crate::jobs::{is_held_back, missed_its_deadline, replacement};
+use crate::lease::{Lease, lease};
+use crate::preempt::{make_room, priority_of};
 use crate::schedule::{
-    Refusal, Waiting, WaitingRun, choose_node, choose_node_for_run, is_too_large, unusable,
+    Placer, Waiting, WaitingRun, choose_node, choose_node_for_run, desired_instances, is_too_large,
+    unlabelled, unusable,
 };
 use crate::world::World;
 
@@ -115,7 +119,7 @@ pub(crate) fn desired_count(
     declared: &Service,
 ) -> u32 {
     let count = draft.app(app).count(service, declared.instances);
-    if declared.exclusive { count.min(1) } else { count }
+    desired_instances(draft.input.world, draft.input.liveness, declared, count)
 }
 
 /// How many instances of the cohort that is aimed at there shall be now: fewer than desired while it carries a part only.
@@ -133,15 +137,12 @@ pub(crate) fn aimed_count(
     }
 }
 
-/// Every service of an app that is declared or still has instances.
+/// Every service of an app that is declared or still has instances, by name.
 pub(crate) fn services(draft: &Draft<'_>, app: &AppName) -> Vec<ServiceName> {
     let declared = aim(draft, app).and_then(|aim| draft.release(app, aim.release));
     let mut found: Vec<ServiceName> =
         declared.map(|release| release.file.services.keys().cloned().collect()).unwrap_or_default();
-    for (_, assignment) in draft.assignments() {
-        let of_app = assignment.instances.values().filter(|assigned| assigned.app == *app);
-        found.extend(of_app.map(|assigned| assigned.service.clone()));
-    }
+    found.extend(draft.running_services(app).cloned());
     found.sort();
     found.dedup();
     found
@@ -175,7 +176,9 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
         let of =
             |cohort: Option<DeploymentNumber>| cohort == Some(member.cohort) && member.intent == Intent::Run;
         let is_wanted = declared.is_some() && of(aim.map(|aim| aim.cohort));
-        if is_wanted && unusable(draft, &member.node).is_some() {
+        if matches!(member.making_way, Some(MakingWay::Displaced { .. })) {
+            kinds.leaving.push(member);
+        } else if is_wanted && shall_move(draft, declared.as_ref(), &member) {
             moving.push(member);
         } else if is_wanted {
             kinds.wanted.push(member);
@@ -199,6 +202,15 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
         release_replaced(&mut kinds, wanted as usize, has_port);
     }
     kinds
+}
+
+/// Whether its node shall not have it any longer.
+fn shall_move(draft: &Draft<'_>, declared: Option<&Service>, member: &Member) -> bool {
+    let node = draft.input.world.nodes.get(&member.node);
+    let misplaced = || {
+        node.zip(declared).is_some_and(|(node, declared)| unlabelled(&declared.place, &node.value).is_some())
+    };
+    unusable(draft, &member.node).is_some() || member.making_way.is_some() || misplaced()
 }
 
 fn batch(target: Option<Target>) -> Option<u32> {
@@ -252,18 +264,26 @@ fn move_away(
 }
 
 /// Remembers where volumes are, from the first instance that uses them.
-fn pin_volumes(draft: &mut Draft<'_>, app: &AppName, declared: &Service, node: &NodeId) {
+///
+/// True when any was nowhere before.
+fn pin_volumes(draft: &mut Draft<'_>, app: &AppName, declared: &Service, node: &NodeId) -> bool {
     let unknown = |volume: &&VolumeName| !draft.app(app).volumes.contains_key(*volume);
     let unknown: Vec<VolumeName> = declared.mounts.keys().filter(unknown).cloned().collect();
-    if !unknown.is_empty() {
-        let pins = unknown.into_iter().map(|volume| (volume, node.clone()));
-        draft.change_app(app).volumes.extend(pins);
+    if unknown.is_empty() {
+        return false;
     }
+    let pins = unknown.into_iter().map(|volume| (volume, node.clone()));
+    draft.change_app(app).volumes.extend(pins);
+    true
 }
 
 /// Gives every service of the app its instances.
 pub fn reconcile_app(draft: &mut Draft<'_>, app: &AppName) {
-    for service in services(draft, app) {
+    let mut services = services(draft, app);
+    if let Some(aim) = aim(draft, app) {
+        services.sort_by_key(|service| Reverse(priority_of(draft, app, aim.release, service)));
+    }
+    for service in services {
         let kinds = kinds(draft, app, &service);
         start_missing(draft, app, &service, &kinds);
         for member in &kinds.leaving {
@@ -288,43 +308,95 @@ fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, ki
         pin_volumes(draft, app, &declared, &node);
     }
     if missing == 0 {
-        let stays = kinds.wanted.iter().any(|member| unusable(draft, &member.node).is_some());
-        if stays && let Err(reasons) = choose_node(draft, app, service, &declared) {
-            draft.wait_for(Waiting { app: app.clone(), service: service.clone(), instances: 1, reasons });
+        let stays = kinds.wanted.iter().any(|member| shall_move(draft, Some(&declared), member));
+        if stays {
+            let mut placer = Placer::new(draft, app, service, &declared);
+            if placer.next(draft).is_none() {
+                let waiting = placer.waiting(draft, 1);
+                draft.wait_for(waiting);
+            }
         }
         return;
     }
     if kinds.exclusive && !kinds.leaving.is_empty() {
-        let reasons = kinds.leaving.iter().map(|member| (member.node.clone(), Refusal::ExclusiveStillAlive));
-        let reasons = reasons.collect();
-        draft.wait_for(Waiting { app: app.clone(), service: service.clone(), instances: missing, reasons });
+        await_the_last(draft, app, service, kinds, missing);
         return;
     }
+    let mut placer = Placer::new(draft, app, service, &declared);
     for placed in 0..missing {
-        match choose_node(draft, app, service, &declared) {
-            Ok(node) => {
-                pin_volumes(draft, app, &declared, &node);
-                let instance = AssignedInstance {
-                    app: app.clone(),
-                    service: service.clone(),
-                    release: aim.release,
-                    deployment: aim.cohort,
-                    intent: Intent::Run,
-                };
-                draft.mint(&node, instance);
-            }
-            // What is kept in case of need gives way to what is needed now; the next plan finds the room.
-            Err(_) if !kinds.warm.is_empty() => {
-                let_go(draft, app, "their memory is needed");
-                return;
-            }
-            Err(reasons) => {
-                let instances = missing - placed;
-                draft.wait_for(Waiting { app: app.clone(), service: service.clone(), instances, reasons });
-                return;
-            }
+        let Some(node) = placer.next(draft) else {
+            go_without(draft, &placer, &declared, kinds, missing - placed);
+            return;
+        };
+        let has_new_volumes = pin_volumes(draft, app, &declared, &node);
+        let instance = AssignedInstance {
+            app: app.clone(),
+            service: service.clone(),
+            release: aim.release,
+            deployment: aim.cohort,
+            intent: Intent::Run,
+            fence: declared.exclusive.then(|| fence(draft.input.world)),
+            making_way: None,
+        };
+        draft.mint(&node, instance);
+        if has_new_volumes {
+            // From now on there is one node for all of them.
+            placer = Placer::new(draft, app, service, &declared);
         }
     }
+}
+
+/// Higher than every one before it: an exclusive instance is assigned in a plan that saw the end of the one before, which
+/// was written after the plan that assigned that one.
+fn fence(world: &World) -> u64 {
+    // Epochs are counted, and forty bits of revisions are a century of ten thousand writes a minute.
+    (world.epoch << 40) | world.revision
+}
+
+/// The next one comes when the one before has ended, as its node says, or as its lease does.
+fn await_the_last(
+    draft: &mut Draft<'_>,
+    app: &AppName,
+    service: &ServiceName,
+    kinds: &Kinds,
+    instances: u32,
+) {
+    let elapsed = draft.input.clock.elapsed;
+    let mut reasons = BTreeMap::new();
+    for member in &kinds.leaving {
+        let lease = lease(draft, &member.node, &member.id, app, service, member.release);
+        if let Lease::Runs(left) = lease {
+            draft.wake_at(elapsed + left);
+        }
+        reasons.insert(member.node.clone(), lease.refusal());
+    }
+    draft.wait_for(Waiting { app: app.clone(), service: service.clone(), instances, reasons, others: 0 });
+}
+
+/// There is no place for so many: what is there for other reasons makes way, or they wait.
+fn go_without(draft: &mut Draft<'_>, placer: &Placer<'_>, declared: &Service, kinds: &Kinds, instances: u32) {
+    let (app, service) = (placer.app().clone(), placer.service().clone());
+    // What is kept in case of need gives way to what is needed now; the next plan finds the room.
+    if !kinds.warm.is_empty() {
+        let_go(draft, &app, "their memory is needed");
+        return;
+    }
+    let moving = kinds.leaving.iter().chain(&kinds.standby);
+    let moving = moving
+        .filter(|member| member.making_way == Some(MakingWay::Rebalanced) && member.intent == Intent::Run);
+    let mut stays = false;
+    for member in moving {
+        // The better place is taken: it serves where it is.
+        draft.make_way(&member.node, &member.id, None);
+        stays = true;
+    }
+    if stays {
+        return;
+    }
+    let waiting = placer.waiting(draft, instances);
+    draft.wait_for(waiting);
+    let full = placer.full(draft);
+    make_room(draft, &app, &service, declared, &full);
 }
 
 /// How many are beyond the count, or will be: new instances that do not serve yet, old ones that have not ended yet, and
@@ -354,15 +426,17 @@ fn drain_time(
 /// One step on the way out: un-routed (by [`crate::routes`]) and acknowledged, drained, told to stop, forgotten.
 fn send_off(draft: &mut Draft<'_>, app: &AppName, member: &Member, drain: Option<Duration>) {
     if member.has_ended() {
-        draft.change_assignment(&member.node).instances.remove(&member.id);
+        draft.let_end(&member.node, &member.id);
         draft.progress.unrouted.remove(&member.id);
+        draft.progress.stopped.remove(&member.id);
         return;
     }
+    if member.intent == Intent::Stop && draft.input.liveness.is_lost(&member.node) {
+        let elapsed = draft.input.clock.elapsed;
+        draft.progress.stopped.entry(member.id.clone()).or_insert(elapsed);
+    }
     if member.intent == Intent::Run && may_stop(draft, app, member, drain) {
-        let assignment = draft.change_assignment(&member.node);
-        if let Some(assigned) = assignment.instances.get_mut(&member.id) {
-            assigned.intent = Intent::Stop;
-        }
+        draft.stop(&member.node, &member.id);
     }
 }
 
@@ -431,7 +505,7 @@ fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
             None => match choose_node_for_run(draft, run) {
                 Ok(node) if draft.has_room_for_run(&node, run) => {
                     let placed = Run { node: Some(node.clone()), ..run.clone() };
-                    draft.change_assignment(&node).runs.insert(run.id.clone(), placed.clone());
+                    draft.give_run(&node, placed.clone());
                     draft.record_run(placed);
                 }
                 Ok(_) => {}
@@ -472,7 +546,7 @@ pub fn record_ended_runs(draft: &mut Draft<'_>) {
                 continue;
             }
             if matches!(seen.state, RunState::Ended { .. }) {
-                draft.change_assignment(node).runs.remove(id);
+                draft.take_run(node, id);
             }
             let mut run = Run { state: seen.state.clone(), ..held.value.clone() };
             if let RunKind::Job { run, .. } = &mut run.kind {

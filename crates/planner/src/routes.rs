@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use rung_model::appfile::{AppFile, Service};
 use rung_model::{
-    Absence, AppName, Backend, Endpoint, InstanceState, Intent, Phase, Release, Route, RouteDocument,
-    SecretName, ServiceName, Split,
+    Absence, AppName, Backend, Endpoint, InstanceState, Intent, MakingWay, Phase, Release, Route,
+    RouteDocument, SecretName, ServiceName, Split,
 };
 
 use crate::course::{self, Changeover, Target};
@@ -201,7 +201,10 @@ fn still_needed(draft: &Draft<'_>, app: &AppName, kinds: &Kinds, desired: usize)
         .standby
         .iter()
         .chain(&kinds.leaving)
-        .filter(|member| member.intent == Intent::Run && !draft.is_forced_out(&member.node))
+        .filter(|member| {
+            let makes_way = matches!(member.making_way, Some(MakingWay::Displaced { .. }));
+            member.intent == Intent::Run && !makes_way && !draft.is_forced_out(&member.node)
+        })
         .partition(|member| member.routing == Routing::Routed);
     let kept =
         if standing_in < desired { desired.max(kinds.standby.len()).saturating_sub(standing_in) } else { 0 };

@@ -12,6 +12,7 @@ use rung_model::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::placed::Placed;
 use crate::unknown::Unknown;
 
 /// A document with the revision that wrote it.
@@ -36,6 +37,7 @@ pub struct World {
     pub observed: BTreeMap<NodeId, Held<Observed>>,
     pub routes: BTreeMap<AppName, Held<RouteDocument>>,
     pub jobs: BTreeMap<AppName, BTreeMap<JobName, Held<JobState>>>,
+    pub(crate) placed: Placed,
     /// By key, of the few documents that have any.
     unknown: BTreeMap<String, Unknown>,
 }
@@ -65,8 +67,11 @@ impl World {
             }
             "releases" => {
                 let release: Release = self.decode_keeping(key, value)?;
-                let of_app = self.releases.entry(release.app.clone()).or_default();
-                of_app.insert(release.number, Held { revision, value: release });
+                let (app, number) = (release.app.clone(), release.number);
+                let before = self.releases.get(&app).and_then(|of_app| of_app.get(&number));
+                let before = before.map(|held| &held.value);
+                self.placed.reweigh(&app, number, before, Some(&release), &self.assignments);
+                self.releases.entry(app).or_default().insert(number, Held { revision, value: release });
             }
             "deployments" => {
                 let deployment: Deployment = self.decode_keeping(key, value)?;
@@ -93,7 +98,10 @@ impl World {
             "assign" => {
                 let mut assignment: Assignment = decode(key, value)?;
                 assignment.generation = generation;
-                self.assignments.insert(assignment.node.clone(), Held { revision, value: assignment });
+                let node = assignment.node.clone();
+                let before = self.assignments.get(&node).map(|held| &held.value);
+                self.placed.replace(&node, before, Some(&assignment), &self.releases);
+                self.assignments.insert(node, Held { revision, value: assignment });
             }
             "observed" => {
                 let observed: Observed = decode(key, value)?;
@@ -146,7 +154,13 @@ impl World {
             "apps" => remove(&mut self.apps, first),
             "nodes" => remove(&mut self.nodes, first),
             "members" => remove(&mut self.members, first),
-            "assign" => remove(&mut self.assignments, first),
+            "assign" => {
+                if let Some((node, held)) =
+                    NodeId::new(first).ok().and_then(|node| self.assignments.remove_entry(&node))
+                {
+                    self.placed.replace(&node, Some(&held.value), None, &self.releases);
+                }
+            }
             "observed" => remove(&mut self.observed, first),
             "routes" => remove(&mut self.routes, first),
             "runs" => {
@@ -154,7 +168,15 @@ impl World {
                     self.runs.remove(&id);
                 }
             }
-            "releases" => remove_below(&mut self.releases, first, second, number(ReleaseNumber)),
+            "releases" => {
+                let number = second.and_then(number(ReleaseNumber));
+                if let (Ok(app), Some(number)) = (AppName::new(first), number) {
+                    let before = self.releases.get(&app).and_then(|of_app| of_app.get(&number));
+                    let before = before.map(|held| &held.value);
+                    self.placed.reweigh(&app, number, before, None, &self.assignments);
+                }
+                remove_below(&mut self.releases, first, second, |_| number);
+            }
             "deployments" => remove_below(&mut self.deployments, first, second, number(DeploymentNumber)),
             "jobs" => remove_below(&mut self.jobs, first, second, |name| JobName::new(name).ok()),
             _ => {}

@@ -10,7 +10,7 @@ use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, JoinArgs, UpArgs, data_directory};
 use rung_ingress::{ClusterSetting, Listen, Supervisor, SupervisorConfig};
-use rung_model::{NodeId, NodeRole};
+use rung_model::{Label, Labels, NodeId, NodeRole};
 use rung_trust::{Clients, Identity, Listener, Members, TrustDirectory};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -128,6 +128,7 @@ impl Node {
                     socket: data.agent_socket(),
                     api: client.clone(),
                     program,
+                    labels: labels(&args.labels),
                 };
                 Some(tokio::spawn(async move {
                     rung_agent::run(config, Some(outside), stopping).await.map_err(anyhow::Error::from)
@@ -166,6 +167,11 @@ impl Node {
         let _ = told_when_slow("requests in flight, half a minute at most", self.ingress).await;
         Ok(())
     }
+}
+
+/// The last word on each.
+pub fn labels(said: &[Label]) -> Labels {
+    said.iter().cloned().map(|label| (label.name, label.value)).collect()
 }
 
 fn supervisor_config(

@@ -59,6 +59,7 @@ pub fn as_up(args: &JoinArgs) -> UpArgs {
         address: args.address,
         api: Some(std::net::SocketAddr::new(args.listen(), API_PORT).to_string()),
         ingress: args.ingress.clone(),
+        labels: args.labels.clone(),
         keep: args.keep,
     }
 }

@@ -223,6 +223,7 @@ impl Platform {
             socket: data.agent_socket(),
             api: client.clone(),
             program,
+            labels: join::labels(&up.labels),
         };
         let agent = tokio::spawn(async move {
             rung_agent::run(config, outside, stopping).await.map_err(anyhow::Error::from)

@@ -71,9 +71,12 @@ impl Story {
             cpu_millis: 2000,
             memory_bytes: 1 << 34,
             engine: rung_model::node::ContainerEngine::default(),
+            disk_bytes: None,
+            labels: Default::default(),
+            lease_ms: None,
             isolation: Vec::new(),
         };
-        let node = Node { id: self.node.clone(), number: 1, facts, drain: None };
+        let node = Node { id: self.node.clone(), number: 1, facts, labels: Default::default(), drain: None };
         let value = serde_json::to_vec(&node).expect("documents of the model serialize");
         let put = Op::Put { key: keys::node(&node.id), value, lease: None };
         self.store.txn(&[], vec![put]).expect("the store is empty");

@@ -77,10 +77,15 @@ impl Hosts {
 
     /// Makes a machine a node of the first one's cluster.
     pub fn join(&mut self, number: usize, role: &str) {
+        self.join_with(number, role, &[]);
+    }
+
+    /// The same with more words on its command line.
+    pub fn join_with(&mut self, number: usize, role: &str, more: &[&str]) {
         let said = self.host(1).cli(&["node", "token", "--role", role, "--json"]).succeeds();
         let token = said.json::<serde_json::Value>()["token"].as_str().expect("a token is a text").to_owned();
         let server = self.host(1).address;
-        self.host_mut(number).join_with(&token, server);
+        self.host_mut(number).join_with(&token, server, more);
         let expected = if role == "ingress" { NodeState::Serving } else { NodeState::Ready };
         let host = self.host(number);
         eventually(&format!("{} has joined", host.name), || {
@@ -197,9 +202,9 @@ impl Host {
     }
 
     /// Makes this machine a node, by a token of the server's.
-    pub fn join_with(&mut self, token: &str, server: Ipv4Addr) {
-        let name = self.name.clone();
-        self.run(&["join", &format!("{server}:7864"), token, "--name", &name]);
+    pub fn join_with(&mut self, token: &str, server: Ipv4Addr, more: &[&str]) {
+        let (name, server) = (self.name.clone(), format!("{server}:7864"));
+        self.run(&[&["join", &server, token, "--name", &name], more].concat());
     }
 
     /// Starts `rung` with these arguments.

@@ -34,12 +34,16 @@ mod instances;
 mod jobs;
 #[path = "stories/kill_nine.rs"]
 mod kill_nine;
+#[path = "stories/leases.rs"]
+mod leases;
 #[path = "stories/logs.rs"]
 mod logs;
 #[path = "stories/nodes.rs"]
 mod nodes;
 #[path = "stories/other_peoples_applications.rs"]
 mod other_peoples_applications;
+#[path = "stories/placing.rs"]
+mod placing;
 #[path = "stories/ports.rs"]
 mod ports;
 #[path = "stories/releases.rs"]

@@ -51,6 +51,7 @@ fn release(check: Check) -> Release {
         protocol: rung_model::Protocol::Http1,
         hold: Hold { max_requests: 1, max_time: Duration::from_secs(1) },
         mounts: BTreeMap::new(),
+        place: Default::default(),
     };
     // By way of the wire, where what is not said has its default.
     let file = serde_json::json!({
@@ -82,6 +83,8 @@ fn assigned(intent: Intent) -> AssignedInstance {
         release: ReleaseNumber(1),
         deployment: DeploymentNumber(1),
         intent,
+        fence: None,
+        making_way: None,
     }
 }
 

@@ -109,8 +109,15 @@ impl Containers {
         self.say(record, &format!("{error}{}", spec.way_out_of(code)));
         let at_ms = jiff::Timestamp::now().as_millisecond();
         let how = How::Exited { code };
-        let exit =
-            Exit { attempt: spec.attempt, how, out_of_memory: None, asked: false, timed_out: false, at_ms };
+        let exit = Exit {
+            attempt: spec.attempt,
+            how,
+            out_of_memory: None,
+            asked: false,
+            timed_out: false,
+            lease_over: false,
+            at_ms,
+        };
         keep_exit(&spec.directory, &exit);
         Ok(Living { pid: 0, started_ms: at_ms })
     }
@@ -258,7 +265,15 @@ impl Containers {
 
 fn unseen(attempt: u32) -> Exit {
     let at_ms = jiff::Timestamp::now().as_millisecond();
-    Exit { attempt, how: How::Unseen, out_of_memory: None, asked: false, timed_out: false, at_ms }
+    Exit {
+        attempt,
+        how: How::Unseen,
+        out_of_memory: None,
+        asked: false,
+        timed_out: false,
+        lease_over: false,
+        at_ms,
+    }
 }
 
 fn read_record(directory: &Path) -> Option<Record> {

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 
 use super::{SpawnError, Status, TalkError, read_exit};
 use crate::procfs;
-use crate::shim::protocol::{Exit, How, LIFE_FILE, Life, Ready, Request, Response, SOCKET, Spec};
+use crate::shim::protocol::{Exit, How, LIFE_FILE, Lease, Life, Ready, Request, Response, SOCKET, Spec};
 use crate::shim::shim_command;
 
 /// A shim that does not answer in so long is stuck; a status costs it microseconds.
@@ -142,7 +142,15 @@ pub async fn ended(directory: &Path, attempt: u32) -> Exit {
                 end_lost(directory).await;
                 let at_ms = jiff::Timestamp::now().as_millisecond();
                 let how = How::Unseen;
-                return Exit { attempt, how, out_of_memory: None, asked: false, timed_out: false, at_ms };
+                return Exit {
+                    attempt,
+                    how,
+                    out_of_memory: None,
+                    asked: false,
+                    timed_out: false,
+                    lease_over: false,
+                    at_ms,
+                };
             }
             Status::Alive(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
@@ -162,6 +170,10 @@ pub async fn end_lost(directory: &Path) {
 pub async fn stop(directory: &Path, grace: Duration) -> Result<(), TalkError> {
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     ask(directory, &Request::Stop { grace_ms }, ANSWER_WAIT).await.map(drop)
+}
+
+pub async fn lease(directory: &Path, lease: Lease) -> Result<(), TalkError> {
+    ask(directory, &Request::Lease { lease }, ANSWER_WAIT).await.map(drop)
 }
 
 pub async fn kill(directory: &Path) -> Result<(), TalkError> {

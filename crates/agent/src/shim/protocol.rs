@@ -45,6 +45,18 @@ pub struct Spec {
     /// Ended with the whole tree when it takes longer.
     #[serde(default)]
     pub time_limit_ms: Option<u64>,
+    /// Stopped when it is over, unless it was extended. With one that is over nothing is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+}
+
+/// Until when a life may go on without another word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Milliseconds of CLOCK_BOOTTIME; `None`: for ever.
+    pub until_boot_ms: Option<u64>,
+    /// From SIGTERM to SIGKILL when it is over.
+    pub grace_ms: u64,
 }
 
 impl std::fmt::Debug for Spec {
@@ -147,6 +159,10 @@ pub enum Request {
         grace_ms: u64,
     },
     Kill,
+    /// The lease lasts until then, if that is later than what was said before.
+    Lease {
+        lease: Lease,
+    },
     /// Answered when the life has ended.
     Wait,
     /// Runs a command inside: a health check.
@@ -191,6 +207,9 @@ pub struct Exit {
     pub asked: bool,
     #[serde(default)]
     pub timed_out: bool,
+    /// Nobody extended its lease.
+    #[serde(default)]
+    pub lease_over: bool,
     /// Milliseconds since 1970.
     pub at_ms: i64,
 }
@@ -219,6 +238,9 @@ impl Exit {
             && !matches!(self.how, How::Exited { code: 0 })
         {
             return format!("killed: used more than its memory limit of {}", megabytes(limit));
+        }
+        if self.lease_over {
+            return "stopped: no server was reached for as long as an exclusive instance may live without one".to_owned();
         }
         match &self.how {
             How::Exited { code: 0 } => "exited with code 0".to_owned(),

@@ -22,6 +22,7 @@ use crate::shim::attach::{Attachment, output_frame};
 use crate::shim::client::{Client, Mode, PENDING_MAX, Wish};
 use crate::shim::complaint::{Complained, SAID_MAX};
 use crate::shim::init::{CommandIo, Report, TERMINATE, become_command};
+use crate::shim::lease::Alarm;
 use crate::shim::logger::{self, Logger};
 use crate::shim::protocol::{EXIT_FILE, Exit, How, Io, Isolation, Life, Request, Response, SOCKET, Spec};
 use crate::shim::start::set_nonblocking;
@@ -84,6 +85,8 @@ pub struct Shim {
     outputs: Vec<Output>,
     /// The life may not take longer.
     time_limit: Option<Instant>,
+    alarm: Alarm,
+    lease_over: bool,
     /// The end of the grace period.
     kill_at: Option<Instant>,
     began: Instant,
@@ -100,6 +103,7 @@ pub struct Shim {
 
 enum Source {
     Signals,
+    Lease,
     Listener,
     Output(usize),
     Input,
@@ -108,7 +112,14 @@ enum Source {
 }
 
 impl Shim {
-    pub fn new(spec: Spec, tree: Tree, logger: Logger, signals: SignalFd, listener: UnixListener) -> Self {
+    pub fn new(
+        spec: Spec,
+        tree: Tree,
+        alarm: Alarm,
+        logger: Logger,
+        signals: SignalFd,
+        listener: UnixListener,
+    ) -> Self {
         let time_limit = spec.time_limit_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
         Self {
             spec,
@@ -123,6 +134,8 @@ impl Shim {
             input: tree.input,
             outputs: tree.outputs,
             time_limit,
+            alarm,
+            lease_over: false,
             kill_at: None,
             began: Instant::now(),
             attachment: Attachment::default(),
@@ -153,6 +166,7 @@ impl Shim {
         for source in ready {
             match source {
                 Source::Signals => self.on_signals(),
+                Source::Lease => self.on_lease(),
                 Source::Listener => self.accept(),
                 Source::Output(index) => self.take_output(index),
                 Source::Input => self.attachment.write(&mut self.input),
@@ -170,10 +184,11 @@ impl Shim {
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let mut sources = vec![Source::Signals, Source::Listener];
+        let mut sources = vec![Source::Signals, Source::Listener, Source::Lease];
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.alarm.fd(), PollFlags::POLLIN),
         ];
         if self.may_take_output() {
             for (index, output) in self.outputs.iter().enumerate() {
@@ -251,6 +266,15 @@ impl Shim {
         if first {
             // An init that is gone needs no word.
             let _ = self.control.write_all(&[TERMINATE]);
+        }
+    }
+
+    /// Another one may be started elsewhere soon.
+    fn on_lease(&mut self) {
+        if let Some(grace) = self.alarm.is_over() {
+            self.lease_over = true;
+            self.logger.say("no server was reached: stopped, for another instance may be started elsewhere");
+            self.stop(grace);
         }
     }
 
@@ -383,6 +407,14 @@ impl Shim {
                 self.kill();
                 client.answer(&Response::Done);
             }
+            Request::Lease { lease } => {
+                // What is being stopped is not saved by it.
+                let set = if self.kill_at.is_some() { Ok(()) } else { self.alarm.set(lease) };
+                client.answer(&match set {
+                    Ok(()) => Response::Done,
+                    Err(error) => Response::Refused { reason: format!("setting the alarm: {error}") },
+                });
+            }
             Request::Wait => client.mode = Mode::Waiting,
             Request::Check { command, timeout_ms } => {
                 if let Err(error) = self.start_check(id, &command, Duration::from_millis(timeout_ms)) {
@@ -498,6 +530,7 @@ impl Shim {
             out_of_memory,
             asked: self.asked,
             timed_out: self.timed_out,
+            lease_over: self.lease_over,
             at_ms: logger::now_micros() / 1000,
         };
         self.logger.finish();
@@ -558,9 +591,11 @@ impl Shim {
                 match source {
                     Source::Listener => self.accept(),
                     Source::Client(id) => self.serve_client(id),
-                    Source::Signals | Source::Output(_) | Source::Input | Source::Check(_) => {
-                        while let Ok(Some(_)) = self.signals.read_signal() {}
-                    }
+                    Source::Signals
+                    | Source::Lease
+                    | Source::Output(_)
+                    | Source::Input
+                    | Source::Check(_) => while let Ok(Some(_)) = self.signals.read_signal() {},
                 }
             }
         }

@@ -18,6 +18,7 @@ use rung_api::wire::Stream;
 
 use crate::procfs;
 use crate::shim::init::{self, CommandIo, GO, Given, Report};
+use crate::shim::lease::Alarm;
 use crate::shim::logger::Logger;
 use crate::shim::protocol::{Io, Isolation, LIFE_FILE, LOCK_FILE, Life, Process, SOCKET, Spec};
 use crate::shim::serve::{Output, Shim, Tree};
@@ -58,6 +59,10 @@ pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
     let mut logger = Logger::new(&spec.logs);
     let signals = watch_signals().map_err(|e| format!("watching for signals: {e}"))?;
     let listener = listen().map_err(|e| format!("listening on {SOCKET}: {e}"))?;
+    let mut alarm = Alarm::new(spec.lease).map_err(|e| format!("setting the alarm of its lease: {e}"))?;
+    if alarm.is_over().is_some() {
+        return Err("its lease is over already".to_owned());
+    }
     let plumbing = plumb(&spec).map_err(|e| format!("making pipes: {e}"))?;
     enter_namespaces(spec.isolation)?;
     // Whatever outlives the init without a namespace comes to this process, which sweeps it.
@@ -70,7 +75,7 @@ pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             // The shim's ends of the pipes must be the shim's alone, or their closing would not be seen.
-            drop((control, report, listener, signals, input, outputs, terminal));
+            drop((control, report, listener, signals, alarm, input, outputs, terminal));
             // The agent waits for the end of the shim's standard output, which this process has a copy of.
             let _ = leave_standard_streams();
             init::main(&spec, from_shim.into(), to_shim.into(), command)
@@ -100,7 +105,7 @@ pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
     // Only a hint for an agent that finds the shim dead; the socket tells the same while it lives.
     let _ = fs::write(LIFE_FILE, serde_json::to_vec(&life).expect("a life serializes"));
     let tree = Tree { life: life.clone(), init, pidfd, control, report, input, outputs };
-    Ok((Shim::new(spec, tree, logger, signals, listener), life))
+    Ok((Shim::new(spec, tree, alarm, logger, signals, listener), life))
 }
 
 fn watch_signals() -> nix::Result<SignalFd> {

@@ -143,6 +143,7 @@ pub fn service(command: &str) -> Service {
         stop_grace: Duration::from_secs(5),
         response_timeout: Duration::from_secs(10),
         protocol: Protocol::Http1,
+        place: Default::default(),
         hold: Hold { max_requests: 10, max_time: Duration::from_secs(1) },
         mounts: BTreeMap::new(),
     }
@@ -207,6 +208,7 @@ impl World {
             socket: self.socket(),
             api: Client::new(api.parse::<Address>().unwrap(), None),
             program: env!("CARGO_BIN_EXE_rung-test-shim").into(),
+            labels: Default::default(),
         };
         let task = runtime.spawn(async move { rung_agent::run(config, None, asked).await.unwrap() });
         self.agent = Some(Agent { shutdown, runtime, task });
@@ -286,6 +288,8 @@ impl World {
             release: ReleaseNumber(release),
             deployment: DeploymentNumber(1),
             intent: Intent::Run,
+            fence: None,
+            making_way: None,
         };
         self.assign(|assignment| drop(assignment.instances.insert(id(name), assigned)));
     }

@@ -12,7 +12,7 @@ use rung_model::{
 use super::{Body, Client, ClientError, encode_query, fill, full, with_wait};
 use crate::join::{
     CertificateRequest, Certified, DrainRequest, JoinRequest, JoinTokenIssued, JoinTokenRequest,
-    MemberReport, NodeListing, RemoveRequest,
+    LabelRequest, Leased, MemberReport, NodeListing, RemoveRequest,
 };
 use crate::paths;
 use crate::wire::{Launch, LimitsTaken, ProxyDocuments, ProxyPoll, ProxyTraffic};
@@ -34,6 +34,10 @@ impl Client {
     /// Lets a drained node take instances again.
     pub async fn undrain(&self, node: &NodeId, by: &str) -> Result<(), ClientError> {
         self.call(Method::DELETE, &fill(paths::NODE_DRAIN, &[node]), &by).await
+    }
+
+    pub async fn label(&self, node: &NodeId, request: &LabelRequest) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::NODE_LABELS, &[node]), request).await
     }
 
     pub async fn remove_node(&self, node: &NodeId, request: &RemoveRequest) -> Result<(), ClientError> {
@@ -64,6 +68,11 @@ impl Client {
 
     pub async fn beat(&self, node: &NodeId) -> Result<(), ClientError> {
         self.call(Method::POST, &fill(paths::NODE_BEAT, &[node]), &()).await
+    }
+
+    /// Which instances shall run there: as long as they do, the node may let exclusive ones live.
+    pub async fn leases(&self, node: &NodeId) -> Result<Leased, ClientError> {
+        self.get(&fill(paths::NODE_LEASES, &[node])).await
     }
 
     /// The assignment once it is newer than `after`; `None` when nothing came within `wait`.

@@ -1,13 +1,14 @@
 //! `rung node list`.
 
 use rung_api::join::{NodeListing, NodeState};
+use rung_model::label::in_words;
 
 use super::paint::{Mood, Paint};
 use super::table::{Cell, cell, colored, table};
 
 pub fn render(nodes: &[NodeListing], paint: Paint) -> String {
     let rows: Vec<_> = nodes.iter().map(row).collect();
-    table(&["NODE", "ROLE", "STATE", "INSTANCES", "VERSION", "WAITS FOR"], &rows, paint)
+    table(&["NODE", "ROLE", "STATE", "INSTANCES", "LABELS", "VERSION", "WAITS FOR"], &rows, paint)
 }
 
 fn row(node: &NodeListing) -> Vec<Cell> {
@@ -23,6 +24,7 @@ fn row(node: &NodeListing) -> Vec<Cell> {
         cell(node.role),
         colored(state, mood),
         cell(node.instances),
+        cell(in_words(&node.labels)),
         cell(node.version.as_deref().unwrap_or_default()),
         cell(node.blocked.join("; ")),
     ]

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rung_api::join::{DrainRequest, NodeListing, NodeState, RemoveRequest};
-use rung_model::{NodeId, NodeRole};
+use rung_api::join::{DrainRequest, LabelRequest, NodeListing, NodeState, RemoveRequest};
+use rung_model::label::in_words;
+use rung_model::{Labels, NodeId, NodeRole};
 
 use super::Session;
-use crate::args::NodeCommand;
+use crate::args::{LabelWord, NodeCommand};
 use crate::edge::{Exit, Hinted};
 use crate::{person, render};
 
@@ -18,6 +19,7 @@ pub async fn node(session: &mut Session<'_>, command: NodeCommand) -> anyhow::Re
     match command {
         NodeCommand::Token { role } => token(session, role).await,
         NodeCommand::List => list(session).await,
+        NodeCommand::Label { node, labels } => label(session, node, labels).await,
         NodeCommand::Drain { node, undo: true, .. } => {
             session
                 .client
@@ -50,6 +52,23 @@ async fn token(session: &mut Session<'_>, role: NodeRole) -> anyhow::Result<Exit
             issued.token
         )
     })?;
+    Ok(Exit::Done)
+}
+
+async fn label(session: &mut Session<'_>, node: NodeId, words: Vec<LabelWord>) -> anyhow::Result<Exit> {
+    let mut request = LabelRequest { by: person::name(), set: Labels::new(), remove: Vec::new() };
+    for word in words {
+        match word {
+            LabelWord::Set(label) => drop(request.set.insert(label.name, label.value)),
+            LabelWord::Remove(name) => request.remove.push(name),
+        }
+    }
+    session.client.label(&node, &request).await.context(format!("labelling {node}"))?;
+    let nodes = session.client.nodes().await.context("looking at the nodes")?;
+    let labels = nodes.into_iter().find(|listing| listing.node == node).map(|listing| listing.labels);
+    let labels =
+        labels.filter(|labels| !labels.is_empty()).map_or("no labels".to_owned(), |labels| in_words(&labels));
+    session.screen.line(&format!("{node} has {labels}"))?;
     Ok(Exit::Done)
 }
 

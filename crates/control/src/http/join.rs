@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
 use rung_api::join::{
     CertificateRequest, Certified, DrainRequest, JoinRequest, JoinToken, JoinTokenIssued, JoinTokenRequest,
-    MemberReport, NodeListing, RemoveRequest,
+    LabelRequest, MemberReport, NodeListing, RemoveRequest,
 };
 use rung_api::{Code, ErrorBody};
+use rung_model::label::LABELS_MAX;
 use rung_model::node::Drain;
 use rung_model::{Member, NodeId, NodeRole, keys};
 use rung_planner::{World, rewrite};
@@ -339,12 +340,44 @@ pub async fn undrain(State(control): State<Control>, named: Named, Body(by): Bod
     Ok(Json(()))
 }
 
+/// Instances that ask for other labels than the node has now are moved away by the planner.
+pub async fn label(
+    State(control): State<Control>,
+    named: Named,
+    Body(request): Body<LabelRequest>,
+) -> Answer<()> {
+    let node: NodeId = named.get("node")?;
+    let LabelRequest { by, set, remove } = request;
+    let known = control.read(|world| world.nodes.get(&node).map(|held| held.value.labels.len()));
+    if known.unwrap_or(0) + set.len() > LABELS_MAX {
+        let message = format!("node {node} would have more than {LABELS_MAX} labels");
+        let hint = "remove some with `rung node label NODE name=`";
+        return Err(ErrorBody::new(Code::InvalidRequest, message).hint(hint).into());
+    }
+    control
+        .change_node(&node, |changed| {
+            changed.labels.retain(|name, _| !remove.contains(name));
+            changed.labels.extend(set.clone());
+        })
+        .await?;
+    control.record(None, "node_labelled", format!("{by} changed the labels of node {node}"));
+    Ok(Json(()))
+}
+
 impl Control {
     async fn change_drain(&self, node: &NodeId, drain: Option<Drain>) -> Result<(), ErrorBody> {
+        self.change_node(node, |changed| changed.drain.clone_from(&drain)).await
+    }
+
+    async fn change_node(
+        &self,
+        node: &NodeId,
+        change: impl Fn(&mut rung_model::Node),
+    ) -> Result<(), ErrorBody> {
         for _ in 0..ATTEMPTS {
             let held = self.read(|world| world.nodes.get(node).cloned()).ok_or_else(|| no_such_node(node))?;
             let mut changed = held.value;
-            changed.drain.clone_from(&drain);
+            change(&mut changed);
             let key = keys::node(node);
             let value = self.encode(&key, &changed);
             let guard = Guard::Modified { key: key.clone(), revision: held.revision };

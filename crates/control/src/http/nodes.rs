@@ -7,11 +7,13 @@ use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use rung_api::join::Leased;
 use rung_api::wire::{Launch, LimitsTaken, ProxyDocuments, ProxyPoll, ProxyTraffic};
 use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
 use rung_model::{
-    AppName, Assignment, Digest, Generation, Node, NodeFacts, NodeId, Observed, ReleaseNumber, keys,
+    AppName, Assignment, Digest, Generation, Intent, Labels, Node, NodeFacts, NodeId, Observed,
+    ReleaseNumber, keys,
 };
 use rung_store::{Guard, Op};
 
@@ -20,7 +22,7 @@ use super::Refused;
 use super::callers::Via;
 use super::extract::{Body, Named, Query, Wait};
 use crate::reconcile::{Event, PollId};
-use crate::shared::{ATTEMPTS, Committed, Control, contended};
+use crate::shared::{ATTEMPTS, Committed, Control, contended, store_error};
 
 pub async fn register(
     State(control): State<Control>,
@@ -35,7 +37,8 @@ pub async fn register(
         });
         let number = held.as_ref().map_or(highest + 1, |held| held.value.number);
         let drain = held.as_ref().and_then(|held| held.value.drain.clone());
-        let node = Node { id: id.clone(), number, facts: facts.clone(), drain };
+        let labels = labels(held.as_ref().map(|held| &held.value), &facts);
+        let node = Node { id: id.clone(), number, facts: facts.clone(), labels, drain };
         if held.as_ref().is_some_and(|held| held.value == node) {
             return Ok(Json(()));
         }
@@ -45,6 +48,15 @@ pub async fn register(
         }
     }
     Err(contended(&format!("node {id}")).into())
+}
+
+/// What people said since stays, until the machine's own command line says something new.
+fn labels(known: Option<&Node>, facts: &NodeFacts) -> Labels {
+    let mut labels = known.map(|node| node.labels.clone()).unwrap_or_default();
+    if known.is_none_or(|node| node.facts.labels != facts.labels) {
+        labels.extend(facts.labels.clone());
+    }
+    labels
 }
 
 impl Control {
@@ -77,6 +89,16 @@ pub async fn beat(State(control): State<Control>, named: Named) -> Answer<()> {
         true => Ok(Json(())),
         false => Err(ErrorBody::new(Code::NotFound, format!("node {id} has not registered")).into()),
     }
+}
+
+/// Read from the store itself: the index of a server that is cut off may be old, and by the answer exclusive instances live.
+pub async fn leases(State(control): State<Control>, named: Named) -> Answer<Leased> {
+    let id: NodeId = named.get("node")?;
+    let read = control.inner.store.get(&keys::assign(&id)).await.map_err(|error| store_error(&error))?;
+    let assignment = read.value.and_then(|entry| serde_json::from_slice::<Assignment>(&entry.value).ok());
+    let instances = assignment.map(|assignment| assignment.instances).unwrap_or_default().into_iter();
+    let running = instances.filter(|(_, assigned)| assigned.intent == Intent::Run);
+    Ok(Json(Leased { instances: running.map(|(instance, _)| instance).collect() }))
 }
 
 #[derive(Debug, serde::Deserialize)]

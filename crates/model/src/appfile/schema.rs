@@ -155,9 +155,10 @@ pub const SERVICE: Section = Section {
         "protocol",
         "hold",
         "mounts",
+        "place",
+        "priority",
     ],
     refused: &[
-        later("place", "there is one machine, and everything runs on it"),
         later("allow", "on one machine every app can reach every service"),
         elsewhere("image", "one image holds for the whole app: write it below `[build]`"),
         elsewhere("schedule", "what ends is a job: write it `[jobs.<name>]`"),
@@ -167,6 +168,16 @@ pub const SERVICE: Section = Section {
         elsewhere("domains", "write `domains` at the top of the file, and what goes where in `[[routes]]`"),
         elsewhere("routes", "write `[[routes]]` with `path` and `service`"),
         elsewhere("volumes", "write `mounts = { <volume> = \"/data\" }`"),
+    ],
+};
+
+pub const PLACE: Section = Section {
+    title: "place",
+    keys: &["spread", "pack", "require", "prefer"],
+    refused: &[
+        elsewhere("priority", "write it below the service: `priority = \"high\"`"),
+        elsewhere("count", "write `instances = 2`, or `instances = \"per-node\"`"),
+        elsewhere("node", "give the node a label, and ask for it: `require = { ... }`"),
     ],
 };
 
@@ -269,6 +280,7 @@ pub const ALL: &[&Section] = &[
     &JOB,
     &HEALTH,
     &HOLD,
+    &PLACE,
     &ROUTE,
     &AUTH,
     &CORS,

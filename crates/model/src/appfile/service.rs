@@ -7,7 +7,7 @@ use super::defaults;
 use super::error::Findings;
 use super::read::{Field, Table, clip};
 use super::schema;
-use super::{Check, Health, Service, values};
+use super::{Check, Health, Service, place, values};
 use crate::ids::VolumeName;
 use crate::routes::{Hold, Protocol};
 
@@ -41,6 +41,7 @@ pub(super) fn read(
         protocol: protocol(table, findings),
         hold: hold(table, findings),
         mounts,
+        place: place::read(table, exclusive, findings),
     };
     refuse_contradictions(table, port, exclusive, findings);
     refuse_page_check(table, &service, findings);
@@ -86,6 +87,9 @@ fn port(table: &Table<'_, '_>, runs: Runs, findings: &mut Findings<'_>) -> (bool
 
 fn instances(table: &Table<'_, '_>, exclusive: bool, findings: &mut Findings<'_>) -> u32 {
     let Some(field) = table.field("instances") else { return defaults::INSTANCES };
+    if place::is_per_node(&field) {
+        return defaults::INSTANCES;
+    }
     if matches!(field.value(), toml::de::DeValue::Table(_)) {
         let message = "`instances` with `min` and `max` does not work yet";
         field.report(findings, message, "write a number, and change it with `rung scale`");

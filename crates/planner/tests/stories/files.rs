@@ -75,6 +75,7 @@ pub fn service(command: &str, instances: u32) -> Service {
         protocol: rung_model::Protocol::Http1,
         hold: Hold { max_requests: 100, max_time: Duration::from_secs(30) },
         mounts: BTreeMap::new(),
+        place: Default::default(),
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rung_model::{AppName, Generation, InstanceId, InstanceState, Intent, RouteDocument, RunId, ServiceName};
+use rung_model::{
+    AppName, Assignment, Generation, InstanceId, InstanceState, Intent, NodeId, RouteDocument, RunId,
+    ServiceName,
+};
 use rung_planner::{Step, World};
 
 use crate::scene::Scene;
@@ -84,14 +87,21 @@ fn unrouted(before: &World, after: &World) -> Vec<(InstanceId, Generation)> {
 
 /// The handoff's order: un-routed, acknowledged, drained, told to stop, ended, removed.
 fn assert_stops_are_due(scene: &Scene, before: &World, step: &Step) {
+    for (node, held) in &before.assignments {
+        assert_stops_are_due_on(scene, node, &held.value, step);
+    }
+}
+
+fn assert_stops_are_due_on(scene: &Scene, node: &NodeId, before: &Assignment, step: &Step) {
     let clock = scene.clock();
-    let after = scene.assignment();
-    let Some(held) = before.assignments.get(&scene.node) else { return };
-    for (id, was) in &held.value.instances {
-        let seen = scene.observed().and_then(|observed| observed.instances.get(id));
+    let after = scene.assignment_of(node);
+    for (id, was) in &before.instances {
+        let seen = scene.observed_of(node).and_then(|observed| observed.instances.get(id));
         let Some(is) = after.instances.get(id) else {
             assert_eq!(was.intent, Intent::Stop, "{:?} removed {id} without telling it to stop", step.why);
             let ended = seen.is_none_or(|seen| seen.state == InstanceState::Stopped);
+            // Of what runs on a lost node only the lease of an exclusive one tells; the stories count its time.
+            let ended = ended || scene.liveness.is_lost(node);
             assert!(ended, "{:?} removed {id} while it was {seen:?}", step.why);
             continue;
         };
@@ -110,8 +120,11 @@ fn assert_stops_are_due(scene: &Scene, before: &World, step: &Step) {
 
 /// Invariant 5: as soon as one of a service is exclusive, it is alone.
 fn assert_exclusive(world: &World, step: &Step) {
-    for held in world.assignments.values() {
-        let mut alive: BTreeMap<(&AppName, &ServiceName), (bool, BTreeSet<&str>)> = BTreeMap::new();
+    let mut alive: BTreeMap<(&AppName, &ServiceName), (bool, BTreeSet<&str>)> = BTreeMap::new();
+    for (node, held) in &world.assignments {
+        if !world.nodes.contains_key(node) {
+            continue;
+        }
         for (id, assigned) in &held.value.instances {
             let release = world.release(&assigned.app, assigned.release);
             let exclusive = release
@@ -121,10 +134,10 @@ fn assert_exclusive(world: &World, step: &Step) {
             of_service.0 |= exclusive;
             of_service.1.insert(id.as_str());
         }
-        for ((app, service), (exclusive, ids)) in alive {
-            let alone = !exclusive || ids.len() == 1;
-            assert!(alone, "{:?} assigns exclusive {app}/{service} twice: {ids:?}", step.why);
-        }
+    }
+    for ((app, service), (exclusive, ids)) in alive {
+        let alone = !exclusive || ids.len() == 1;
+        assert!(alone, "{:?} assigns exclusive {app}/{service} twice: {ids:?}", step.why);
     }
 }
 

@@ -14,6 +14,7 @@ mod invariants;
 mod jobs;
 mod leading;
 mod mixed_versions;
+mod nodes;
 mod placing;
 mod properties;
 mod releases;

@@ -9,13 +9,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rung_model::app::Destroying;
 use rung_model::appfile::rollout::Share;
+use rung_model::node::Drain;
 use rung_model::rollout::Stage;
 use rung_model::traffic::{Counts, class_of};
 use rung_model::{
     App, AppFile, AppName, Assignment, Deployment, DeploymentKind, DeploymentNumber, Draft, Generation,
-    InstanceId, InstanceState, Intent, JobName, JobRun, Node, NodeFacts, NodeId, Observed, ObservedInstance,
-    ObservedRun, Phase, ReleaseNumber, RouteDocument, Run, RunId, RunKind, RunOutcome, RunState, Scale,
-    ServiceName, keys,
+    InstanceId, InstanceState, Intent, JobName, JobRun, Label, Node, NodeFacts, NodeId, Observed,
+    ObservedInstance, ObservedRun, Phase, ReleaseNumber, RouteDocument, Run, RunId, RunKind, RunOutcome,
+    RunState, Scale, ServiceName, keys,
 };
 use rung_planner::{Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Traffic, World, plan};
 use serde::Serialize;
@@ -49,6 +50,8 @@ pub struct Scene {
     /// Requests in flight that the proxy reports for a draining instance.
     pub in_flight: BTreeMap<InstanceId, u64>,
     pub proxy_is_silent: bool,
+    /// Machines that are cut off: nothing of them is heard, and they hear nothing.
+    silent: BTreeSet<NodeId>,
     /// Runs that the node was given, in order, each once.
     pub launched: Vec<RunId>,
     /// What the node was told to remove.
@@ -91,6 +94,7 @@ impl Scene {
             in_flight: BTreeMap::new(),
             purged: Vec::new(),
             proxy_is_silent: false,
+            silent: BTreeSet::new(),
             launched: Vec::new(),
             failing_commands: BTreeSet::new(),
             history: History::default(),
@@ -101,6 +105,14 @@ impl Scene {
     }
 
     pub fn join(&mut self, memory_bytes: u64) {
+        let node = self.node.clone();
+        self.join_as(node.as_str(), memory_bytes, &[]);
+    }
+
+    /// A machine of that name, with labels like `disk=ssd`. Exclusive instances live there for ten seconds without a word.
+    pub fn join_as(&mut self, name: &str, memory_bytes: u64, labels: &[&str]) {
+        let labels = labels.iter().map(|label| label.parse::<Label>().unwrap());
+        let number = self.world.nodes.values().map(|held| held.value.number).max().unwrap_or(0) + 1;
         let facts = NodeFacts {
             agent: "unix:agent.sock".into(),
             proxy: None,
@@ -108,10 +120,38 @@ impl Scene {
             cpu_millis: 2000,
             memory_bytes,
             engine: rung_model::node::ContainerEngine::default(),
+            disk_bytes: None,
+            labels: Default::default(),
+            lease_ms: Some(10_000),
             isolation: Vec::new(),
         };
-        let node = Node { id: self.node.clone(), number: 1, facts, drain: None };
+        let labels = labels.map(|label| (label.name, label.value)).collect();
+        let node = Node { id: NodeId::new(name).unwrap(), number, facts, labels, drain: None };
         self.put(keys::node(&node.id), &node);
+    }
+
+    /// Somebody says what a machine is.
+    pub fn label(&mut self, name: &str, label: &str) {
+        let mut node = self.world.nodes[&NodeId::new(name).unwrap()].value.clone();
+        let label: Label = label.parse().unwrap();
+        node.labels.insert(label.name, label.value);
+        self.put(keys::node(&node.id), &node);
+    }
+
+    pub fn drain(&mut self, name: &str) {
+        let mut node = self.world.nodes[&NodeId::new(name).unwrap()].value.clone();
+        let since = self.clock().wall;
+        node.drain = Some(Drain { since, deadline: None, by: "ada".into() });
+        self.put(keys::node(&node.id), &node);
+    }
+
+    /// A machine is not heard any more.
+    pub fn cut_off(&mut self, name: &str) {
+        self.silent.insert(NodeId::new(name).unwrap());
+    }
+
+    pub fn is_back(&mut self, name: &str) {
+        self.silent.remove(&NodeId::new(name).unwrap());
     }
 
     // The store.
@@ -208,6 +248,7 @@ impl Scene {
         self.progress = Progress::default();
         self.proxies = Proxies::default();
         self.traffic = Traffic::default();
+        self.liveness = Liveness::default();
         self.led_since = self.elapsed;
         self.world = self.listed_world();
         if !self.proxy_is_silent {
@@ -246,6 +287,7 @@ impl Scene {
 
     pub fn beat(&mut self) {
         self.pass(BEAT);
+        self.nodes_beat();
         self.node_moves();
         self.settle();
         if !self.proxy_is_silent {
@@ -284,7 +326,37 @@ impl Scene {
         self.proxies.0.get_mut(PROXY).unwrap().silent_since = Some(elapsed);
     }
 
-    // The node.
+    // The nodes.
+
+    fn nodes_beat(&mut self) {
+        let now = self.clock().elapsed;
+        for node in self.world.nodes.keys().filter(|node| !self.silent.contains(*node)) {
+            self.liveness.heard(node, now);
+        }
+        self.liveness.look(self.world.nodes.keys(), now);
+    }
+
+    pub fn assignment_of(&self, node: &NodeId) -> Assignment {
+        let held = self.world.assignments.get(node);
+        held.map_or_else(|| Assignment::empty(node.clone()), |held| held.value.clone())
+    }
+
+    pub fn observed_of(&self, node: &NodeId) -> Option<&Observed> {
+        self.world.observed.get(node).map(|held| &held.value)
+    }
+
+    /// How many instances of an app shall run on each machine.
+    pub fn running(&self, app: &str) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for (node, held) in &self.world.assignments {
+            let here = held.value.instances.values();
+            let here = here.filter(|is| is.app == name(app) && is.intent == Intent::Run).count();
+            if here > 0 {
+                counts.insert(node.to_string(), here);
+            }
+        }
+        counts
+    }
 
     pub fn assignment(&self) -> Assignment {
         let held = self.world.assignments.get(&self.node);
@@ -295,10 +367,18 @@ impl Scene {
         self.world.observed.get(&self.node).map(|held| &held.value)
     }
 
-    /// Each instance goes one state further, as its command says; each run too. Reported when anything changed.
+    /// On every machine each instance goes one state further, as its command says; each run too. Reported when anything
+    /// changed.
     pub fn node_moves(&mut self) {
-        let assignment = self.assignment();
-        let before = self.observed().cloned();
+        let nodes: Vec<NodeId> = self.world.nodes.keys().cloned().collect();
+        for node in nodes.iter().filter(|node| !self.silent.contains(*node)).cloned().collect::<Vec<_>>() {
+            self.moves_on(&node);
+        }
+    }
+
+    fn moves_on(&mut self, node: &NodeId) {
+        let assignment = self.assignment_of(node);
+        let before = self.observed_of(node).cloned();
         let mut instances = BTreeMap::new();
         for (id, assigned) in &assignment.instances {
             let seen = before.as_ref().and_then(|observed| observed.instances.get(id));
@@ -306,7 +386,8 @@ impl Scene {
             let service = &file.expect("an assigned release is kept").services[&assigned.service];
             let (state, restarts) =
                 next_state(seen, assigned.intent, service.command.as_deref().unwrap_or_default());
-            let number = id.as_str().rsplit('a').next().and_then(|n| n.parse::<u16>().ok()).unwrap_or(0);
+            let digits = id.as_str().trim_start_matches(|c: char| !c.is_ascii_digit());
+            let number = digits.parse::<u16>().unwrap_or(0);
             instances.insert(
                 id.clone(),
                 ObservedInstance {
@@ -332,7 +413,7 @@ impl Scene {
             }
         }
         self.purged.extend(assignment.purges().map(|(app, volumes)| (app.to_string(), volumes)));
-        self.report(assignment.generation, instances, runs);
+        self.report_of(node, assignment.generation, instances, runs);
     }
 
     fn next_run(&self, id: &RunId, run: &Run, before: Option<&Observed>) -> ObservedRun {
@@ -385,14 +466,24 @@ impl Scene {
         instances: BTreeMap<InstanceId, ObservedInstance>,
         runs: BTreeMap<RunId, ObservedRun>,
     ) {
-        if let Some(held) = self.observed()
+        self.report_of(&self.node.clone(), assignment, instances, runs);
+    }
+
+    fn report_of(
+        &mut self,
+        node: &NodeId,
+        assignment: Generation,
+        instances: BTreeMap<InstanceId, ObservedInstance>,
+        runs: BTreeMap<RunId, ObservedRun>,
+    ) {
+        if let Some(held) = self.observed_of(node)
             && (held.assignment, &held.instances, &held.runs) == (assignment, &instances, &runs)
         {
             return;
         }
         self.reports += 1;
         let observed = Observed {
-            node: self.node.clone(),
+            node: node.clone(),
             assignment,
             sequence: self.reports,
             agent_started: Timestamp::UNIX_EPOCH,
@@ -400,7 +491,7 @@ impl Scene {
             runs,
             artifacts: Vec::new(),
         };
-        self.put(keys::observed(&self.node.clone()), &observed);
+        self.put(keys::observed(node), &observed);
     }
 
     /// One instance's state, all else as reported before.
@@ -628,7 +719,7 @@ impl Scene {
 
     /// Assigned instances of an app, by id, with what shall become of them.
     pub fn assigned(&self, app: &str) -> BTreeMap<String, Intent> {
-        let instances = self.assignment().instances.into_iter();
+        let instances = self.world.assignments.values().flat_map(|held| held.value.instances.clone());
         let of_app = instances.filter(|(_, assigned)| assigned.app == name(app));
         of_app.map(|(id, assigned)| (id.to_string(), assigned.intent)).collect()
     }

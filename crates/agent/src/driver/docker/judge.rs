@@ -61,6 +61,7 @@ pub fn exit_of(record: &Record, state: &ContainerState) -> Exit {
         out_of_memory: record.memory_bytes.filter(|_| state.out_of_memory),
         asked: false,
         timed_out: record.timed_out,
+        lease_over: false,
         at_ms: state.finished_ms().unwrap_or_else(|| jiff::Timestamp::now().as_millisecond()),
     }
 }

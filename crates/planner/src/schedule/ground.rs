@@ -1,0 +1,119 @@
+//! What each node has, and what is left of it: made once for a plan that places something, and kept while it does.
+
+use std::collections::BTreeMap;
+
+use rung_model::label::Labels;
+use rung_model::node::ContainerEngine;
+use rung_model::{LabelValue, Node, NodeId};
+
+use crate::Input;
+use crate::placed::Given;
+use crate::schedule::{Refusal, memory_of_run, unusable_node};
+
+/// Ports that an agent gives out, less those that other programs of the machine may sit on.
+const PORTS: u32 = 9_000;
+
+/// The nodes in the order of their names.
+#[derive(Debug, Default)]
+pub(crate) struct Ground {
+    nodes: Vec<Standing>,
+    /// How many zones there are; nodes without one share the first.
+    zones: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub id: NodeId,
+    pub zone: usize,
+    pub labels: Labels,
+    pub memory_bytes: u64,
+    pub cpu_millis: u64,
+    pub disk_bytes: Option<u64>,
+    pub given: Given,
+    /// Why no container engine answers there, if it is known that none does.
+    pub no_engine: Option<String>,
+    /// Why it takes nothing new, whatever it is.
+    pub unusable: Option<Refusal>,
+}
+
+impl Ground {
+    pub fn of(input: &Input<'_>) -> Self {
+        let mut zones: BTreeMap<Option<&LabelValue>, usize> = [(None, 0)].into();
+        let mut nodes = Vec::with_capacity(input.world.nodes.len());
+        for (id, held) in &input.world.nodes {
+            let node = &held.value;
+            let next = zones.len();
+            nodes.push(Standing {
+                id: id.clone(),
+                zone: *zones.entry(node.zone()).or_insert(next),
+                labels: node.labels.clone(),
+                memory_bytes: node.facts.memory_bytes,
+                cpu_millis: node.facts.cpu_millis,
+                disk_bytes: node.facts.disk_bytes,
+                given: given(input, id),
+                no_engine: no_engine(node),
+                unusable: unusable_node(input, id),
+            });
+        }
+        Self { nodes, zones: zones.len() }
+    }
+
+    pub fn nodes(&self) -> &[Standing] {
+        &self.nodes
+    }
+
+    pub fn zones(&self) -> usize {
+        self.zones
+    }
+
+    pub fn node(&self, id: &NodeId) -> Option<&Standing> {
+        self.index(id).map(|index| &self.nodes[index])
+    }
+
+    pub fn index(&self, id: &NodeId) -> Option<usize> {
+        self.nodes.binary_search_by(|standing| standing.id.cmp(id)).ok()
+    }
+
+    pub fn change(&mut self, node: &NodeId, change: impl FnOnce(&mut Given)) {
+        if let Some(index) = self.index(node) {
+            change(&mut self.nodes[index].given);
+        }
+    }
+}
+
+fn no_engine(node: &Node) -> Option<String> {
+    match &node.facts.engine {
+        ContainerEngine::Silent { why } => Some(why.clone()),
+        ContainerEngine::Answers { .. } | ContainerEngine::Unknown => None,
+    }
+}
+
+/// With what the jobs that run there may use.
+fn given(input: &Input<'_>, node: &NodeId) -> Given {
+    let mut given = input.world.placed.given(node);
+    let runs = input.world.assignments.get(node).into_iter().flat_map(|held| held.value.runs.values());
+    given.memory_bytes += runs.map(|run| memory_of_run(input.world, run)).sum::<u64>();
+    given
+}
+
+impl Standing {
+    pub fn free_memory(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.given.memory_bytes)
+    }
+
+    pub fn free_ports(&self) -> u32 {
+        PORTS.saturating_sub(self.given.ports)
+    }
+
+    /// The part of its memory, or of its cores, that is given out, whichever is larger, in millionths.
+    pub fn load(&self) -> u64 {
+        let part = |given: u64, has: u64| {
+            if given == 0 {
+                0
+            } else {
+                u64::try_from(u128::from(given) * 1_000_000 / u128::from(has.max(1))).unwrap_or(u64::MAX)
+            }
+        };
+        part(self.given.memory_bytes, self.memory_bytes).max(part(self.given.cpu_millis, self.cpu_millis))
+    }
+}
