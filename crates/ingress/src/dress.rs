@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::coding::Offer;
 use crate::head::push;
 use crate::policy::Policy;
 
@@ -15,11 +16,13 @@ pub(crate) struct Dress {
     pub(crate) lines: Vec<u8>,
     /// The visitor is told its instance.
     pub(crate) cookie: Option<[u8; 16]>,
+    /// What the client takes, where answers are compressed.
+    pub(crate) offer: Option<Offer>,
 }
 
 impl Dress {
     pub(crate) fn new(policy: Arc<Policy>) -> Self {
-        Self { policy, lines: Vec::new(), cookie: None }
+        Self { policy, lines: Vec::new(), cookie: None, offer: None }
     }
 
     /// Whether the application's word is not passed on.

@@ -8,6 +8,7 @@ use crate::body::Framing;
 use crate::config::TrustedProxies;
 use crate::head::{self, Request, Sender};
 use crate::response::{self, ClientConnection};
+use crate::squeeze::Encoders;
 use crate::stream::Scheme;
 
 const WORDS: &[&str] = &[
@@ -157,7 +158,10 @@ proptest! {
         let sender = Sender { ip, address: "192.0.2.1", scheme: Scheme::Http, trusted: &trusted };
         head::read(good, &mut request, &mut Vec::new(), &sender).expect("a good head");
         let mut out = Vec::new();
-        if let Ok(Some(_)) = response::read(&input, &request, ClientConnection::KeepAlive, &mut out) {
+        let encoders = Encoders::default();
+        if let Ok(Some(_)) =
+            response::read(&input, &request, ClientConnection::KeepAlive, &encoders, &mut out)
+        {
             let names = names(&out);
             let count = |wanted: &str| names.iter().filter(|name| *name == wanted).count();
             prop_assert!(count("content-length") + count("transfer-encoding") <= 1, "{}", String::from_utf8_lossy(&out));

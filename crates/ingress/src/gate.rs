@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rung_model::route::{ApiKeyAuth, Auth, Cors, JwtAuth, Origins, WithCredentials};
+use rung_model::route::{ApiKeyAuth, Auth, Compression, Cors, JwtAuth, Origins, WithCredentials};
 
 use crate::body::Framing;
+use crate::coding::Offer;
 use crate::config::TrustedProxies;
 use crate::dress::Dress;
 use crate::edit::{Edit, rewritten, target};
@@ -41,6 +42,8 @@ pub(crate) fn pass(
     trusted: &TrustedProxies,
 ) -> Verdict {
     let mut dress = Dress::new(policy.clone());
+    // Before the head is edited: what the client takes is its own word, whatever the application is told.
+    dress.offer = (policy.rule.compression == Compression::On).then(|| Offer::of(request, head));
     let verdict = Visit { policy, request, trusted, lines: &mut dress.lines }.run(head);
     *request.dress.borrow_mut() = Some(Box::new(dress));
     verdict

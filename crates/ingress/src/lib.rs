@@ -9,6 +9,8 @@
 //! What a route asks for beside its path is its [`policy`]: the [`gate`] keeps it before an instance is chosen, and the
 //! [`dress`] is what the answer gets of it. A route without one pays a look at an `Option`.
 //!
+//! Where a route asks for it, [`coding`] says which answers are compressed, and [`squeeze`] does it while they pass.
+//!
 //! While two releases serve side by side, [`split`] says who gets which, and [`traffic`] counts what becomes of it.
 //!
 //! Over TLS a connection begins with a [`handshake`] that shows one of the [`certificates`]; everything above is generic
@@ -28,6 +30,7 @@ mod buffer;
 mod certificates;
 mod clock;
 mod cluster;
+mod coding;
 mod config;
 mod control;
 mod development;
@@ -66,6 +69,7 @@ mod share;
 mod slots;
 mod sockets;
 mod split;
+mod squeeze;
 mod stream;
 mod supervisor;
 mod table;

@@ -9,10 +9,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::{Decoder, Framing};
 use crate::buffer::Buffer;
+use crate::coding::Coding;
 use crate::error_page::Failure;
 use crate::head::{HEAD_MAX, Request};
 use crate::relay::{Encoding, Relay, RelayError, write_all};
 use crate::response::{self, ClientConnection, Response};
+use crate::squeeze::Squeeze;
 use crate::timer::Timer;
 use crate::worker::Worker;
 
@@ -119,7 +121,9 @@ impl Receive<'_> {
             if !self.from_instance.is_empty() {
                 let connection = self.client_connection();
                 self.answer.clear();
-                let read = response::read(self.from_instance.filled(), self.request, connection, self.answer);
+                let encoders = &self.worker.encoders;
+                let bytes = self.from_instance.filled();
+                let read = response::read(bytes, self.request, connection, encoders, self.answer);
                 match read {
                     Err(bad) => return Err(End::Failed(Failure::BadResponse(bad.0))),
                     Ok(Some((length, response))) => {
@@ -229,7 +233,11 @@ impl Receive<'_> {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let is_chunked = response::chunks_for_client(response.framing, self.request);
+        let framing = match response.coding {
+            Coding::Identity => response.framing,
+            Coding::Gzip => Framing::Chunked,
+        };
+        let is_chunked = response::chunks_for_client(framing, self.request);
         let relay = Relay {
             buffer: self.from_instance,
             decoder: Decoder::new(response.framing),
@@ -240,7 +248,11 @@ impl Receive<'_> {
             passed: self.passed,
             max: u64::MAX,
         };
-        match relay.run(instance, client).await {
+        let relayed = match response.coding {
+            Coding::Identity => relay.run(instance, client).await,
+            Coding::Gzip => Squeeze::new(relay, self.worker.encoders.lend()).run(instance, client).await,
+        };
+        match relayed {
             Ok(()) => End::Complete {
                 keep_instance: response.keep_alive && self.uploaded.get(),
                 keep_client: connection == ClientConnection::KeepAlive,

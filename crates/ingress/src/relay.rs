@@ -117,9 +117,18 @@ impl Relay<'_> {
     }
 
     async fn fill<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<(), RelayError> {
+        self.fill_up_to(reader, BODY_SIZE).await
+    }
+
+    /// Reads once, holding at most so many bytes. May be dropped before it is ready: nothing is lost.
+    pub(crate) async fn fill_up_to<R: AsyncRead + Unpin>(
+        &mut self,
+        reader: &mut R,
+        limit: usize,
+    ) -> Result<(), RelayError> {
         self.timer.arm(self.stall);
         let buffer = &mut *self.buffer;
-        let filled = self.timer.limit(poll_fn(|cx| buffer.poll_fill(cx, reader, BODY_SIZE))).await;
+        let filled = self.timer.limit(poll_fn(|cx| buffer.poll_fill(cx, reader, limit))).await;
         match filled {
             Err(_) => Err(RelayError::ReadStalled),
             Ok(Ok(0)) if self.decoder.ends_with_stream() => {
@@ -132,7 +141,7 @@ impl Relay<'_> {
     }
 }
 
-fn push_chunk_size(out: &mut Vec<u8>, size: usize) {
+pub(crate) fn push_chunk_size(out: &mut Vec<u8>, size: usize) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let highest = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
     for place in (0..highest).rev() {

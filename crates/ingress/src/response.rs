@@ -5,8 +5,10 @@ use std::mem::MaybeUninit;
 use httparse::{Header, Status};
 
 use crate::body::Framing;
+use crate::coding::{self, Coding, Fate};
 use crate::head::{ConnectionTokens, HEAD_MAX, Name, Request, Version, parse_length, push, push_number};
 use crate::split;
+use crate::squeeze::Encoders;
 use crate::stream::Scheme;
 
 const HEADERS_MAX: usize = 128;
@@ -22,6 +24,8 @@ pub(crate) struct Response {
     pub(crate) framing: Framing,
     /// The instance's connection can carry another request afterwards.
     pub(crate) keep_alive: bool,
+    /// How the client gets it.
+    pub(crate) coding: Coding,
 }
 
 impl Response {
@@ -44,6 +48,7 @@ pub(crate) fn read(
     input: &[u8],
     request: &Request,
     client: ClientConnection,
+    encoders: &Encoders,
     out: &mut Vec<u8>,
 ) -> Result<Option<(usize, Response)>, BadResponse> {
     let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
@@ -56,8 +61,19 @@ pub(crate) fn read(
         Err(httparse::Error::TooManyHeaders) => return Err(BadResponse("it has more than 128 headers")),
         Err(_) => return Err(BadResponse("its head is malformed")),
     };
-    let (response, connection) = examine(&parsed, request)?;
-    compose(&parsed, request, &response, &connection, client, out);
+    let (mut response, connection) = examine(&parsed, request)?;
+    let fate = coding::weigh(parsed.headers, request, &response, encoders);
+    let mut shown = response;
+    if fate == Fate::Gzip && response.framing != Framing::None {
+        response.coding = Coding::Gzip;
+        // How long it will be, nobody knows yet.
+        shown.framing = Framing::Chunked;
+    }
+    let start = out.len();
+    compose(&parsed, request, &shown, &connection, client, out);
+    if fate != Fate::AsItIs {
+        coding::amend(out, start, fate);
+    }
     Ok(Some((length, response)))
 }
 
@@ -113,7 +129,7 @@ fn examine<'h>(
             }
         }
     };
-    Ok((Response { status, framing, keep_alive }, connection))
+    Ok((Response { status, framing, keep_alive, coding: Coding::Identity }, connection))
 }
 
 /// Whether the client learns the body's end from chunks.

@@ -270,6 +270,7 @@ impl Process {
         }
         drop(over);
         tracing::info!("draining");
+        self.shared.begin_draining();
         phase.send_replace(Phase::Draining);
         let result = join(threads, ends).await;
         following_task.abort();

@@ -36,6 +36,7 @@ use crate::pool::Pool;
 use crate::proxy_protocol;
 use crate::routing::{Found, To};
 use crate::split::{self, Lot};
+use crate::squeeze::Encoders;
 use crate::stream::Scheme;
 use crate::table::{Service, Table};
 use crate::timer::{TICK, Timers};
@@ -127,7 +128,13 @@ pub(crate) struct Shared {
     open_max: usize,
     /// The server's word was heard, or documents were on disk.
     pub(crate) knows_routes: AtomicBool,
+    draining: Flag,
 }
+
+/// Read with each request: what it shares a cache line with must not be written all the time.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Flag(AtomicBool);
 
 impl Shared {
     pub(crate) fn new(
@@ -147,7 +154,14 @@ impl Shared {
             open: AtomicUsize::new(0),
             open_max,
             knows_routes: AtomicBool::new(false),
+            draining: Flag::default(),
         }
+    }
+
+    /// From here on every answer says that its connection ends. Before anybody is told that the process drains: whoever
+    /// hears of it may rely on that.
+    pub(crate) fn begin_draining(&self) {
+        self.draining.0.store(true, Ordering::Release);
     }
 
     pub(crate) fn https(&self) -> Option<&Https> {
@@ -180,10 +194,10 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) http2: Connections,
     pub(crate) buffers: BufferPool,
+    pub(crate) encoders: Encoders,
     pub(crate) timers: Rc<Timers>,
     pub(crate) log: LocalLog,
     budgets: RefCell<Vec<RetryBudget>>,
-    draining: Cell<bool>,
     /// Open client connections of this thread.
     connections: Cell<usize>,
     /// Notified when housekeeping has something to do again, and when the last connection has ended.
@@ -243,7 +257,7 @@ impl Worker {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.shared.draining.0.load(Ordering::Acquire)
     }
 
     pub(crate) fn local_address(&self, instance: &InstanceId) -> Option<SocketAddr> {
@@ -392,10 +406,10 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         pool: Pool::default(),
         http2: Connections::default(),
         buffers: BufferPool::default(),
+        encoders: Encoders::default(),
         timers: Timers::new(),
         log: LocalLog::new(log),
         budgets: RefCell::default(),
-        draining: Cell::new(false),
         connections: Cell::new(0),
         housekeeping: Notify::new(),
         idle: Notify::new(),
@@ -551,7 +565,8 @@ async fn introduced(worker: &Worker, mut stream: TcpStream, peer: IpAddr) -> Opt
 }
 
 async fn drain(worker: &Worker) {
-    worker.draining.set(true);
+    // Also where the server was never told to serve, or is gone.
+    worker.shared.begin_draining();
     worker.timers.wake_all();
     let limits = worker.limits();
     let longest = limits.drain.max(limits.upgrade_grace) + TICK * 2;

@@ -114,6 +114,8 @@ pub struct RoutePolicy {
     pub max_head_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Affinity::is_default")]
     pub affinity: Affinity,
+    #[serde(default, skip_serializing_if = "Compression::is_default")]
+    pub compression: Compression,
     #[serde(default, skip_serializing_if = "AddressRule::is_empty")]
     pub addresses: AddressRule,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,6 +164,21 @@ pub enum Affinity {
 }
 
 impl Affinity {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Whether the ingress compresses answers that gain by it, for clients that take them so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    #[default]
+    Off,
+    On,
+}
+
+impl Compression {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

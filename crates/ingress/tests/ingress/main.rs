@@ -5,6 +5,7 @@
 
 mod application;
 mod client;
+mod compression;
 mod corpus;
 mod forwarding;
 mod gateway;

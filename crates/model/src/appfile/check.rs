@@ -7,8 +7,9 @@ use super::error::Findings;
 use super::read::nearest;
 use super::routes::{self, RoutePlaces};
 use super::service::ServicePlaces;
-use super::{AppFile, Route};
+use super::{AppFile, Route, Service};
 use crate::ids::{JobName, SecretName, ServiceName};
+use crate::routes::Protocol;
 
 /// Where things stand in the text.
 #[derive(Debug, Default)]
@@ -99,7 +100,7 @@ fn routes(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
         }
         let Some(name) = route.service() else { continue };
         match file.services.get(name) {
-            Some(service) if service.port => {}
+            Some(service) if service.port => refuse_unpacked(service, places, findings),
             Some(_) => findings.report(
                 places.to.clone(),
                 format!("service `{name}` has no port, so it gets no requests"),
@@ -114,6 +115,16 @@ fn routes(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
                 findings.report(places.to.clone(), format!("service `{name}` is not known"), way_out);
             }
         }
+    }
+}
+
+/// Frames of a service that speaks HTTP/2 are passed on as they are.
+fn refuse_unpacked(service: &Service, places: &RoutePlaces, findings: &mut Findings<'_>) {
+    if service.protocol == Protocol::H2c
+        && let Some(at) = &places.compress
+    {
+        let message = "answers of h2c services pass as they come: `compress` does nothing for them";
+        findings.report(at.clone(), message, "take it out, and compress in the application");
     }
 }
 

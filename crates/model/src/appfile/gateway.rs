@@ -11,8 +11,8 @@ use super::{defaults, schema, values};
 use crate::ids::SecretName;
 use crate::network::Network;
 use crate::route::{
-    AddressRule, Affinity, ApiKeyAuth, Auth, BasicAuth, Cors, HeaderChange, JwtAuth, Origins, Rate,
-    RateLimits, RoutePolicy, WithCredentials,
+    AddressRule, Affinity, ApiKeyAuth, Auth, BasicAuth, Compression, Cors, HeaderChange, JwtAuth, Origins,
+    Rate, RateLimits, RoutePolicy, WithCredentials,
 };
 
 pub(super) fn read(table: &Table<'_, '_>, path: Option<&str>, findings: &mut Findings<'_>) -> RoutePolicy {
@@ -26,6 +26,7 @@ pub(super) fn read(table: &Table<'_, '_>, path: Option<&str>, findings: &mut Fin
         table.field(key).map(|field| networks(&field, findings)).unwrap_or_default()
     };
     let sticky = table.field("sticky").and_then(|field| field.boolean(findings)).unwrap_or(false);
+    let compress = table.field("compress").and_then(|field| field.boolean(findings)).unwrap_or(false);
     let policy = RoutePolicy {
         rewrite: rewrite(table, path, findings),
         request_headers: changes("request_headers", findings),
@@ -36,6 +37,7 @@ pub(super) fn read(table: &Table<'_, '_>, path: Option<&str>, findings: &mut Fin
         max_body_bytes: size("max_body", findings, defaults::MAX_BODY_BOUNDS),
         max_head_bytes: size("max_head", findings, defaults::MAX_HEAD_BOUNDS),
         affinity: if sticky { Affinity::Cookie } else { Affinity::None },
+        compression: if compress { Compression::On } else { Compression::Off },
         addresses: AddressRule { allow: networks("allow", findings), deny: networks("deny", findings) },
         auth: table.field("auth").and_then(|field| auth(&field, findings)),
         cors: table.field("cors").and_then(|field| cors(&field, findings)),
@@ -52,6 +54,7 @@ pub(super) fn refuse_with_redirect(policy: &RoutePolicy, at: Range<usize>, findi
         ("request_headers", !policy.request_headers.is_empty()),
         ("response_timeout", policy.response_timeout.is_some()),
         ("sticky", policy.affinity == Affinity::Cookie),
+        ("compress", policy.compression == Compression::On),
     ];
     for (key, is_there) in without_meaning {
         if is_there {

@@ -43,6 +43,7 @@ pub(super) struct RoutePlaces {
     pub to: Range<usize>,
     pub host: Option<Range<usize>>,
     pub auth: Option<Range<usize>>,
+    pub compress: Option<Range<usize>>,
 }
 
 const EXAMPLE: &str = "[[routes]] with path = \"/*\" and service = \"web\" below it";
@@ -81,6 +82,7 @@ fn one(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Option<(Route, Rou
         to: to_span,
         host: table.field("host").map(|field| field.span.clone()),
         auth: table.field("auth").map(|field| field.key_span.clone()),
+        compress: table.field("compress").map(|field| field.key_span.clone()),
     };
     Some((Route { path: path?, when, to, policy: Box::new(policy) }, places))
 }

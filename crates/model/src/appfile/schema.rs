@@ -230,6 +230,7 @@ pub const ROUTE: Section = Section {
         "max_body",
         "max_head",
         "sticky",
+        "compress",
         "allow",
         "deny",
         "auth",
@@ -238,6 +239,8 @@ pub const ROUTE: Section = Section {
     ],
     refused: &[
         later("cache", "set caching headers in the application"),
+        elsewhere("compression", "write `compress = true`"),
+        elsewhere("gzip", "write `compress = true`"),
         elsewhere("method", "write a list: methods = [\"GET\"]"),
         elsewhere("timeout", "write `response_timeout = \"5m\"`"),
         elsewhere("api_key", "write auth = { api_key = \"API_KEYS\" }"),

@@ -51,6 +51,36 @@ fn a_key_opens_a_route_until_the_secret_has_a_new_version() {
     }
 }
 
+#[test]
+fn a_route_that_asks_for_it_compresses_what_the_application_says() {
+    use std::io::Read;
+    let rung = Rung::start();
+    let mut app = TestApp::new("shop", 1);
+    app.sections.push(
+        "[[routes]]\npath = \"/*\"\nservice = \"web\"\n\n\
+         [[routes]]\npath = \"/packed/*\"\nservice = \"web\"\nstrip = true\ncompress = true"
+            .into(),
+    );
+    rung.deploy(app.directory()).succeeds();
+    rung.wait_until_settled("shop", "web", 1);
+    let text = "what is said twice is said once\n".repeat(500);
+    let echo = |path: &str, takes: &str| {
+        let mut connection = Connection::open(rung.http()).expect("the ingress takes connections");
+        let headers = [("Accept-Encoding", takes)];
+        connection.ask("POST", "shop.localhost", path, &headers, text.as_bytes()).expect("an answer")
+    };
+    becomes("the route", || echo("/packed/", "gzip").header("content-encoding").is_some());
+    let packed = echo("/packed/", "gzip, br");
+    assert_eq!(packed.header("content-encoding"), Some("gzip"), "{:?}", packed.headers);
+    assert!(packed.body.len() < 1000, "{} bytes of {}", packed.body.len(), text.len());
+    let mut read = String::new();
+    flate2::read::GzDecoder::new(&packed.body[..]).read_to_string(&mut read).expect("it is gzip");
+    assert_eq!(read, text);
+    assert_eq!(echo("/packed/", "br").text(), text, "who takes no gzip can't read it");
+    let plain = echo("/", "gzip, br");
+    assert_eq!((plain.header("content-encoding"), plain.text()), (None, text.clone()));
+}
+
 fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {

@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn a_route_says_what_is_done_on_the_way() {
-    use crate::route::{Affinity, Auth, Destination, HeaderChange, Origins, WithCredentials};
+    use crate::route::{Affinity, Auth, Compression, Destination, HeaderChange, Origins, WithCredentials};
     let file = accepted(&web(r#"
         [secrets]
         required = ["API_KEYS"]
@@ -28,6 +28,7 @@ fn a_route_says_what_is_done_on_the_way() {
         max_body = "10MB"
         max_head = "8KB"
         sticky = true
+        compress = true
         allow = ["10.0.0.0/8", "::1"]
         deny = ["10.6.6.6"]
         auth = { api_key = "API_KEYS", header = "X-Token" }
@@ -48,7 +49,7 @@ fn a_route_says_what_is_done_on_the_way() {
     assert_eq!(policy.request_headers["Cookie"], HeaderChange::Remove);
     assert_eq!(policy.request_headers["X-Tier"], HeaderChange::Set("gold".into()));
     assert_eq!((policy.max_body_bytes, policy.max_head_bytes), (Some(10_000_000), Some(8000)));
-    assert_eq!(policy.affinity, Affinity::Cookie);
+    assert_eq!((policy.affinity, policy.compression), (Affinity::Cookie, Compression::On));
     assert!(policy.addresses.admits("10.1.1.1".parse().unwrap()));
     assert!(!policy.addresses.admits("10.6.6.6".parse().unwrap()));
     let Some(Auth::ApiKey(keys)) = &policy.auth else { panic!("{:?}", policy.auth) };
@@ -77,6 +78,7 @@ fn routes_that_contradict_themselves_are_refused_with_the_way_out() {
         ("redirect = \"elsewhere\"", "neither a path nor an address"),
         ("redirect = \"/new/*\"\nstatus = 304", "304 is not a redirect"),
         ("redirect = \"/new/*\"\nsticky = true", "`sticky` is about an application"),
+        ("redirect = \"/new/*\"\ncompress = true", "`compress` is about an application"),
         ("service = \"web\"\nstrip = true\nrewrite = \"/v2/*\"", "two ways to rewrite"),
         ("service = \"web\"\nrewrite = \"/v2\"", "must both end with /*"),
         ("service = \"web\"\nhost = \"other.example.com\"", "not one of the app's domains"),
@@ -102,6 +104,12 @@ fn routes_that_contradict_themselves_are_refused_with_the_way_out() {
             "it repeats a password: {messages:?}"
         );
     }
+    let h2c = web("protocol = \"h2c\"\n[[routes]]\npath = \"/*\"\nservice = \"web\"\ncompress = true");
+    let found = messages(&h2c);
+    assert!(
+        found.iter().any(|found| found.contains("answers of h2c services pass as they come")),
+        "{found:?}"
+    );
     let messages = messages(&web("[pages]\n418 = \"teapot\""));
     assert!(messages.iter().any(|found| found.contains("`418` is not a page")), "{messages:?}");
 }
