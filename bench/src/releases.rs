@@ -84,9 +84,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// From `rung rollback` to all answers by the release before. Where its instances are gone, new ones start.
 fn rollbacks(rung: &Rung, app: &mut Payload, rounds: usize) -> anyhow::Result<Vec<Duration>> {
     let mut took = Vec::new();
+    // Each round's deploy is taken back, so it is this one that serves before each of them.
+    let before = app.spelled();
     for round in 1..=rounds {
         println!("rollback {round} of {rounds} of {}", app.name);
-        let before = app.spelled();
         app.next()?;
         rung.deploy(app.directory()).succeeds();
         let sampler = Sampler::start(rung.http(), format!("{}.localhost", app.name));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rung_api::seal::{KeyError, SealKey, write_private};
 use rung_api::wire::Launch;
-use rung_model::{AppName, AssignedInstance, Assignment, InstanceId, ReleaseNumber};
+use rung_model::{AppName, AssignedInstance, Assignment, Document, InstanceId, ReleaseNumber};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
@@ -153,7 +153,7 @@ impl Ledger {
     }
 
     pub fn record_assignment(&self, assignment: &Assignment) -> Result<(), LedgerError> {
-        let bytes = serde_json::to_vec(assignment).expect("an assignment serializes");
+        let bytes = assignment.to_json();
         write_quickly(&self.layout.assignment(), &bytes)
     }
 

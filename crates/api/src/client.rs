@@ -476,7 +476,7 @@ impl<O: DeserializeOwned> EventStream<O> {
         while !self.is_over {
             match self.ready.pop_front() {
                 Some(Message::Item(json)) => {
-                    let read = serde_json::from_str(&json);
+                    let read = serde_json::from_slice(json.as_bytes());
                     let path = || self.path.clone();
                     return Some(read.map_err(|source| ClientError::NotUnderstood { path: path(), source }));
                 }

@@ -94,7 +94,7 @@ impl Decoder {
 
 /// Also what nobody understands is a failure.
 fn failure(json: &str) -> ErrorBody {
-    serde_json::from_str(json).unwrap_or_else(|_| ErrorBody::new(crate::Code::Internal, json))
+    serde_json::from_slice(json.as_bytes()).unwrap_or_else(|_| ErrorBody::new(crate::Code::Internal, json))
 }
 
 #[cfg(test)]

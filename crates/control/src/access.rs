@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rung_api::{Code, ErrorBody};
-use rung_model::{Digest, Token, TokenName, keys};
+use rung_model::{Digest, Document, Token, TokenName, keys};
 use tokio::sync::watch;
 
 pub(crate) use caller::{Caller, LOCAL, OWNER, Who};
@@ -139,7 +139,7 @@ impl Control {
     pub(crate) async fn token(&self, name: &TokenName) -> Result<Option<Token>, ErrorBody> {
         let read = self.inner.store.get(&keys::token(name)).await.map_err(|error| store_error(&error))?;
         let Some(entry) = read.value else { return Ok(None) };
-        let token = serde_json::from_slice(&entry.value).map_err(|error| {
+        let token = Token::from_json(&entry.value).map_err(|error| {
             ErrorBody::new(Code::Internal, format!("token {name} can't be read by this version: {error}"))
         })?;
         Ok(Some(token))

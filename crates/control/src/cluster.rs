@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use rung_model::{Member, NodeId, NodeRole, keys};
+use rung_model::{Document, Member, NodeId, NodeRole, keys};
 use rung_planner::rewrite;
 use rung_store::{Guard, Op, StoreError, Txn};
 use rung_trust::{
@@ -54,6 +54,8 @@ struct KeptAuthority {
     sealed_key: String,
 }
 
+rung_model::documents!(KeptAuthority);
+
 /// A node's certificate and the authority's, both PEM.
 #[derive(Debug, Clone)]
 pub struct Issued {
@@ -83,7 +85,7 @@ impl Control {
 
     async fn kept_authority(&self) -> Result<Option<Authority>, ClusterError> {
         let Some(entry) = self.inner.store.get(keys::AUTHORITY).await?.value else { return Ok(None) };
-        let kept: KeptAuthority = serde_json::from_slice(&entry.value).map_err(|_| ClusterError::Damaged)?;
+        let kept = KeptAuthority::from_json(&entry.value).map_err(|_| ClusterError::Damaged)?;
         let sealed = hex::decode(&kept.sealed_key).map_err(|_| ClusterError::Damaged)?;
         let key = self.inner.keys.open(SEAL_CONTEXT, &sealed).map_err(|_| ClusterError::Sealed)?;
         let key = String::from_utf8(key).map_err(|_| ClusterError::Damaged)?;
@@ -93,7 +95,7 @@ impl Control {
     /// Puts the authority's key under the primary master key. `false`: it is there already, or there is none.
     pub(crate) async fn rewrap_authority(&self) -> Result<bool, ClusterError> {
         let Some(entry) = self.inner.store.get(keys::AUTHORITY).await?.value else { return Ok(false) };
-        let kept: KeptAuthority = serde_json::from_slice(&entry.value).map_err(|_| ClusterError::Damaged)?;
+        let kept = KeptAuthority::from_json(&entry.value).map_err(|_| ClusterError::Damaged)?;
         let sealed = hex::decode(&kept.sealed_key).map_err(|_| ClusterError::Damaged)?;
         let wrapped = self.inner.keys.rewrap(SEAL_CONTEXT, &sealed).map_err(|_| ClusterError::Sealed)?;
         let Some(wrapped) = wrapped else { return Ok(false) };
@@ -114,7 +116,7 @@ impl Control {
                 Origin::default(),
             )),
         };
-        let value = serde_json::to_vec(&kept).expect("two texts serialize");
+        let value = kept.to_json();
         let guard = Guard::Absent { key: keys::AUTHORITY.to_owned() };
         let put = Op::Put { key: keys::AUTHORITY.to_owned(), value, lease: None };
         match self.txn(vec![guard], vec![put]).await? {
@@ -191,7 +193,7 @@ impl Control {
     async fn admit_itself(&self, key: &PublicKey, api: String) -> Result<(), ClusterError> {
         let node = &self.inner.node;
         let held = self.inner.store.get(&keys::member(node)).await?.value;
-        let known = held.as_ref().and_then(|entry| serde_json::from_slice::<Member>(&entry.value).ok());
+        let known = held.as_ref().and_then(|entry| Member::from_json(&entry.value).ok());
         let fingerprint = key.fingerprint().to_string();
         let joined = known.as_ref().map_or_else(Timestamp::now, |known| known.joined);
         let member =
@@ -201,7 +203,7 @@ impl Control {
         }
         let value = match held.as_ref().zip(known.as_ref()) {
             Some((entry, known)) => rewrite(&entry.value, known, &member),
-            None => serde_json::to_vec(&member).expect("documents of the model serialize"),
+            None => member.to_json(),
         };
         let guard = match held {
             Some(entry) => Guard::Modified { key: entry.key, revision: entry.modified },

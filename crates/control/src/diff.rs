@@ -76,7 +76,8 @@ fn changes(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) 
 
 fn leaves_of(file: &AppFile) -> BTreeMap<String, String> {
     let mut leaves = BTreeMap::new();
-    let value = serde_json::to_value(file).expect("documents of the model serialize");
+    let text = serde_json::to_vec(file).expect("documents of the model serialize");
+    let value: Value = serde_json::from_slice(&text).expect("it was just written");
     gather("", &value, &mut leaves);
     leaves
 }

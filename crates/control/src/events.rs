@@ -11,7 +11,9 @@ use std::sync::Mutex;
 
 use jiff::Timestamp;
 use rung_api::wire::EventRecord;
-use rung_model::{AppName, InstanceId, InstanceState, Observed, ObservedInstance, keys};
+use rung_model::{
+    AppName, Deployment, Document, InstanceId, InstanceState, Observed, ObservedInstance, keys,
+};
 use rung_planner::World;
 use rung_store::Event as StoreEvent;
 use tokio::sync::watch;
@@ -45,7 +47,7 @@ impl EventLog {
         if let Ok(file) = File::open(path) {
             for line in io::BufReader::new(file).lines() {
                 // A line that was cut by a crash is passed over.
-                if let Ok(record) = serde_json::from_str::<EventRecord>(&line?) {
+                if let Ok(record) = serde_json::from_slice::<EventRecord>(line?.as_bytes()) {
                     records.push_back(record);
                     if records.len() > KEPT {
                         records.pop_front();
@@ -94,12 +96,12 @@ impl EventLog {
         for change in &batch.events {
             let StoreEvent::Put(entry) = change else { continue };
             if entry.key.starts_with(keys::OBSERVED)
-                && let Ok(observed) = serde_json::from_slice::<Observed>(&entry.value)
+                && let Ok(observed) = Observed::from_json(&entry.value)
             {
                 let known = before.observed.get(&observed.node).map(|held| &held.value.instances);
                 told.extend(instance_transitions(known, &observed.instances));
             } else if entry.key.starts_with(keys::DEPLOYMENTS)
-                && let Ok(deployment) = serde_json::from_slice::<rung_model::Deployment>(&entry.value)
+                && let Ok(deployment) = Deployment::from_json(&entry.value)
             {
                 let known = before.deployment(&deployment.app, deployment.number);
                 if known.is_none_or(|known| known.phase != deployment.phase) {

@@ -37,7 +37,7 @@ use axum::extract::Request;
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use rung_api::audit::AuditRecord;
 use rung_api::{Code, ErrorBody, paths, wire};
 use rung_model::{Assignment, Deployment, NodeFacts, Observed, Run};
@@ -45,6 +45,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 pub(crate) use apps::no_such_app;
 pub use callers::Via;
+use extract::Json;
 pub use openapi::document as openapi_document;
 
 use crate::shared::Control;

@@ -159,7 +159,7 @@ impl Control {
         }
         let file = std::fs::File::open(self.run_log(app, run)).ok()?;
         let lines = io::BufReader::new(file).lines().map_while(Result::ok);
-        let lines = lines.filter_map(|line| serde_json::from_str::<LogLine>(&line).ok());
+        let lines = lines.filter_map(|line| serde_json::from_slice::<LogLine>(line.as_bytes()).ok());
         let mut lines: Vec<LogLine> =
             lines.filter(|line| query.since.is_none_or(|since| line.at >= since)).collect();
         if let Some(tail) = query.tail {

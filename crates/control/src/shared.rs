@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rung_api::{Code, ErrorBody};
-use rung_model::{AppName, NodeId};
+use rung_model::{AppName, Document, NodeId};
 use rung_planner::{Clock, World};
 use rung_store::{Guard, Op, Store, StoreError, Txn};
 use rung_trust::{Authority, Identity, Members};
@@ -156,17 +156,22 @@ impl Control {
             shelf: Shelf::new(),
         };
         let control = Self { inner: Arc::new(inner) };
-        let task = tokio::spawn(crate::leader::lead(control.clone(), inbox));
-        tokio::spawn(control.clone().follow_members());
-        tokio::spawn(crate::prune::prune_now_and_then(control.clone()));
-        tokio::spawn(crate::access::watch_tokens(control.clone()));
-        tokio::spawn(crate::secrets::end_rotation_of_before(control.clone()));
-        tokio::spawn(crate::notify::tell_of_ends(control.clone()));
-        tokio::spawn(crate::run_logs::keep_run_logs(control.clone()));
-        tokio::spawn(control.clone().keep_quorum());
-        tokio::spawn(crate::certificates::follow(control.clone()));
-        tokio::spawn(crate::certificates::keep_ordered(control.clone()));
+        let task = control.start_loops(inbox);
         Ok((control, task))
+    }
+
+    /// Not async: what an async function awaits or spawns is compiled where that is awaited, in the binary.
+    fn start_loops(&self, inbox: mpsc::UnboundedReceiver<Event>) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(self.clone().follow_members());
+        tokio::spawn(crate::prune::prune_now_and_then(self.clone()));
+        tokio::spawn(crate::access::watch_tokens(self.clone()));
+        tokio::spawn(crate::secrets::end_rotation_of_before(self.clone()));
+        tokio::spawn(crate::notify::tell_of_ends(self.clone()));
+        tokio::spawn(crate::run_logs::keep_run_logs(self.clone()));
+        tokio::spawn(self.clone().keep_quorum());
+        tokio::spawn(crate::certificates::follow(self.clone()));
+        tokio::spawn(crate::certificates::keep_ordered(self.clone()));
+        tokio::spawn(crate::leader::lead(self.clone(), inbox))
     }
 
     /// Looks after this machine's member of etcd, where there is one.
@@ -206,7 +211,7 @@ impl Control {
     }
 
     /// A document as it is to be stored: see [`World::encode`].
-    pub(crate) fn encode<T: serde::Serialize>(&self, key: &str, document: &T) -> Vec<u8> {
+    pub(crate) fn encode<T: Document>(&self, key: &str, document: &T) -> Vec<u8> {
         self.read(|world| world.encode(key, document))
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rung_model::{AppName, RouteDocument};
+use rung_model::{AppName, Document, RouteDocument};
 
 /// A directory with one file per app.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Documents {
     pub(crate) fn keep(&self, document: &RouteDocument) -> io::Result<()> {
         let path = self.path(&document.app);
         let temporary = path.with_extension("new");
-        std::fs::write(&temporary, serde_json::to_vec(document).expect("documents of the model serialize"))?;
+        std::fs::write(&temporary, document.to_json())?;
         std::fs::rename(&temporary, &path)
     }
 
@@ -56,5 +56,5 @@ impl Documents {
 }
 
 fn read(path: &Path) -> io::Result<RouteDocument> {
-    serde_json::from_slice(&std::fs::read(path)?).map_err(io::Error::from)
+    RouteDocument::from_json(&std::fs::read(path)?).map_err(io::Error::from)
 }

@@ -11,6 +11,7 @@ pub mod app;
 pub mod appfile;
 pub mod assignment;
 pub mod deployment;
+pub mod document;
 pub mod duration;
 pub mod generation;
 pub mod ids;
@@ -38,6 +39,7 @@ pub use deployment::{
     Asked, Deployment, DeploymentKind, Goal, Notification, NotificationState, Outcome, Phase, ReleaseCommand,
     TimelineEntry,
 };
+pub use document::Document;
 pub use generation::Generation;
 pub use ids::{
     AppName, CommitId, DeploymentNumber, Digest, EnvironmentName, InstanceId, InvalidId, JobName, LabelName,

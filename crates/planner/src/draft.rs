@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rung_model::{
-    App, AppName, AssignedInstance, Assignment, Deployment, DeploymentNumber, Generation, InstanceId, Intent,
-    JobName, JobRun, JobState, MakingWay, NodeId, Release, ReleaseNumber, RouteDocument, Run, RunId,
-    RunOutcome, RunState, ServiceName, keys,
+    App, AppName, AssignedInstance, Assignment, Deployment, DeploymentNumber, Document, Generation,
+    InstanceId, Intent, JobName, JobRun, JobState, MakingWay, NodeId, Release, ReleaseNumber, RouteDocument,
+    Run, RunId, RunOutcome, RunState, ServiceName, keys,
 };
-use serde::Serialize;
 
 use crate::placed::Given;
 use crate::schedule::ground::Ground;
@@ -545,7 +544,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn write<T: Serialize>(&self, key: String, value: &T) -> Write {
+    fn write<T: Document>(&self, key: String, value: &T) -> Write {
         let replaces = self.input.world.revision_of(&key);
         let value = self.input.world.encode(&key, value);
         Write { key, value: Some(value), replaces }

@@ -4,8 +4,7 @@
 //! this version writes it anew. Almost always there are none, and then nothing is held. What is inside a list is not
 //! kept: an element has no name by which it would be found again.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use rung_model::Document;
 use serde_json::Value;
 
 /// Where the unknown fields of one document are, and what they hold.
@@ -14,19 +13,20 @@ pub(crate) struct Unknown(Vec<(Vec<String>, Value)>);
 
 impl Unknown {
     /// What `raw` says beyond `known`, which was read from it.
-    pub(crate) fn of<T: Serialize + DeserializeOwned + PartialEq>(raw: &[u8], known: &T) -> Self {
-        let written = serde_json::to_vec(known).unwrap_or_default();
+    pub(crate) fn of<T: Document + PartialEq>(raw: &[u8], known: &T) -> Self {
+        let written = known.to_json();
         if written == raw {
             return Self::default();
         }
-        let (Ok(Value::Object(raw)), Ok(ours)) = (serde_json::from_slice(raw), serde_json::to_value(known))
+        let (Ok(Value::Object(raw)), Ok(ours)) =
+            (serde_json::from_slice(raw), serde_json::from_slice(&written))
         else {
             return Self::default();
         };
         let mut found = Self::default();
         found.gather(&raw, &ours, &mut Vec::new());
         // Whatever it is that was found: with it the document must say the same to this version.
-        let again = serde_json::from_value::<T>(found.put_back(ours));
+        let again = T::from_json(&found.put_back(written));
         if again.is_ok_and(|again| again == *known) { found } else { Self::default() }
     }
 
@@ -47,15 +47,16 @@ impl Unknown {
     }
 
     /// The document with the fields in their places, as far as these are there still.
-    pub(crate) fn put_back(&self, mut document: Value) -> Value {
+    pub(crate) fn put_back(&self, document: Vec<u8>) -> Vec<u8> {
+        let mut whole: Value = serde_json::from_slice(&document).expect("a document is JSON");
         for (path, value) in &self.0 {
             let (Some(name), Some(above)) = (path.last(), path.len().checked_sub(1)) else { continue };
-            let place = path[..above].iter().try_fold(&mut document, |at, name| at.get_mut(name));
+            let place = path[..above].iter().try_fold(&mut whole, |at, name| at.get_mut(name));
             if let Some(Value::Object(fields)) = place {
                 fields.entry(name.clone()).or_insert_with(|| value.clone());
             }
         }
-        document
+        serde_json::to_vec(&whole).expect("a value of JSON serializes")
     }
 }
 
@@ -63,23 +64,21 @@ impl Unknown {
 /// version, which read it as `known`, does not know.
 pub fn rewrite<T>(stored: &[u8], known: &T, now: &T) -> Vec<u8>
 where
-    T: Serialize + DeserializeOwned + PartialEq,
+    T: Document + PartialEq,
 {
-    let document = serde_json::to_value(now).expect("documents of the store serialize");
-    let whole = Unknown::of(stored, known).put_back(document);
-    serde_json::to_vec(&whole).expect("a value of JSON serializes")
+    Unknown::of(stored, known).put_back(now.to_json())
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde::Deserialize;
+    use serde::{Deserialize, Serialize};
 
     use super::*;
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    struct Document {
+    struct Paper {
         name: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<Place>,
@@ -93,14 +92,16 @@ mod tests {
         room: String,
     }
 
-    fn read(raw: &str) -> (Document, Unknown) {
-        let document = serde_json::from_str(raw).unwrap();
+    rung_model::documents!(Paper);
+
+    fn read(raw: &str) -> (Paper, Unknown) {
+        let document = Paper::from_json(raw.as_bytes()).unwrap();
         let unknown = Unknown::of(raw.as_bytes(), &document);
         (document, unknown)
     }
 
-    fn write(unknown: &Unknown, document: &Document) -> Value {
-        unknown.put_back(serde_json::to_value(document).unwrap())
+    fn write(unknown: &Unknown, document: &Paper) -> Value {
+        serde_json::from_slice(&unknown.put_back(document.to_json())).unwrap()
     }
 
     #[test]
@@ -122,7 +123,7 @@ mod tests {
     fn a_document_outside_of_the_index_is_rewritten_with_its_unknown_fields() {
         let raw = r#"{"name":"a","colour":"red","place":{"room":"x","floor":3}}"#;
         let (known, _) = read(raw);
-        let now = Document { name: "b".into(), ..known.clone() };
+        let now = Paper { name: "b".into(), ..known.clone() };
         let written: Value = serde_json::from_slice(&rewrite(raw.as_bytes(), &known, &now)).unwrap();
         let expected = serde_json::json!(
             {"name": "b", "colour": "red", "place": {"room": "x", "floor": 3}, "counts": {}}

@@ -6,11 +6,9 @@
 use std::collections::BTreeMap;
 
 use rung_model::{
-    App, AppName, Assignment, Deployment, DeploymentNumber, Generation, JobName, JobState, Member, Node,
-    NodeId, Observed, Release, ReleaseNumber, RouteDocument, Run, RunId, keys,
+    App, AppName, Assignment, Deployment, DeploymentNumber, Document, Generation, JobName, JobState, Member,
+    Node, NodeId, Observed, Release, ReleaseNumber, RouteDocument, Run, RunId, keys,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::placed::Placed;
 use crate::unknown::Unknown;
@@ -121,19 +119,16 @@ impl World {
     ///
     /// Assignments, route documents and what nodes report are made whole each time, by whoever writes them: a field that
     /// its maker does not know would be out of date there.
-    pub fn encode<T: Serialize>(&self, key: &str, document: &T) -> Vec<u8> {
-        let bytes = match self.unknown.get(key) {
-            None => serde_json::to_vec(document),
-            Some(unknown) => {
-                serde_json::to_value(document).and_then(|value| serde_json::to_vec(&unknown.put_back(value)))
-            }
-        };
-        bytes.expect("documents of the model serialize")
+    pub fn encode<T: Document>(&self, key: &str, document: &T) -> Vec<u8> {
+        match self.unknown.get(key) {
+            None => document.to_json(),
+            Some(unknown) => unknown.put_back(document.to_json()),
+        }
     }
 
     fn decode_keeping<T>(&mut self, key: &str, value: &[u8]) -> Result<T, Undecodable>
     where
-        T: Serialize + DeserializeOwned + PartialEq,
+        T: Document + PartialEq,
     {
         let document = decode(key, value)?;
         let unknown = Unknown::of(value, &document);
@@ -260,8 +255,8 @@ impl World {
     }
 }
 
-fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Undecodable> {
-    serde_json::from_slice(value).map_err(|source| Undecodable { key: key.to_owned(), source })
+fn decode<T: Document>(key: &str, value: &[u8]) -> Result<T, Undecodable> {
+    T::from_json(value).map_err(|source| Undecodable { key: key.to_owned(), source })
 }
 
 fn remove<K: Ord + std::str::FromStr, V>(map: &mut BTreeMap<K, V>, key: &str) {

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rung_control::quorum::Backing;
-use rung_model::{Assignment, Generation, RouteDocument};
-use serde::de::DeserializeOwned;
+use rung_model::{Assignment, Document, Generation, RouteDocument};
 
 use crate::data::Data;
 
@@ -40,9 +39,9 @@ fn files_of(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// What can't be read was obeyed by nobody who still knows of it.
-fn read<T: DeserializeOwned>(path: &Path, generation: impl Fn(T) -> Generation) -> Generation {
+fn read<T: Document>(path: &Path, generation: impl Fn(T) -> Generation) -> Generation {
     let bytes = std::fs::read(path).unwrap_or_default();
-    serde_json::from_slice(&bytes).map(generation).unwrap_or_default()
+    T::from_json(&bytes).map(generation).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -7,13 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rung_model::{
-    App, AppFile, AppName, AssignedInstance, Assignment, Deployment, Generation, InstanceId, InstanceState,
-    Intent, Observed, Phase, Release, RouteDocument, Run, RunId, RunState, ServiceName, keys,
+    App, AppFile, AppName, AssignedInstance, Assignment, Deployment, Document, Generation, InstanceId,
+    InstanceState, Intent, Observed, Phase, Release, RouteDocument, Run, RunId, RunState, ServiceName, keys,
 };
 use rung_planner::World;
 use rung_planner::proxies::SILENT_AFTER;
 use rung_store::{Op, Revision};
-use serde::de::DeserializeOwned;
 
 use crate::agenda::Life;
 use crate::story::{Story, say};
@@ -38,8 +37,8 @@ pub struct Audit {
     steps: rollouts::Steps,
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> T {
-    serde_json::from_slice(bytes).expect("only documents of the model are stored")
+fn parse<T: Document>(bytes: &[u8]) -> T {
+    T::from_json(bytes).expect("only documents of the model are stored")
 }
 
 fn endpoints(document: &RouteDocument) -> BTreeSet<&InstanceId> {

@@ -6,12 +6,11 @@ use std::time::Duration;
 use rung_model::app::Destroying;
 use rung_model::rollout::Stage;
 use rung_model::{
-    App, AppFile, AppName, Deployment, DeploymentKind, DeploymentNumber, Draft, Phase, ReleaseNumber, Run,
-    RunId, RunKind, RunState, Scale, ServiceName, TimelineEntry, keys,
+    App, AppFile, AppName, Deployment, DeploymentKind, DeploymentNumber, Document, Draft, Phase,
+    ReleaseNumber, Run, RunId, RunKind, RunState, Scale, ServiceName, TimelineEntry, keys,
 };
 use rung_planner::World;
 use rung_store::{Guard, Op, Txn};
-use serde::Serialize;
 
 use crate::agenda::Happening;
 use crate::apps::{any_file, digest};
@@ -45,12 +44,12 @@ struct Request {
 }
 
 impl Request {
-    fn put<T: Serialize>(&mut self, key: String, value: &T, replaces: Option<u64>) {
+    fn put<T: Document>(&mut self, key: String, value: &T, replaces: Option<u64>) {
         self.guards.push(match replaces {
             Some(revision) => Guard::Modified { key: key.clone(), revision },
             None => Guard::Absent { key: key.clone() },
         });
-        let value = serde_json::to_vec(value).expect("documents of the model serialize");
+        let value = value.to_json();
         self.ops.push(Op::Put { key, value, lease: None });
     }
 

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use rung_agent::converge;
 use rung_control::reconcile::{Effect, Event, PollId, Reconcile};
 use rung_model::traffic::Counts;
-use rung_model::{AppName, DeploymentNumber, Generation, Node, NodeFacts, Observed, ReleaseNumber, keys};
+use rung_model::{
+    AppName, DeploymentNumber, Document, Generation, Node, NodeFacts, Observed, ReleaseNumber, keys,
+};
 use rung_planner::Clock;
 use rung_store::{Entry, Guard, Op, Revision, Txn};
 
@@ -77,7 +79,7 @@ impl Story {
             isolation: Vec::new(),
         };
         let node = Node { id: self.node.clone(), number: 1, facts, labels: Default::default(), drain: None };
-        let value = serde_json::to_vec(&node).expect("documents of the model serialize");
+        let value = node.to_json();
         let put = Op::Put { key: keys::node(&node.id), value, lease: None };
         self.store.txn(&[], vec![put]).expect("the store is empty");
     }
@@ -401,7 +403,7 @@ impl Story {
             Some(held) => Guard::Modified { key: key.clone(), revision: held.revision },
             None => Guard::Absent { key: key.clone() },
         };
-        let value = serde_json::to_vec(observed).expect("documents of the model serialize");
+        let value = observed.to_json();
         let outcome = self.txn(None, vec![guard], vec![Op::Put { key, value, lease: None }]);
         matches!(outcome, Some(Txn::Committed(_)))
     }

@@ -563,7 +563,7 @@ impl Shim {
     fn read_how(&mut self) -> How {
         let mut line = String::new();
         let _ = self.report.read_line(&mut line);
-        match serde_json::from_str(&line) {
+        match serde_json::from_slice(line.as_bytes()) {
             Ok(Report::Ended(how)) => how,
             Ok(Report::Failed { reason }) => How::NotStarted { reason },
             // The init was killed, and with it everything: by this shim, or by somebody else.

@@ -212,7 +212,7 @@ fn enter_namespaces(isolation: Isolation) -> Result<(), String> {
 fn await_start(report: &mut BufReader<File>) -> Result<(), String> {
     let mut line = String::new();
     let _ = report.read_line(&mut line);
-    match serde_json::from_str(&line) {
+    match serde_json::from_slice(line.as_bytes()) {
         Ok(Report::Started) => Ok(()),
         Ok(Report::Failed { reason }) => Err(reason),
         Ok(Report::Ended(_)) | Err(_) => {

@@ -1,6 +1,5 @@
 //! Apps: shown, scaled, destroyed; and what concerns the server as a whole.
 
-use axum::Json;
 use axum::extract::State;
 use rung_api::wire::{
     AppStatus, DestroyRequest, DoctorReport, HealthReport, ReleaseListing, ScaleRequest, UpgradeRequest,
@@ -10,7 +9,7 @@ use rung_model::app::Destroying;
 use rung_model::{App, AppFile, AppName, Role, Scale, keys};
 use rung_store::{Guard, Op};
 
-use super::extract::{Body, Named};
+use super::extract::{Body, Json, Named};
 use super::{Answer, Refused};
 use crate::access::Caller;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};

@@ -1,12 +1,11 @@
 //! The audit trail: read by admins, checked by whoever reads it.
 
-use axum::Json;
 use axum::extract::State;
 use rung_api::audit::AuditRecord;
 use rung_api::{Code, ErrorBody};
 
 use super::Answer;
-use super::extract::Query;
+use super::extract::{Json, Query};
 use crate::shared::Control;
 
 /// Records in one answer.

@@ -1,6 +1,5 @@
 //! Certificates that the platform orders: for people, and for the ingresses that follow them.
 
-use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
 use rung_api::wire::certificates::{
@@ -13,7 +12,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::Answer;
-use super::extract::{Body, Named, Query, Wait};
+use super::extract::{Body, Json, Named, Query, Wait};
 use crate::access::Caller;
 use crate::certificates::{Account, is_orderable};
 use crate::shared::{Committed, Control, contended};

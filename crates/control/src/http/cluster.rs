@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
-use axum::{Extension, Json};
 use rung_api::wire::cluster::{
     ApproveRequest, ClusterProblem, ClusterReport, EnterRequest, FrozenReport, InitRequest, MemberReport,
     MemberState, Moved, SnapshotTaken, SnapshotsReport, StoreKind,
@@ -19,7 +19,7 @@ use rung_trust::Peer;
 
 use super::Answer;
 use super::callers::Via;
-use super::extract::Body;
+use super::extract::{Body, Json};
 use crate::Ending;
 use crate::quorum::{self, Backing, Climb, Quorum, QuorumError};
 use crate::shared::{Committed, Control, contended};

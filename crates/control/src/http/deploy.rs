@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::State;
 use jiff::Timestamp;
@@ -10,13 +9,13 @@ use rung_api::wire::{DeployRequest, RestartRequest, RollbackRequest, Started};
 use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
 use rung_model::{
-    App, AppFile, AppName, Asked, Deployment, DeploymentKind, DeploymentNumber, Digest, Draft, ImageSource,
-    Phase, Provenance, Release, ReleaseCommand, ReleaseNumber, Role, TimelineEntry, keys,
+    App, AppFile, AppName, Asked, Deployment, DeploymentKind, DeploymentNumber, Digest, Document, Draft,
+    ImageSource, Phase, Provenance, Release, ReleaseCommand, ReleaseNumber, Role, TimelineEntry, keys,
 };
 use rung_store::{Guard, Op};
 
 use super::Answer;
-use super::extract::{Body, Named, Query};
+use super::extract::{Body, Json, Named, Query};
 use crate::access::Caller;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
@@ -358,7 +357,7 @@ impl Control {
             aftercare: None,
         };
         let key = keys::deployment(&record.name, number);
-        let value = serde_json::to_vec(&deployment).expect("documents of the model serialize");
+        let value = deployment.to_json();
         let (mut guard, op) = self.replace_app(&record, revision);
         if revision == 0 {
             guard = Guard::Absent { key: keys::app(&record.name) };

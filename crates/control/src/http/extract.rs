@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use rung_api::{Code, ErrorBody};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -49,23 +51,43 @@ pub(crate) struct Body<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refused;
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let read = |rejected| match rejected {
-            JsonRejection::BytesRejection(error) => {
-                Refused(ErrorBody::new(Code::TooLarge, error.body_text()))
-            }
-            error => invalid(error.body_text()),
-        };
-        match caller {
-            Some(caller) if *caller.who() != Who::Local => {
-                let Json(mut body) = Json::<Value>::from_request(request, state).await.map_err(read)?;
-                sign(&mut body, &caller);
-                serde_json::from_value(body).map(Self).map_err(|error| invalid(error.to_string()))
-            }
-            _ => Json::<T>::from_request(request, state).await.map(|Json(value)| Self(value)).map_err(read),
-        }
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
+        let text = signed_body(request).await?;
+        serde_json::from_slice(&text).map(Self).map_err(|error| not_understood(&error))
     }
+}
+
+fn not_understood(error: &serde_json::Error) -> Refused {
+    invalid(format!("the body is not what is taken here: {error}"))
+}
+
+/// The request's body, in which a token speaks under its own name.
+async fn signed_body(request: Request) -> Result<Bytes, Refused> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+        return Err(invalid("the body is JSON, so the request must say `Content-Type: application/json`"));
+    }
+    let text = Bytes::from_request(request, &()).await;
+    let text = text.map_err(|error| Refused(ErrorBody::new(Code::TooLarge, error.body_text())))?;
+    let Some(caller) = caller.filter(|caller| *caller.who() != Who::Local) else { return Ok(text) };
+    let mut body: Value = serde_json::from_slice(&text).map_err(|error| not_understood(&error))?;
+    sign(&mut body, &caller);
+    Ok(serde_json::to_vec(&body).expect("a value of JSON serializes").into())
+}
+
+/// An answer. Its code is shared with everything else that writes the same types, which that of axum's is not.
+#[derive(Debug)]
+pub(crate) struct Json<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        json_response(serde_json::to_vec(&self.0).expect("wire types serialize"))
+    }
+}
+
+fn json_response(text: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// A body that holds secrets: what is wrong with it is told without a word of what is in it.

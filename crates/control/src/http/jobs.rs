@@ -1,6 +1,5 @@
 //! Jobs: listed, run on demand, paused, pinned.
 
-use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
 use rung_api::wire::{JobListing, JobRequest, PinRequest};
@@ -13,7 +12,7 @@ use rung_model::{
 use rung_store::{Guard, Op};
 
 use super::Answer;
-use super::extract::{Body, Named};
+use super::extract::{Body, Json, Named};
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 /// How many of the next times are shown.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
-use axum::{Extension, Json};
 use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
 use rung_api::join::{
@@ -13,14 +13,14 @@ use rung_api::join::{
 use rung_api::{Code, ErrorBody};
 use rung_model::label::LABELS_MAX;
 use rung_model::node::Drain;
-use rung_model::{Member, NodeId, NodeRole, keys};
+use rung_model::{Document, Member, NodeId, NodeRole, keys};
 use rung_planner::{World, rewrite};
 use rung_store::{Entry, Guard, Op};
 use rung_trust::{CERTIFICATE_LIFE, Fingerprint, PublicKey};
 
 use super::Answer;
 use super::callers::Via;
-use super::extract::{Body, Named, Query};
+use super::extract::{Body, Json, Named, Query};
 use crate::cluster::ClusterError;
 use crate::shared::{ATTEMPTS, Committed, Control, contended, store_error};
 use crate::status;
@@ -42,6 +42,8 @@ struct KeptToken {
     #[serde(default)]
     used: Option<Used>,
 }
+
+rung_model::documents!(KeptToken);
 
 /// `sha256:…`.
 type Hash = String;
@@ -96,7 +98,7 @@ pub async fn token(
         used: None,
     };
     let key = keys::join_token(&token.name);
-    let value = serde_json::to_vec(&kept).expect("documents serialize");
+    let value = kept.to_json();
     let guard = Guard::Absent { key: key.clone() };
     match control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await? {
         Committed::Done => {}
@@ -119,8 +121,8 @@ impl Control {
         let Ok(listed) = self.inner.store.list(keys::JOIN_TOKENS, None, 500).await else { return };
         let now = Timestamp::now();
         for entry in listed.value.entries {
-            let is_old = serde_json::from_slice::<KeptToken>(&entry.value)
-                .is_ok_and(|kept| now > kept.expires + TOKEN_REMEMBERED);
+            let is_old =
+                KeptToken::from_json(&entry.value).is_ok_and(|kept| now > kept.expires + TOKEN_REMEMBERED);
             if is_old {
                 let guard = Guard::Modified { key: entry.key.clone(), revision: entry.modified };
                 // The next token tries again.
@@ -213,7 +215,7 @@ impl Control {
         let read =
             self.inner.store.get(&keys::join_token(name)).await.map_err(|error| store_error(&error))?;
         let entry = read.value.ok_or_else(unknown)?;
-        let kept: KeptToken = serde_json::from_slice(&entry.value).map_err(|_| unknown())?;
+        let kept = KeptToken::from_json(&entry.value).map_err(|_| unknown())?;
         let given = hash_of(&request.secret, request.role);
         if !crate::access::is_equal(given.as_bytes(), kept.secret.as_bytes()) {
             let message = "this join token was changed: its secret or its role is not what was given out";
@@ -251,7 +253,7 @@ impl Control {
             api: None,
         };
         let place = keys::member(&request.node);
-        let value = serde_json::to_vec(&member).expect("documents of the model serialize");
+        let value = member.to_json();
         let guards = vec![Guard::Absent { key: place.clone() }];
         Ok((member, guards, vec![Op::Put { key: place, value, lease: None }]))
     }

@@ -1,6 +1,5 @@
 //! `rung maintenance`: an app answers with a page of its own instead of with its instances.
 
-use axum::Json;
 use axum::extract::State;
 use rung_api::wire::{AppStatus, MaintenanceRequest};
 use rung_model::AppName;
@@ -8,7 +7,7 @@ use rung_model::route::Maintenance;
 
 use super::Answer;
 use super::apps::as_seen_by;
-use super::extract::{Body, Named};
+use super::extract::{Body, Json, Named};
 use crate::access::Caller;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 

@@ -3,16 +3,16 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use rung_api::join::Leased;
 use rung_api::wire::{Launch, LimitsTaken, ProxyDocuments, ProxyPoll, ProxyTraffic};
 use rung_api::{Code, ErrorBody};
 use rung_artifact::Limits;
 use rung_model::{
-    AppName, Assignment, Digest, Generation, Intent, Labels, Node, NodeFacts, NodeId, Observed,
+    AppName, Assignment, Digest, Document, Generation, Intent, Labels, Node, NodeFacts, NodeId, Observed,
     ReleaseNumber, keys,
 };
 use rung_store::{Guard, Op};
@@ -20,7 +20,7 @@ use rung_store::{Guard, Op};
 use super::Answer;
 use super::Refused;
 use super::callers::Via;
-use super::extract::{Body, Named, Query, Wait};
+use super::extract::{Body, Json, Named, Query, Wait};
 use crate::reconcile::{Event, PollId};
 use crate::shared::{ATTEMPTS, Committed, Control, contended, store_error};
 
@@ -65,7 +65,7 @@ impl Control {
         let _ = self.inner.mailbox.send(Event::Heard { node: node.clone() });
     }
 
-    async fn put<T: serde::Serialize>(
+    async fn put<T: Document>(
         &self,
         key: String,
         document: &T,

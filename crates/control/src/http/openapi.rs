@@ -2,9 +2,9 @@
 //!
 //! `docs/openapi.json` is the committed copy; a test compares the two.
 
+use axum::Router;
 use axum::handler::Handler;
 use axum::routing::{self, MethodRouter};
-use axum::{Json, Router};
 use rung_api::ErrorBody;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -16,6 +16,7 @@ use utoipa::openapi::{
 };
 use utoipa::{PartialSchema, ToSchema};
 
+use super::extract::Json;
 use super::guard::{Duties, Duty};
 use super::right::Right;
 use crate::shared::Control;

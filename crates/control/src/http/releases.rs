@@ -1,6 +1,5 @@
 //! Releases in detail, two of them compared, one of another environment promoted, and what became of a commit.
 
-use axum::Json;
 use axum::extract::State;
 use rung_api::wire::{
     CommitState, CommitStatus, PromoteRequest, ReleaseDetail, ReleaseDiff, ReleaseRequest, Started,
@@ -15,7 +14,7 @@ use rung_planner::World;
 use super::Answer;
 use super::apps::no_such_app;
 use super::deploy::{Move, require_secrets};
-use super::extract::{Body, Named, Query, Wait};
+use super::extract::{Body, Json, Named, Query, Wait};
 use crate::access::Caller;
 use crate::diff;
 use crate::prune::{artifacts_in_use, waits};

@@ -1,6 +1,5 @@
 //! A person's word to a deployment that takes its time.
 
-use axum::Json;
 use axum::extract::State;
 use rung_api::{Code, ErrorBody};
 use rung_model::duration::in_words;
@@ -9,7 +8,7 @@ use rung_model::{App, AppFile, AppName, Deployment, DeploymentNumber, Phase, key
 use rung_store::{Guard, Op};
 
 use super::Answer;
-use super::extract::{Body, Named};
+use super::extract::{Body, Json, Named};
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 pub async fn go_on(State(control): State<Control>, named: Named, Body(by): Body<String>) -> Answer<()> {

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
 use rung_api::wire::RunRequest;
 use rung_api::{Code, ErrorBody};
-use rung_model::{AppName, Run, RunId, RunKind, RunState, keys};
+use rung_model::{AppName, Document, Run, RunId, RunKind, RunState, keys};
 use rung_store::{Guard, Op};
 
 use super::Answer;
-use super::extract::{Body, Named, Query, Wait};
+use super::extract::{Body, Json, Named, Query, Wait};
 use crate::access::Caller;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
@@ -85,7 +84,7 @@ impl Control {
     /// Records a run if nobody else took its id.
     pub(crate) async fn create_run(&self, run: &Run) -> Result<Committed, ErrorBody> {
         let key = keys::run(&run.app, &run.id);
-        let value = serde_json::to_vec(run).expect("documents of the model serialize");
+        let value = run.to_json();
         let guard = Guard::Absent { key: key.clone() };
         self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
 use rung_api::wire::{
@@ -15,7 +14,7 @@ use rung_store::{Guard, Op};
 use super::Answer;
 use super::apps::no_such_app;
 use super::deploy::Move;
-use super::extract::{Body, Named, Private};
+use super::extract::{Body, Json, Named, Private};
 use crate::access::Caller;
 use crate::keyring::Origin;
 use crate::secrets;

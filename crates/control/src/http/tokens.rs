@@ -1,15 +1,14 @@
 //! Tokens: made, listed, revoked; and who one is.
 
-use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
 use rung_api::wire::{TokenCreated, TokenListing, TokenRequest, Whoami};
 use rung_api::{Code, ErrorBody};
-use rung_model::{Role, Token, TokenName, keys};
+use rung_model::{Document, Role, Token, TokenName, keys};
 use rung_store::{Guard, Op};
 
 use super::Answer;
-use super::extract::{Body, Named};
+use super::extract::{Body, Json, Named};
 use crate::access::{Caller, LOCAL, OWNER, TokenText};
 use crate::shared::{Committed, Control, store_error};
 
@@ -35,7 +34,7 @@ impl Control {
         let read = self.inner.store.list(keys::TOKENS, None, TOKENS_MAX).await;
         let entries = read.map_err(|error| store_error(&error))?.value.entries;
         // One that a newer version wrote is left out; it is refused when it is used, too.
-        Ok(entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect())
+        Ok(entries.iter().filter_map(|entry| Token::from_json(&entry.value).ok()).collect())
     }
 }
 
@@ -60,7 +59,7 @@ pub async fn create(
         return Err(ErrorBody::new(Code::Refused, message).hint("revoke some: rung token list").into());
     }
     let key = keys::token(name);
-    let value = serde_json::to_vec(&token).expect("documents of the model serialize");
+    let value = token.to_json();
     let guard = Guard::Absent { key: key.clone() };
     match control.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await? {
         Committed::Done => {

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use rung_model::{Member, NodeRole, keys};
+use rung_model::{Document, Member, NodeRole, keys};
 use rung_store::carry::{Source, carry};
 use rung_store::{EtcdStore, Op, SqliteStore, Store, Txn};
 use serde::{Deserialize, Serialize};
@@ -94,8 +94,7 @@ async fn other_servers(source: &SqliteStore, own: &str) -> Result<Vec<String>, Q
     let mut from: Option<String> = None;
     loop {
         let page = source.list(keys::MEMBERS, from.as_deref(), PAGE).await?.value;
-        let members =
-            page.entries.iter().filter_map(|entry| serde_json::from_slice::<Member>(&entry.value).ok());
+        let members = page.entries.iter().filter_map(|entry| Member::from_json(&entry.value).ok());
         let servers = members.filter(|member| member.role == NodeRole::Server && member.node.as_str() != own);
         names.extend(servers.map(|member| member.node.to_string()));
         match page.next {
