@@ -95,7 +95,7 @@ pub async fn beat(State(control): State<Control>, named: Named) -> Answer<()> {
 pub async fn leases(State(control): State<Control>, named: Named) -> Answer<Leased> {
     let id: NodeId = named.get("node")?;
     let read = control.inner.store.get(&keys::assign(&id)).await.map_err(|error| store_error(&error))?;
-    let assignment = read.value.and_then(|entry| serde_json::from_slice::<Assignment>(&entry.value).ok());
+    let assignment = read.value.and_then(|entry| Assignment::from_json(&entry.value).ok());
     let instances = assignment.map(|assignment| assignment.instances).unwrap_or_default().into_iter();
     let running = instances.filter(|(_, assigned)| assigned.intent == Intent::Run);
     Ok(Json(Leased { instances: running.map(|(instance, _)| instance).collect() }))
