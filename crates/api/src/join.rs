@@ -153,6 +153,8 @@ pub enum NodeState {
     Ready,
     /// It has not been heard of for a while; what ran there runs elsewhere.
     Lost,
+    /// It has not been heard of for a while, as most have not: nothing is moved.
+    Silent,
     Draining,
     Drained,
     /// It takes requests and runs nothing.

@@ -207,6 +207,9 @@ pub struct ServiceStatus {
     pub exclusive: bool,
     pub port: bool,
     pub scale: Option<Scale>,
+    /// Why some of them can't be placed yet.
+    #[serde(default)]
+    pub unplaced: Option<String>,
     pub instances: Vec<InstanceStatus>,
 }
 
@@ -214,6 +217,9 @@ pub struct ServiceStatus {
 pub struct InstanceStatus {
     pub id: InstanceId,
     pub node: NodeId,
+    /// Its node was not heard of for a while, and everything else here is what was heard last.
+    #[serde(default)]
+    pub lost: bool,
     pub service: ServiceName,
     pub release: ReleaseNumber,
     pub state: InstanceState,

@@ -41,13 +41,7 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
             "every request is answered with the maintenance page (`rung maintenance off` ends it)".to_owned(),
         );
     }
-    if reconcile.liveness().is_braked() {
-        problems.push(
-            "most nodes were not heard of for a while: nothing is moved until they are back or are removed \
-             (`rung node list`)"
-                .to_owned(),
-        );
-    }
+    problems.extend(brake(reconcile));
     Some(AppStatus {
         app: app.clone(),
         current: record.current,
@@ -71,6 +65,9 @@ pub fn summary(deployment: &Deployment) -> DeploymentSummary {
         trouble: deployment.trouble.clone(),
     }
 }
+
+/// So many silent nodes are named; who has more looks at `rung node list`.
+const BRAKED_NAMED: usize = 10;
 
 /// The same app elsewhere.
 fn environments(reconcile: &Reconcile, app: &AppName, http: &str) -> Vec<EnvironmentStatus> {
@@ -130,18 +127,26 @@ fn services(reconcile: &Reconcile, app: &App) -> Vec<ServiceStatus> {
             exclusive: declared.exclusive,
             port: declared.port,
             scale: app.scale.get(name).copied(),
+            unplaced: None,
             instances: Vec::new(),
         });
     }
     for (node, held) in &world.assignments {
         for (id, assigned) in held.value.instances.iter().filter(|(_, assigned)| assigned.app == app.name) {
-            let status = instance_status(world, node, id, assigned);
+            let status = instance_status(reconcile, node, id, assigned);
             let service = find_or_add(&mut statuses, &assigned.service, status.endpoint.is_some());
             // Those that are on their way out, or in, don't count.
-            let counts =
-                app.live.is_none_or(|live| assigned.deployment == live) && assigned.intent == Intent::Run;
+            let counts = app.live.is_none_or(|live| assigned.deployment == live)
+                && assigned.intent == Intent::Run
+                && !status.lost;
             service.healthy += u32::from(counts && status.state == InstanceState::Healthy);
             service.instances.push(status);
+        }
+    }
+    for waiting in reconcile.waiting().iter().filter(|waiting| waiting.app == app.name) {
+        let service = statuses.iter_mut().find(|status| status.name == waiting.service);
+        if let Some(service) = service {
+            service.unplaced = Some(reasons(&waiting.reasons, waiting.others));
         }
     }
     for service in &mut statuses {
@@ -165,6 +170,7 @@ fn find_or_add<'a>(
             exclusive: false,
             port,
             scale: None,
+            unplaced: None,
             instances: Vec::new(),
         });
         statuses.len() - 1
@@ -173,11 +179,12 @@ fn find_or_add<'a>(
 }
 
 fn instance_status(
-    world: &World,
+    reconcile: &Reconcile,
     node: &NodeId,
     id: &InstanceId,
     assigned: &AssignedInstance,
 ) -> InstanceStatus {
+    let world = reconcile.world();
     let held = world.observed.get(node);
     let observed = held.and_then(|held| held.value.instances.get(id));
     let document = world.routes.get(&assigned.app).map(|held| &held.value);
@@ -187,6 +194,7 @@ fn instance_status(
     InstanceStatus {
         id: id.clone(),
         node: node.clone(),
+        lost: reconcile.liveness().is_lost(node),
         service: assigned.service.clone(),
         release: assigned.release,
         state: observed.map_or(InstanceState::Preparing, |observed| observed.state),
@@ -201,7 +209,8 @@ fn instance_status(
 }
 
 fn service_problems(service: &ServiceStatus) -> Vec<String> {
-    let ill = service.instances.iter().filter(|instance| {
+    let heard = service.instances.iter().filter(|instance| !instance.lost);
+    let ill = heard.filter(|instance| {
         matches!(
             instance.state,
             InstanceState::Unhealthy
@@ -242,6 +251,21 @@ pub fn nodes(reconcile: &Reconcile) -> Vec<NodeListing> {
     names.into_iter().map(|node| node_listing(reconcile, node)).collect()
 }
 
+/// Why nothing is moved although nodes are silent, and what a person can say to it.
+fn brake(reconcile: &Reconcile) -> Option<String> {
+    let silent: Vec<&str> =
+        reconcile.liveness().silent().iter().map(NodeId::as_str).take(BRAKED_NAMED).collect();
+    let more = reconcile.liveness().silent().len().saturating_sub(silent.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!silent.is_empty()).then(|| {
+        format!(
+            "most nodes fell silent at once ({}{more}): nothing is moved until they are heard again, or you say that \
+             they are off for good (`rung node remove NODE`)",
+            silent.join(", ")
+        )
+    })
+}
+
 /// What is shown of these instances is what was heard last.
 fn on_lost_nodes(reconcile: &Reconcile, app: &AppName) -> Vec<String> {
     let assigned = reconcile.world().assignments.iter();
@@ -270,6 +294,7 @@ fn node_listing(reconcile: &Reconcile, id: &NodeId) -> NodeListing {
         None if role == NodeRole::Ingress => NodeState::Serving,
         None => NodeState::Lost,
         Some(_) if reconcile.liveness().is_lost(id) => NodeState::Lost,
+        Some(_) if reconcile.liveness().silent().contains(id) => NodeState::Silent,
         Some(node) if node.drain.is_none() => NodeState::Ready,
         Some(_) if instances == 0 && runs == 0 => NodeState::Drained,
         Some(_) => NodeState::Draining,

@@ -20,7 +20,8 @@ const SUSPECT_AFTER: Duration = Duration::from_millis(4500);
 pub struct Liveness {
     heard: BTreeMap<NodeId, Duration>,
     lost: BTreeSet<NodeId>,
-    braked: bool,
+    /// Those that vanished at once; while there are any the brake holds.
+    silent: BTreeSet<NodeId>,
 }
 
 impl Liveness {
@@ -32,24 +33,34 @@ impl Liveness {
 
     /// Looks at the nodes that there are. True when one was lost or is not any more, or the brake changed.
     pub fn look<'n>(&mut self, nodes: impl Iterator<Item = &'n NodeId>, now: Duration) -> bool {
-        let before = (self.lost.clone(), self.braked);
+        let before = (self.lost.clone(), self.silent.clone());
         let nodes: BTreeSet<&NodeId> = nodes.collect();
         self.heard.retain(|node, _| nodes.contains(node));
         self.lost.retain(|node| nodes.contains(node));
-        for node in nodes {
-            self.heard.entry(node.clone()).or_insert(now);
+        for node in &nodes {
+            self.heard.entry((*node).clone()).or_insert(now);
         }
-        let silent_for = |least: Duration| {
-            let silent = self.heard.iter().filter(move |(_, heard)| now >= **heard + least);
-            silent.map(|(node, _)| node).filter(|node| !self.lost.contains(*node))
-        };
+        let silent = self.silent_for(SUSPECT_AFTER, now);
         let known = self.heard.len() - self.lost.len();
-        self.braked = silent_for(SUSPECT_AFTER).count() * 2 > known;
-        if !self.braked {
-            let gone: Vec<NodeId> = silent_for(LOST_AFTER).cloned().collect();
+        if silent.len() * 2 > known {
+            self.silent = silent;
+        } else {
+            // They come back one after the other: those that are not heard yet get a whole window from the first on.
+            let some_are_back = self.silent.iter().any(|node| nodes.contains(node) && !silent.contains(node));
+            if some_are_back {
+                self.heard.extend(silent.into_iter().map(|node| (node, now)));
+            }
+            self.silent.clear();
+            let gone = self.silent_for(LOST_AFTER, now);
             self.lost.extend(gone);
         }
-        before != (self.lost.clone(), self.braked)
+        before != (self.lost.clone(), self.silent.clone())
+    }
+
+    /// Nodes that are not lost yet and were not heard for so long.
+    fn silent_for(&self, least: Duration, now: Duration) -> BTreeSet<NodeId> {
+        let silent = self.heard.iter().filter(|(_, heard)| now >= **heard + least);
+        silent.map(|(node, _)| node).filter(|node| !self.lost.contains(*node)).cloned().collect()
     }
 
     /// When to look again, if nothing is heard until then.
@@ -65,7 +76,12 @@ impl Liveness {
 
     /// Most nodes are silent, and nothing is moved.
     pub fn is_braked(&self) -> bool {
-        self.braked
+        !self.silent.is_empty()
+    }
+
+    /// The nodes that the brake holds for: whether they are lost is not decided.
+    pub fn silent(&self) -> &BTreeSet<NodeId> {
+        &self.silent
     }
 }
 
@@ -124,10 +140,25 @@ mod tests {
         beat(&mut liveness, &nodes, &nodes, 0, 10);
         beat(&mut liveness, &nodes, &nodes[..2], 12, 60);
         assert!(liveness.is_braked() && nodes.iter().all(|node| !liveness.is_lost(node)), "{liveness:?}");
+        assert!(liveness.silent().iter().eq(&nodes[2..]), "it is not said which: {liveness:?}");
         // Two of the three are removed: what is left is a loss like any other.
         let left: Vec<NodeId> = nodes[..3].to_vec();
         liveness.look(left.iter(), at(61.0));
         assert!(!liveness.is_braked() && liveness.is_lost(&nodes[2]), "{liveness:?}");
+    }
+
+    #[test]
+    fn when_they_return_one_after_the_other_the_last_ones_get_a_whole_window() {
+        let nodes = nodes(4);
+        let mut liveness = Liveness::default();
+        beat(&mut liveness, &nodes, &nodes, 0, 10);
+        beat(&mut liveness, &nodes, &nodes[..1], 12, 60);
+        assert!(liveness.is_braked());
+        beat(&mut liveness, &nodes, &nodes[..2], 62, 66);
+        assert!(!liveness.is_braked() && nodes.iter().all(|node| !liveness.is_lost(node)), "{liveness:?}");
+        beat(&mut liveness, &nodes, &nodes[..3], 68, 72);
+        assert!(!liveness.is_lost(&nodes[2]), "it is back in time");
+        assert!(liveness.is_lost(&nodes[3]), "it was not heard for a whole window more");
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! with the story's number and only ordered maps are used, so a story that failed is told again exactly: the failure
 //! carries the tail of its trace, made by telling the story a second time with the trace on.
 //!
+//! [`cluster`] tells stories of several servers and nodes in the same way, with nodes of its own.
+//!
 //! What it deliberately does not do: no threads, no I/O, no wall clock. It does not test the shells around the
 //! machines (that is what the end-to-end suite is for); [`wiring`] says what it takes for granted of them, and plants
 //! mistakes there to prove that the simulator finds such.
@@ -18,6 +20,7 @@
 pub mod agenda;
 pub mod apps;
 pub mod audit;
+pub mod cluster;
 pub mod faults;
 pub mod node;
 pub mod people;

@@ -22,6 +22,7 @@ pub mod process;
 mod rung;
 mod said;
 mod wait;
+mod webhook;
 
 pub use app::{Service, TestApp, example};
 pub use binary::rung_binary;
@@ -31,6 +32,7 @@ pub use load::{Load, Outcome, Tally};
 pub use rung::{Rung, Start};
 pub use said::Said;
 pub use wait::{PATIENCE, eventually};
+pub use webhook::Webhook;
 
 /// Whether `cargo xtask test --long` asked for more of everything.
 pub fn long() -> bool {

@@ -21,6 +21,16 @@ pub fn state(state: InstanceState) -> (&'static str, Mood) {
     }
 }
 
+/// An instance's state, and why it is in it. Of one on a lost node nobody knows.
+fn standing(instance: &InstanceStatus) -> (&'static str, Mood, Option<String>) {
+    if instance.lost {
+        let why = format!("node {} was not heard of for a while", instance.node);
+        return ("lost", Mood::Bad, Some(why));
+    }
+    let (word, mood) = state(instance.state);
+    (word, mood, instance.reason.clone())
+}
+
 pub fn render(instances: &[InstanceStatus], paint: Paint, clock: &Clock) -> String {
     if instances.is_empty() {
         return "no instances".to_owned();
@@ -29,7 +39,7 @@ pub fn render(instances: &[InstanceStatus], paint: Paint, clock: &Clock) -> Stri
     let rows: Vec<_> = instances
         .iter()
         .map(|instance| {
-            let (word, mood) = state(instance.state);
+            let (word, mood, why) = standing(instance);
             let optional = |value: Option<String>| cell(value.unwrap_or_default());
             vec![
                 cell(&instance.id),
@@ -40,7 +50,7 @@ pub fn render(instances: &[InstanceStatus], paint: Paint, clock: &Clock) -> Stri
                 optional(instance.endpoint.map(|endpoint| endpoint.to_string())),
                 optional(instance.pid.map(|pid| pid.to_string())),
                 cell(if instance.restarts > 0 { instance.restarts.to_string() } else { String::new() }),
-                optional(instance.reason.clone()),
+                optional(why),
             ]
         })
         .collect();

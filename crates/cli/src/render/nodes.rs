@@ -16,6 +16,7 @@ fn row(node: &NodeListing) -> Vec<Cell> {
         NodeState::Ready => ("ready", Mood::Good),
         NodeState::Serving => ("serving", Mood::Good),
         NodeState::Lost => ("lost", Mood::Bad),
+        NodeState::Silent => ("silent", Mood::Bad),
         NodeState::Draining => ("draining", Mood::Warning),
         NodeState::Drained => ("drained", Mood::Warning),
     };

@@ -154,6 +154,8 @@ fn problems(status: &AppStatus, paint: Paint, clock: &Clock) -> Vec<String> {
 
 fn is_trouble(instance: &InstanceStatus) -> bool {
     match instance.state {
+        // That its node is lost is said once for all that are there.
+        _ if instance.lost => false,
         InstanceState::Unhealthy
         | InstanceState::BackingOff
         | InstanceState::CrashLooping

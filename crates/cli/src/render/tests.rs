@@ -38,6 +38,7 @@ fn instance(id: &str, state: InstanceState) -> InstanceStatus {
     InstanceStatus {
         id: InstanceId::new(id).unwrap(),
         node: NodeId::new("laptop").unwrap(),
+        lost: false,
         service: ServiceName::new("web").unwrap(),
         release: ReleaseNumber(7),
         state,
@@ -73,6 +74,7 @@ fn service(name: &str, desired: u32, instances: Vec<InstanceStatus>) -> ServiceS
         exclusive: false,
         port: name == "web",
         scale: None,
+        unplaced: None,
         instances,
     }
 }

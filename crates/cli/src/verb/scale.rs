@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use rung_api::wire::{AppStatus, ScaleRequest, ServiceStatus};
+use rung_api::wire::{AppStatus, InstanceStatus, ScaleRequest, ServiceStatus};
 use rung_model::{InstanceState, ServiceName};
 
 use super::Session;
@@ -17,6 +17,8 @@ use crate::render::time::span;
 
 /// The status has no long poll; a read costs the server well below a millisecond.
 const LOOK: Duration = Duration::from_millis(100);
+/// Instances without a place are waited for as long as others take that make way for them, or a lease that ends.
+const PLACED_WITHIN: Duration = Duration::from_secs(30);
 
 pub async fn scale(session: &mut Session<'_>, args: ScaleArgs) -> anyhow::Result<Exit> {
     let since = Instant::now();
@@ -24,12 +26,23 @@ pub async fn scale(session: &mut Session<'_>, args: ScaleArgs) -> anyhow::Result
     let services: BTreeMap<ServiceName, u32> = args.counts.into_iter().collect();
     let request = ScaleRequest { services: services.clone(), by: person::name() };
     let mut status = session.client.scale(&app, &request).await.with_context(|| format!("scaling {app}"))?;
+    let mut unplaced_since = None;
     let done = loop {
         match progress(&status, &services) {
             _ if args.wait.no_wait => break Exit::Done,
             Progress::Reached => break Exit::Done,
             Progress::Stuck => break Exit::Failed,
-            Progress::Missing(text) => session.screen.moving(&format!("{text} ({})", span(since.elapsed()))),
+            Progress::Unplaced(text) => {
+                let began = *unplaced_since.get_or_insert_with(Instant::now);
+                if began.elapsed() >= PLACED_WITHIN {
+                    break Exit::Failed;
+                }
+                session.screen.moving(&format!("{text} ({})", span(since.elapsed())));
+            }
+            Progress::Missing(text) => {
+                unplaced_since = None;
+                session.screen.moving(&format!("{text} ({})", span(since.elapsed())));
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -59,11 +72,16 @@ pub async fn scale(session: &mut Session<'_>, args: ScaleArgs) -> anyhow::Result
                     format!("{app} {name}: {desired} asked for, {healthy} healthy")
                 }
                 Exit::Done => paint.good(&format!("{app} {name}: {healthy} of {desired} healthy ({took})")),
-                _ => paint
-                    .bad(&format!("{app} {name}: {healthy} of {desired} healthy; the others do not come up")),
+                _ => {
+                    let why = match &service.unplaced {
+                        Some(why) => format!("can't be placed yet ({why}); they start when they can"),
+                        None => "do not come up".to_owned(),
+                    };
+                    paint.bad(&format!("{app} {name}: {healthy} of {desired} healthy; the others {why}"))
+                }
             });
             if done != Exit::Done {
-                let stuck = service.instances.iter().filter(|instance| is_stuck(instance.state));
+                let stuck = service.instances.iter().filter(|instance| is_stuck(instance));
                 lines.extend(stuck.flat_map(|instance| instance_lines(instance, paint, clock)));
             }
         }
@@ -77,29 +95,42 @@ enum Progress {
     Reached,
     /// What is still missing, in words.
     Missing(String),
+    /// All that are there are healthy, and for the others no node has a place.
+    Unplaced(String),
     /// An instance does not come up by waiting.
     Stuck,
 }
 
-fn is_stuck(state: InstanceState) -> bool {
-    matches!(state, InstanceState::CrashLooping | InstanceState::Failed)
+fn is_stuck(instance: &InstanceStatus) -> bool {
+    !instance.lost && matches!(instance.state, InstanceState::CrashLooping | InstanceState::Failed)
 }
 
 fn progress(status: &AppStatus, wanted: &BTreeMap<ServiceName, u32>) -> Progress {
     let mut missing = Vec::new();
+    let mut only_places_are_missing = true;
     for service in &status.services {
         let Some(&count) = wanted.get(&service.name) else { continue };
-        let ended = |state| matches!(state, InstanceState::Stopped);
-        let there = service.instances.iter().filter(|instance| !ended(instance.state)).count();
+        let ServiceStatus { name, desired, healthy, .. } = service;
+        // Nobody knows what became of those on lost nodes; their replacements are among the others.
+        let known = || service.instances.iter().filter(|instance| !instance.lost);
+        let there = known().filter(|instance| instance.state != InstanceState::Stopped).count();
         // As long as there are too many, the ones that fail may be those that go.
-        if there <= count as usize && service.instances.iter().any(|instance| is_stuck(instance.state)) {
+        if there <= *desired as usize && known().any(is_stuck) {
             return Progress::Stuck;
         }
-        if service.desired != count || service.healthy != count || there != count as usize {
-            missing.push(format!("{}: {} of {count} healthy", service.name, service.healthy));
+        // What is desired is more than the count where there are so many a node.
+        let is_asked_for = service.scale.is_some_and(|scale| scale.count == count);
+        if !is_asked_for || healthy != desired || there != *desired as usize {
+            missing.push(format!("{name}: {healthy} of {desired} healthy"));
+            only_places_are_missing &=
+                is_asked_for && service.unplaced.is_some() && there == *healthy as usize;
         }
     }
-    if missing.is_empty() { Progress::Reached } else { Progress::Missing(missing.join(", ")) }
+    match missing.join(", ") {
+        text if text.is_empty() => Progress::Reached,
+        text if only_places_are_missing => Progress::Unplaced(text),
+        text => Progress::Missing(text),
+    }
 }
 
 #[cfg(test)]
@@ -120,7 +151,7 @@ mod tests {
             "app": "shop", "current": 1, "urls": [], "deployment": null, "destroying": false, "problems": [],
             "services": [{
                 "name": "web", "desired": desired, "healthy": healthy, "exclusive": false, "port": true,
-                "scale": null, "instances": instances,
+                "scale": { "count": desired, "from_file": 1 }, "instances": instances,
             }],
         }))
         .unwrap()
@@ -148,5 +179,36 @@ mod tests {
             "the count is not known yet"
         );
         assert_eq!(look(2, &["healthy", "crash_looping"]), Progress::Stuck);
+    }
+
+    #[test]
+    fn what_is_on_a_lost_node_is_not_waited_for() {
+        let wanted = BTreeMap::from([(ServiceName::new("web").unwrap(), 2)]);
+        for heard_last in ["healthy", "crash_looping", "stopping"] {
+            let mut status = status(2, &["healthy", "healthy", heard_last]);
+            status.services[0].healthy = 2;
+            status.services[0].instances[2].lost = true;
+            assert_eq!(progress(&status, &wanted), Progress::Reached, "{heard_last} when it was heard last");
+        }
+    }
+
+    #[test]
+    fn of_so_many_a_node_there_are_more_than_were_asked_for() {
+        let wanted = BTreeMap::from([(ServiceName::new("web").unwrap(), 1)]);
+        let mut status = status(1, &["healthy", "healthy", "healthy"]);
+        status.services[0].desired = 3;
+        assert_eq!(progress(&status, &wanted), Progress::Reached);
+    }
+
+    #[test]
+    fn that_there_is_no_place_is_known_when_nothing_else_is_missing() {
+        let wanted = BTreeMap::from([(ServiceName::new("web").unwrap(), 2)]);
+        let unplaced = |states: &[&str]| {
+            let mut status = status(2, states);
+            status.services[0].unplaced = Some("laptop: all of its ports are taken".into());
+            progress(&status, &wanted)
+        };
+        assert_eq!(unplaced(&["healthy"]), Progress::Unplaced("web: 1 of 2 healthy".into()));
+        assert!(matches!(unplaced(&["starting"]), Progress::Missing(_)), "one is still on its way");
     }
 }

@@ -407,7 +407,8 @@ pub async fn remove(
     let running = control.read_loop(|reconcile| {
         let assigned = reconcile.world().assignments.get(&node);
         let count = assigned.map_or(0, |held| held.value.instances.len() + held.value.runs.len());
-        if reconcile.liveness().is_lost(&node) { 0 } else { count }
+        let liveness = reconcile.liveness();
+        if liveness.is_lost(&node) || liveness.silent().contains(&node) { 0 } else { count }
     });
     if running > 0 && !force {
         let message = format!("node {node} still runs {running} instances and runs");

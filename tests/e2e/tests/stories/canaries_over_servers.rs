@@ -9,7 +9,7 @@ use rung_e2e::{Hosts, Load, Outcome, TestApp, eventually};
 use rung_model::rollout::Stage;
 use rung_model::{Deployment, Phase};
 
-use crate::servers::{cluster, leader, until_another_plans};
+use crate::servers::{Blow, cluster, leader, until_another_plans};
 
 fn last(hosts: &Hosts, asked: usize) -> Result<Deployment, String> {
     let said = hosts.host(asked).cli(&["explain", "--app", "shop", "--json"]);
@@ -73,7 +73,7 @@ fn a_canary_is_the_same_for_a_visitor_at_every_ingress_and_outlives_the_server_t
     }
 
     hosts.host_mut(plans).kill_9();
-    until_another_plans(&hosts, other, plans, "kill -9 in the middle of a canary");
+    until_another_plans(&hosts, other, plans, Blow::Kill9);
     wait_until_it_waits(&hosts, other);
     assert_eq!(shown(&hosts, third, &visitors), got, "a change of servers changed what a visitor gets");
     load.wait_for(50);

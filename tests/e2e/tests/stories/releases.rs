@@ -1,14 +1,10 @@
 //! Releases: made, compared, promoted, taken back, and explained afterwards.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc;
-use std::time::Duration;
 
 use rung_api::wire::{CommitState, CommitStatus, ReleaseDiff, ReleaseListing};
-use rung_e2e::{Rung, TestApp, eventually};
+use rung_e2e::{Rung, TestApp, Webhook, eventually};
 use rung_model::deployment::{Deployment, Phase};
 
 fn path(app: &TestApp) -> String {
@@ -259,65 +255,6 @@ fn a_deployment_is_explained_afterwards_also_when_the_server_died_in_it() {
         .mentions("all traffic is on v2");
     rung.cli(&["explain", "d1", "--app", "told"]).succeeds().mentions("all traffic is on v1");
     rung.cli(&["explain", "d7", "--app", "told"]).ends_with(1).mentions("no deployment d7");
-}
-
-/// Listens on loopback: answers with the statuses that it was given, one after the other, then with 204.
-struct Webhook {
-    address: String,
-    heard: mpsc::Receiver<String>,
-}
-
-impl Webhook {
-    fn answering(statuses: &'static [u16]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port of loopback");
-        let address = format!("http://{}/hook", listener.local_addr().expect("its address"));
-        let (told, heard) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut statuses = statuses.iter().copied();
-            for stream in listener.incoming() {
-                let mut stream = stream.expect("a connection");
-                let request = read_request(&mut stream);
-                let status = statuses.next().unwrap_or(204);
-                // A sender that was killed meanwhile does not read it.
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 {status} Noted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-                );
-                if told.send(request).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { address, heard }
-    }
-
-    /// The next message: its head in lower case, and its body.
-    fn next(&self) -> (String, serde_json::Value) {
-        let request =
-            self.heard.recv_timeout(Duration::from_secs(60)).expect("the webhook is told within a minute");
-        let (head, body) = request.split_once("\r\n\r\n").expect("a request has a head");
-        (head.to_lowercase(), serde_json::from_str(body).expect("the body is JSON"))
-    }
-}
-
-fn read_request(stream: &mut impl Read) -> String {
-    let mut heard = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&heard).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head
-                .lines()
-                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
-            if body.len() >= length.unwrap_or(0usize) {
-                return text;
-            }
-        }
-        let mut buffer = [0; 4096];
-        match stream.read(&mut buffer) {
-            Ok(read) if read > 0 => heard.extend(&buffer[..read]),
-            other => panic!("the request was cut off ({other:?}): {text}"),
-        }
-    }
 }
 
 #[test]

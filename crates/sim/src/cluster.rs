@@ -1,0 +1,258 @@
+//! Stories of several servers and several nodes: who leads, who is lost, and what must be alone.
+//!
+//! Two servers with the real [`rung_control::reconcile::Reconcile`] over one store, one of which leads; four nodes that
+//! take assignments, ask for leases, keep processes and report. Cables are pulled on either side of a server, servers
+//! stand still and wake up believing that they lead, messages are late, nodes sleep, processes crash. [`audit`] looks at
+//! every start and every commit.
+//!
+//! The nodes are simpler than those of one machine: nothing is fetched, and nothing is routed. What is real is what decides
+//! over several nodes: liveness, the planner, the fence, and the order of question, answer and stop on which leases hang.
+
+mod audit;
+mod machine;
+mod server;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fastrand::Rng;
+use rung_model::{Assignment, InstanceId, Observed};
+use rung_store::memory::{Core, LogLimits};
+use rung_store::{Guard, Op, Txn};
+
+use machine::Machine;
+use server::Server;
+
+const SERVERS: usize = 2;
+const NODES: usize = 4;
+/// From then on nothing goes wrong any more.
+const FAULTS_END: Duration = Duration::from_secs(150);
+/// The lease, the brake, a leader that begins anew, and a minute after which instances are moved to better places.
+const REST_WITHIN: Duration = Duration::from_secs(250);
+/// More is a spin.
+const HAPPENINGS_MAX: u64 = 400_000;
+
+/// What is planted in the shells around the machines that decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mistake {
+    None,
+    /// A server answers the question for leases from its index instead of the store's.
+    LeasesFromMemory,
+    /// An agent launches what it was told to run, without asking whether it still shall.
+    LaunchesWithoutLease,
+    /// A shim goes on when its lease is over.
+    OutlivesItsLease,
+    /// The leader's writes are not guarded by its key.
+    NoFence,
+    /// An agent takes every assignment that comes, also an older one.
+    TakesOlderAssignments,
+    /// The watch of a server loses a batch now and then.
+    LosesBatches,
+}
+
+impl Mistake {
+    /// Each with what is said of what it breaks.
+    pub const ALL: [(Self, &str); 6] = [
+        (Self::LeasesFromMemory, "are alive"),
+        (Self::LaunchesWithoutLease, "are alive"),
+        (Self::OutlivesItsLease, "are alive"),
+        (Self::NoFence, "although another leads"),
+        (Self::TakesOlderAssignments, "went back"),
+        (Self::LosesBatches, "is not at rest"),
+    ];
+}
+
+/// What a story came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub starts: u64,
+    pub leaders: u64,
+    pub faults: u64,
+    /// Exclusive instances that ended because nobody extended their lease.
+    pub ended_alone: u64,
+}
+
+#[derive(Debug)]
+enum Happening {
+    // At a server.
+    Tick(usize),
+    Watch(usize),
+    Beat {
+        server: usize,
+        node: usize,
+    },
+    Commit {
+        server: usize,
+        guards: Vec<Guard>,
+        ops: Vec<Op>,
+    },
+    Written {
+        server: usize,
+        outcome: Option<Txn>,
+    },
+    Elect(usize),
+    /// A server learns that another one leads.
+    Deposed(usize),
+    LeasesAsked {
+        server: usize,
+        node: usize,
+        asked: Duration,
+    },
+    // At a node.
+    NodeTurn(usize),
+    LeasesRead {
+        node: usize,
+        asked: Duration,
+        instances: Vec<InstanceId>,
+    },
+    Assigned {
+        node: usize,
+        assignment: Box<Assignment>,
+    },
+    Reported {
+        node: usize,
+        observed: Box<Observed>,
+    },
+    LeaseEnds {
+        node: usize,
+        id: InstanceId,
+    },
+    Ends {
+        node: usize,
+        id: InstanceId,
+        life: u64,
+    },
+    // Everybody else.
+    PersonScales,
+    Fault,
+    Mended,
+    FaultsEnd,
+    Look,
+}
+
+/// Tells the story of a seed.
+///
+/// # Errors
+/// The first invariant that is broken, in words.
+pub fn run(seed: u64, mistake: Mistake) -> Result<Summary, String> {
+    let mut story = Story::new(seed, mistake);
+    story.set_the_stage();
+    let mut told = 0;
+    while !story.is_over && story.broken.is_none() {
+        let Some(((at, _), happening)) = story.agenda.pop_first() else { break };
+        story.now = at;
+        told += 1;
+        if told > HAPPENINGS_MAX {
+            story.fail(format!("the story does not end: the last was {happening:?}"));
+        }
+        story.happen(happening);
+    }
+    match story.broken {
+        None => Ok(story.summary),
+        Some(what) => Err(format!("cluster seed {seed}, {:.3} s: {what}", story.now.as_secs_f64())),
+    }
+}
+
+struct Story {
+    mistake: Mistake,
+    rng: Rng,
+    now: Duration,
+    agenda: BTreeMap<(Duration, u64), Happening>,
+    made: u64,
+    store: Core,
+    servers: Vec<Server>,
+    machines: Vec<Machine>,
+    lives: u64,
+    highest_fence: u64,
+    faults_have_ended: bool,
+    summary: Summary,
+    broken: Option<String>,
+    is_over: bool,
+}
+
+impl Story {
+    fn new(seed: u64, mistake: Mistake) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let revisions = if rng.bool() { rng.usize(5..60) } else { 4096 };
+        let store = Core::with_log_limits(LogLimits { revisions, ..LogLimits::default() });
+        Self {
+            mistake,
+            now: Duration::ZERO,
+            agenda: BTreeMap::new(),
+            made: 0,
+            servers: (0..SERVERS).map(|_| Server::new(store.epoch())).collect(),
+            machines: (0..NODES).map(Machine::new).collect(),
+            store,
+            lives: 0,
+            highest_fence: 0,
+            faults_have_ended: false,
+            summary: Summary::default(),
+            broken: None,
+            is_over: false,
+            rng,
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        use Happening as H;
+        // What happens at a server that stands still happens when it goes on.
+        if let H::Tick(server)
+        | H::Watch(server)
+        | H::Written { server, .. }
+        | H::Beat { server, .. }
+        | H::Deposed(server)
+        | H::LeasesAsked { server, .. } = &happening
+            && self.now < self.servers[*server].paused_until
+        {
+            let at = self.servers[*server].paused_until;
+            return self.at(at, happening);
+        }
+        match happening {
+            H::Tick(server) => self.tick(server),
+            H::Watch(server) => self.watch(server),
+            H::Beat { server, node } => self.heard(server, node),
+            H::Commit { server, guards, ops } => self.commit(server, guards, ops),
+            H::Written { server, outcome } => self.written(server, outcome),
+            H::Elect(server) => self.elect(server),
+            H::Deposed(server) => self.deposed(server),
+            H::LeasesAsked { server, node, asked } => self.leases_asked(server, node, asked),
+            H::NodeTurn(node) => self.node_turn(node),
+            H::LeasesRead { node, asked, instances } => self.leases_read(node, asked, &instances),
+            H::Assigned { node, assignment } => self.assigned(node, *assignment),
+            H::Reported { node, observed } => self.reported(node, &observed),
+            H::LeaseEnds { node, id } => self.lease_ends(node, &id),
+            H::Ends { node, id, life } => self.ends(node, &id, life),
+            H::PersonScales => self.person_scales(),
+            H::Fault => self.fault(),
+            H::Mended => self.mended(),
+            H::FaultsEnd => self.end_faults(),
+            H::Look => self.look(),
+        }
+    }
+
+    fn at(&mut self, at: Duration, happening: Happening) {
+        self.made += 1;
+        self.agenda.insert((at, self.made), happening);
+    }
+
+    fn after_ms(&mut self, from: u64, to: u64, happening: Happening) {
+        let delay = Duration::from_micros(self.rng.u64(from * 1000..=to * 1000));
+        self.at(self.now + delay, happening);
+    }
+
+    /// A message is on its way: mostly for milliseconds.
+    fn send(&mut self, happening: Happening) {
+        let slow = !self.faults_have_ended && self.rng.u32(0..8) == 0;
+        let longest = if slow { 4000 } else { 5 };
+        self.after_ms(0, longest, happening);
+    }
+
+    fn seconds(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(self.rng.u64(from * 1000..=to * 1000))
+    }
+
+    fn fail(&mut self, what: impl Into<String>) {
+        self.broken.get_or_insert(what.into());
+    }
+}

@@ -1,0 +1,183 @@
+//! A server: the leader's loop, its watch, and what nodes ask of it.
+
+use std::time::Duration;
+
+use rung_control::reconcile::{Effect, Event, Reconcile};
+use rung_model::{Assignment, InstanceId, Intent, NodeId, keys};
+use rung_planner::Clock;
+use rung_store::{Guard, Op, Revision, Txn};
+
+use super::stage::wall;
+use super::{Happening, Mistake, SERVERS, Story};
+
+pub struct Server {
+    pub reconcile: Reconcile,
+    pub fence: Option<Revision>,
+    watching_from: Option<Revision>,
+    next_tick: Option<Duration>,
+    /// Its cable to the store is pulled; nodes still reach it.
+    pub cut_until: Duration,
+    /// It stands still, and does not know.
+    pub paused_until: Duration,
+}
+
+impl Server {
+    pub fn new(epoch: u64) -> Self {
+        Self {
+            reconcile: Reconcile::follower(epoch),
+            fence: None,
+            watching_from: None,
+            next_tick: None,
+            cut_until: Duration::ZERO,
+            paused_until: Duration::ZERO,
+        }
+    }
+}
+
+impl Story {
+    pub(super) fn reaches_the_store(&self, server: usize) -> bool {
+        self.now >= self.servers[server].cut_until
+    }
+
+    fn step(&mut self, server: usize, event: Event) {
+        let clock = Clock { elapsed: self.now, wall: wall(self.now) };
+        for effect in self.servers[server].reconcile.step(event, clock) {
+            match effect {
+                Effect::Commit { mut guards, ops, .. } => {
+                    if self.mistake == Mistake::NoFence {
+                        guards.retain(|guard| !matches!(guard, Guard::Created { .. }));
+                    }
+                    self.send(Happening::Commit { server, guards, ops });
+                }
+                Effect::List => {
+                    self.servers[server].watching_from = None;
+                    self.after_ms(1, 50, Happening::Watch(server));
+                }
+                Effect::WakeAt(at) => {
+                    let at = at.max(self.now);
+                    if self.servers[server].next_tick.replace(at) != Some(at) {
+                        self.at(at, Happening::Tick(server));
+                    }
+                }
+                Effect::Undecodable(what) => self.fail(format!("a stored document can't be read: {what}")),
+            }
+        }
+    }
+
+    pub(super) fn tick(&mut self, server: usize) {
+        if self.servers[server].next_tick.is_some_and(|at| at <= self.now) {
+            self.servers[server].next_tick = None;
+            self.step(server, Event::Tick);
+        }
+    }
+
+    /// Takes in what was written since, or everything.
+    pub(super) fn watch(&mut self, server: usize) {
+        if !self.reaches_the_store(server) {
+            return;
+        }
+        let seen = self.servers[server].watching_from.map(|from| self.store.events_after("", from));
+        let Some(Ok(seen)) = seen else {
+            let read = self.store.list("", None, usize::MAX);
+            self.servers[server].watching_from = Some(read.revision);
+            return self.step(server, Event::Listed { revision: read.revision, entries: read.value.entries });
+        };
+        self.servers[server].watching_from = Some(seen.up_to);
+        for batch in seen.batches {
+            let is_lost = self.mistake == Mistake::LosesBatches && self.rng.u32(0..20) == 0;
+            if !is_lost {
+                self.step(server, Event::Changed(batch));
+            }
+        }
+    }
+
+    pub(super) fn heard(&mut self, server: usize, node: usize) {
+        let node = self.machines[node].id.clone();
+        self.step(server, Event::Heard { node });
+    }
+
+    pub(super) fn commit(&mut self, server: usize, guards: Vec<Guard>, ops: Vec<Op>) {
+        if !self.reaches_the_store(server) {
+            return self.send(Happening::Written { server, outcome: None });
+        }
+        let mut outcome = self.txn(&guards, ops);
+        if matches!(outcome, Txn::Committed(_)) {
+            self.audit_leader(server);
+        }
+        if !self.faults_have_ended && self.rng.u32(0..25) == 0 {
+            outcome = Txn::Unknown;
+        }
+        self.send(Happening::Written { server, outcome: Some(outcome) });
+    }
+
+    pub(super) fn txn(&mut self, guards: &[Guard], ops: Vec<Op>) -> Txn {
+        match self.store.txn(guards, ops) {
+            Ok(outcome) => {
+                (0..SERVERS).for_each(|server| self.send(Happening::Watch(server)));
+                outcome
+            }
+            Err(error) => {
+                self.fail(format!("the store refuses a transaction: {error}"));
+                Txn::Conflict
+            }
+        }
+    }
+
+    pub(super) fn written(&mut self, server: usize, outcome: Option<Txn>) {
+        self.step(server, Event::Written(outcome));
+    }
+
+    /// The key of whoever led is gone by its lease; the one that led learns of it sooner or later.
+    pub(super) fn elect(&mut self, server: usize) {
+        if !self.reaches_the_store(server) || self.now < self.servers[server].paused_until {
+            return;
+        }
+        for other in 0..SERVERS {
+            if self.servers[other].fence.take().is_some() {
+                let longest = if self.faults_have_ended { 10 } else { 15_000 };
+                self.after_ms(0, longest, Happening::Deposed(other));
+            }
+        }
+        if self.store.get(keys::LEADER).value.is_some() {
+            self.txn(&[], vec![Op::Delete { key: keys::LEADER.to_owned() }]);
+        }
+        let put = Op::Put { key: keys::LEADER.to_owned(), value: b"a server".to_vec(), lease: None };
+        if let Txn::Committed(fence) = self.txn(&[], vec![put]) {
+            self.servers[server].fence = Some(fence);
+            self.summary.leaders += 1;
+            self.step(server, Event::Lead(Some(fence)));
+        }
+    }
+
+    pub(super) fn deposed(&mut self, server: usize) {
+        // It may lead anew since.
+        if self.servers[server].fence.is_none() {
+            self.step(server, Event::Lead(None));
+        }
+    }
+
+    /// What its index holds for a node.
+    pub(super) fn assignment_of(&self, server: usize, node: &NodeId) -> Option<Assignment> {
+        let world = self.servers[server].reconcile.world();
+        world.assignments.get(node).map(|held| held.value.clone())
+    }
+
+    /// Read from the store itself, or not answered.
+    pub(super) fn leases_asked(&mut self, server: usize, node: usize, asked: Duration) {
+        let id = self.machines[node].id.clone();
+        let assignment = if self.mistake == Mistake::LeasesFromMemory {
+            self.assignment_of(server, &id)
+        } else if self.reaches_the_store(server) {
+            let read = self.store.get(&keys::assign(&id)).value;
+            read.map(|entry| serde_json::from_slice(&entry.value).expect("only documents are stored"))
+        } else {
+            return;
+        };
+        let instances = assignment.map(|assignment: Assignment| assignment.instances).unwrap_or_default();
+        let running = instances.into_iter().filter(|(_, assigned)| assigned.intent == Intent::Run);
+        let instances: Vec<InstanceId> = running.map(|(id, _)| id).collect();
+        if self.now >= self.machines[node].cut_until {
+            self.send(Happening::LeasesRead { node, asked, instances });
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What is there at the beginning, what people and fate do, and the end.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rung_model::{
+    App, AppName, AssignedInstance, Deployment, DeploymentKind, DeploymentNumber, Node, NodeFacts, NodeId,
+    Phase, Release, ReleaseNumber, Scale, ServiceName, appfile, keys,
+};
+use rung_store::{Guard, Op};
+use serde::Serialize;
+
+use super::machine::LEASE;
+use super::{FAULTS_END, Happening, NODES, REST_WITHIN, SERVERS, Story};
+use crate::apps::digest;
+
+/// Of every service, from SIGTERM to SIGKILL.
+pub const GRACE: Duration = Duration::from_secs(2);
+pub const MEMORY: u64 = 1_000_000_000;
+/// What one of `batch` asks for: three fit on a node.
+pub const ASKED: u64 = 300_000_000;
+
+const FILE: &str = r#"
+app = "shop"
+[services.ledger]
+command = "x"
+port = false
+exclusive = true
+stop_grace = "2s"
+[services.batch]
+command = "x"
+port = false
+instances = 5
+memory = "300MB"
+stop_grace = "2s"
+"#;
+
+pub fn wall(now: Duration) -> Timestamp {
+    let ms = 1_700_000_000_000 + i64::try_from(now.as_millis()).unwrap_or(0);
+    Timestamp::from_millisecond(ms).expect("the stories play in this century")
+}
+
+pub fn is_exclusive(assigned: &AssignedInstance) -> bool {
+    assigned.service.as_str() == "ledger"
+}
+
+fn app() -> AppName {
+    AppName::new("shop").expect("a good name")
+}
+
+fn batch() -> ServiceName {
+    ServiceName::new("batch").expect("a good name")
+}
+
+impl Story {
+    pub(super) fn set_the_stage(&mut self) {
+        for node in 0..NODES {
+            let id = self.machines[node].id.clone();
+            self.put(keys::node(&id), &any_node(&id, node));
+            self.after_ms(0, 1000, Happening::NodeTurn(node));
+        }
+        self.put_app();
+        self.at(Duration::ZERO, Happening::Elect(0));
+        (0..SERVERS).for_each(|server| self.at(Duration::ZERO, Happening::Watch(server)));
+        self.at(Duration::from_secs(5), Happening::PersonScales);
+        self.at(Duration::from_secs(10), Happening::Fault);
+        self.at(FAULTS_END, Happening::FaultsEnd);
+    }
+
+    fn put<T: Serialize>(&mut self, key: String, value: &T) {
+        let value = serde_json::to_vec(value).expect("documents of the model serialize");
+        self.txn(&[], vec![Op::Put { key, value, lease: None }]);
+    }
+
+    /// Deployed, with success, before the story begins.
+    fn put_app(&mut self) {
+        let (name, at) = (app(), wall(Duration::ZERO));
+        let file = appfile::parse("rung.toml", FILE).expect("the story's file is good");
+        let record = App {
+            live: Some(DeploymentNumber(1)),
+            current: Some(ReleaseNumber(1)),
+            last_release: ReleaseNumber(1),
+            last_deployment: DeploymentNumber(1),
+            succeeded: vec![ReleaseNumber(1)],
+            ..App::new(name.clone())
+        };
+        let release = Release {
+            app: name.clone(),
+            number: ReleaseNumber(1),
+            artifact: digest(1),
+            source: None,
+            file,
+            config: Default::default(),
+            secrets: Default::default(),
+            at,
+            by: "ada".into(),
+            reason: "a story".into(),
+            note: None,
+            provenance: Default::default(),
+        };
+        let deployment = Deployment {
+            app: name.clone(),
+            number: DeploymentNumber(1),
+            kind: DeploymentKind::Deploy,
+            by: "ada".into(),
+            at,
+            phase: Phase::Succeeded,
+            draft: None,
+            release: Some(ReleaseNumber(1)),
+            from: None,
+            run: None,
+            remaining: Duration::ZERO,
+            cancelled_by: None,
+            trouble: None,
+            timeline: Vec::new(),
+            asked: Default::default(),
+            runs: Vec::new(),
+            notification: None,
+            rollout: None,
+            aftercare: None,
+        };
+        self.put(keys::release(&name, ReleaseNumber(1)), &release);
+        self.put(keys::deployment(&name, DeploymentNumber(1)), &deployment);
+        self.put(keys::app(&name), &record);
+    }
+
+    pub(super) fn record(&self) -> App {
+        let held = self.store.get(&keys::app(&app())).value.expect("nobody destroys it");
+        serde_json::from_slice(&held.value).expect("only documents are stored")
+    }
+
+    pub(super) fn person_scales(&mut self) {
+        if self.faults_have_ended {
+            return;
+        }
+        self.after_ms(3000, 20_000, Happening::PersonScales);
+        let held = self.store.get(&keys::app(&app())).value.expect("nobody destroys it");
+        let mut record = self.record();
+        record.scale.insert(batch(), Scale { count: self.rng.u32(0..11), from_file: 5 });
+        let guard = Guard::Modified { key: held.key.clone(), revision: held.modified };
+        let value = serde_json::to_vec(&record).expect("documents of the model serialize");
+        self.txn(&[guard], vec![Op::Put { key: held.key, value, lease: None }]);
+    }
+
+    pub(super) fn batch_wanted(&self) -> usize {
+        self.record().count(&batch(), 5) as usize
+    }
+
+    pub(super) fn fault(&mut self) {
+        if self.faults_have_ended {
+            return;
+        }
+        self.summary.faults += 1;
+        self.after_ms(500, 12_000, Happening::Fault);
+        let until = self.now + self.seconds(1, 45);
+        let (server, node) = (self.rng.usize(0..SERVERS), self.rng.usize(0..NODES));
+        match self.rng.u32(0..9) {
+            0..=2 => self.machines[node].cut_until = until,
+            3 => {
+                // A switch fails: most of them at once.
+                (0..NODES - 1).for_each(|node| self.machines[node].cut_until = until);
+            }
+            4 => self.servers[server].cut_until = until,
+            5 => self.servers[server].paused_until = until,
+            6 => self.crash(node),
+            7 => {
+                // A server and a node are on one side, everything else on the other.
+                self.servers[server].cut_until = until;
+                self.machines[node].parted_until[(server + 1) % SERVERS] = until;
+            }
+            _ => self.after_ms(0, 100, Happening::Elect(server)),
+        }
+        self.at(until, Happening::Mended);
+        // Whoever is left leads when the lease of the one before is over.
+        self.after_ms(3000, 6000, Happening::Elect(server));
+        self.after_ms(3000, 6000, Happening::Elect((server + 1) % SERVERS));
+    }
+
+    pub(super) fn mended(&mut self) {
+        (0..SERVERS).for_each(|server| self.send(Happening::Watch(server)));
+    }
+
+    pub(super) fn end_faults(&mut self) {
+        self.faults_have_ended = true;
+        let now = self.now;
+        for machine in &mut self.machines {
+            (machine.cut_until, machine.parted_until) = (now, [now; SERVERS]);
+        }
+        for server in &mut self.servers {
+            (server.cut_until, server.paused_until) = (now, now);
+        }
+        self.after_ms(1, 100, Happening::Elect(0));
+        self.after_ms(100, 200, Happening::Mended);
+        self.at(now + REST_WITHIN, Happening::Look);
+    }
+}
+
+fn any_node(id: &NodeId, number: usize) -> Node {
+    let facts = NodeFacts {
+        agent: "unix:agent.sock".into(),
+        proxy: None,
+        version: "1".into(),
+        cpu_millis: 2000,
+        memory_bytes: MEMORY,
+        engine: rung_model::node::ContainerEngine::default(),
+        disk_bytes: None,
+        labels: Default::default(),
+        lease_ms: Some(LEASE.as_millis() as u64),
+        isolation: Vec::new(),
+    };
+    Node { id: id.clone(), number: number as u32 + 1, facts, labels: Default::default(), drain: None }
+}
