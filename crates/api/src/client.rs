@@ -11,6 +11,7 @@ mod maintenance;
 mod nodes;
 mod rollouts;
 mod silence;
+mod traffic;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -38,6 +38,8 @@ pub const JOB_RESUME: &str = "/v1/apps/{app}/jobs/{job}/resume";
 pub const JOB_PIN: &str = "/v1/apps/{app}/jobs/{job}/pin";
 pub const LOGS: &str = "/v1/apps/{app}/logs";
 pub const EVENTS: &str = "/v1/events";
+pub const TRAFFIC: &str = "/v1/traffic";
+pub const METRICS: &str = "/v1/metrics";
 pub const UPGRADE: &str = "/v1/upgrade";
 pub const CLUSTER: &str = "/v1/cluster";
 pub const CLUSTER_INIT: &str = "/v1/cluster/init";
@@ -87,8 +89,12 @@ pub const PROXY: &str = "/v1/proxies/{proxy}";
 pub const PROXY_POLL: &str = "/v1/proxies/{proxy}/poll";
 pub const PROXY_LIMITS: &str = "/v1/proxies/{proxy}/limits";
 pub const PROXY_TRAFFIC: &str = "/v1/proxies/{proxy}/traffic";
+pub const PROXY_TALLY: &str = "/v1/proxies/{proxy}/tally";
 pub const PROXY_CERTIFICATES: &str = "/v1/proxies/{proxy}/certificates";
 pub const PROXY_CERTIFICATE: &str = "/v1/proxies/{proxy}/certificates/{host}";
+
+// For other servers.
+pub const TALLIES: &str = "/v1/tallies";
 
 // Served by each agent on its own address; the server passes people's requests on to it.
 pub const AGENT_LOGS: &str = "/v1/agent/logs";

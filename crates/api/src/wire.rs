@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod cluster;
 mod releases;
 mod secrets;
+mod tally;
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,7 @@ pub use secrets::{
     Alphabet, Existing, GenerateRequest, KeyRotated, SecretListing, SecretRequest, SecretVersion,
 };
 use serde::{Deserialize, Serialize};
+pub use tally::{IngressTraffic, TallyHeard, TallyLine, TallyReport, TrafficReport};
 
 pub use releases::{
     ArtifactDiff, Change, CommitState, CommitStatus, FileChange, PromoteRequest, ReleaseDetail, ReleaseDiff,

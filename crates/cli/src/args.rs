@@ -6,6 +6,7 @@ mod certificate;
 mod label;
 mod maintenance;
 mod secret;
+mod top;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use rung_model::{
 };
 use rung_trust::Fingerprint;
 pub use secret::{AlphabetChoice, SecretCommand, SecretGenerateArgs, is_refused};
+pub use top::TopArgs;
 
 /// Runs a web application: supervised, balanced, and deployed without losing a request
 #[derive(Debug, Parser)]
@@ -305,6 +307,8 @@ pub enum Verb {
     Status(StatusArgs),
     /// List instances, and runs that go on
     Ps,
+    /// Show requests a second, errors and latency by route and by instance, live
+    Top(TopArgs),
     /// Show the output of instances
     Logs(LogsArgs),
     /// Change how many instances run

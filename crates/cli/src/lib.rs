@@ -23,6 +23,7 @@ mod git;
 pub mod import;
 mod login;
 pub mod person;
+pub mod rates;
 pub mod render;
 pub mod screen;
 pub mod server_file;

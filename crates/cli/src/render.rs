@@ -22,6 +22,7 @@ pub mod table;
 mod tests;
 pub mod time;
 pub mod tokens;
+pub mod top;
 
 /// `1 instance`, `2 instances`.
 pub fn count(n: u64, noun: &str) -> String {

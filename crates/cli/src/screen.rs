@@ -29,6 +29,8 @@ pub struct Screen {
     /// Only on a terminal.
     moving: Option<ProgressBar>,
     terminal: bool,
+    /// Lines of what is drawn anew.
+    drawn: usize,
 }
 
 impl std::fmt::Debug for Screen {
@@ -52,6 +54,7 @@ impl Screen {
             zone: TimeZone::system(),
             moving: None,
             terminal: terminal && format == Format::People,
+            drawn: 0,
         }
     }
 
@@ -65,6 +68,7 @@ impl Screen {
             zone: TimeZone::UTC,
             moving: None,
             terminal: false,
+            drawn: 0,
         };
         (screen, captured)
     }
@@ -160,6 +164,24 @@ impl Screen {
             bar
         });
         bar.set_message(text.to_owned());
+    }
+
+    /// How many lines the terminal shows; `None` without one.
+    pub fn height(&self) -> Option<usize> {
+        self.terminal.then(|| usize::from(console::Term::stdout().size().0))
+    }
+
+    /// Shows text in place of what this has shown before. Only on a terminal, which cuts lines that are too long.
+    ///
+    /// # Errors
+    /// The reader has gone, or the output can't be written.
+    pub fn redraw(&mut self, text: &str) -> anyhow::Result<()> {
+        let back = match self.drawn {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}A\r\x1b[J"),
+        };
+        self.drawn = text.lines().count();
+        self.bytes(format!("{back}\x1b[?7l{text}\n\x1b[?7h").as_bytes())
     }
 
     /// Takes the line that moves away.

@@ -20,6 +20,7 @@ mod scale;
 mod secret;
 mod terminal;
 mod token;
+mod top;
 
 use std::io::Write as _;
 
@@ -93,6 +94,7 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Deploy(args) => deploy::deploy(session, args).await,
         Verb::Status(args) => read::status(session, &args).await,
         Verb::Ps => read::ps(session).await,
+        Verb::Top(args) => top::top(session, &args).await,
         Verb::Logs(args) => logs::logs(session, args).await,
         Verb::Scale(args) => scale::scale(session, args).await,
         Verb::Restart(args) => change::restart(session, &args).await,

@@ -28,6 +28,7 @@ mod settings;
 mod streams;
 mod strict;
 mod tokens;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -369,6 +370,19 @@ fn people() -> Described {
             says(Right::Anyone, "Events").query(&["app", "follow"]).streams::<wire::EventRecord>(),
         )
         .get(
+            paths::TRAFFIC,
+            traffic::show,
+            says(Right::Anyone, "What each ingress has counted, by route and by instance, since it began")
+                .query(&["app"])
+                .answers::<wire::TrafficReport>(),
+        )
+        .get(
+            paths::METRICS,
+            traffic::metrics,
+            says(Right::Anyone, "The same in the text format of Prometheus")
+                .answers_bytes("text/plain; version=0.0.4"),
+        )
+        .get(
             paths::DOCTOR,
             apps::doctor,
             says(Right::Admin, "What is not as it should be").answers::<wire::DoctorReport>(),
@@ -591,6 +605,19 @@ fn roles() -> Described {
             nodes::traffic,
             says(Right::Node, "Report what was counted of apps that are measured")
                 .takes::<wire::ProxyTraffic>(),
+        )
+        .post(
+            paths::PROXY_TALLY,
+            traffic::report,
+            says(Right::Node, "Report what was counted by route and by instance")
+                .takes::<wire::TallyReport>()
+                .answers::<wire::TallyHeard>(),
+        )
+        .get(
+            paths::TALLIES,
+            traffic::told_here,
+            says(Right::Node, "What proxies have told this server, for the others")
+                .answers::<Vec<wire::IngressTraffic>>(),
         )
         .post(
             paths::PROXY_CERTIFICATES,

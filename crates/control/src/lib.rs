@@ -21,6 +21,7 @@ pub mod http;
 pub mod keyring;
 mod launch;
 pub mod leader;
+mod metrics;
 mod notify;
 pub mod prune;
 pub mod quorum;
@@ -32,6 +33,7 @@ pub mod served;
 pub mod shared;
 mod shares;
 pub mod status;
+mod tallies;
 pub mod trees;
 mod verifiers;
 

@@ -137,7 +137,7 @@ impl Control {
     }
 
     /// The other servers, as they are reached by this one.
-    fn other_servers(&self) -> Vec<(NodeId, Client)> {
+    pub(crate) fn other_servers(&self) -> Vec<(NodeId, Client)> {
         let Some(identity) = self.inner.identity.get() else { return Vec::new() };
         let config = client_config(Belief::Authority(identity.authority().clone()), Some(identity.clone()));
         let own = &self.inner.node;

@@ -21,6 +21,7 @@ use crate::keyring::Keyring;
 use crate::quorum::Backing;
 use crate::reconcile::{Event, Reconcile};
 use crate::shares::Shares;
+use crate::tallies::Tallies;
 use crate::trees::{Trees, TreesError};
 use crate::{ControlConfig, Ending};
 
@@ -83,6 +84,8 @@ pub(crate) struct Inner {
     pub identity: OnceLock<Arc<Identity>>,
     /// What ingresses tell each other.
     pub shares: Mutex<Shares>,
+    /// What they count.
+    pub tallies: Mutex<Tallies>,
     /// When each node's agent last beat.
     pub beats: Mutex<std::collections::BTreeMap<NodeId, Instant>>,
     /// What is known of certificates.
@@ -152,6 +155,7 @@ impl Control {
             members: Members::default(),
             identity: OnceLock::new(),
             shares: Mutex::default(),
+            tallies: Mutex::default(),
             beats: Mutex::default(),
             shelf: Shelf::new(),
         };

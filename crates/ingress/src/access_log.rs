@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::balance::InstanceLoad;
 use crate::clock::now_ms;
 use crate::head::{Request, push, push_display, push_number};
+use crate::tally::InTally;
 
 /// What a log may cost: 10 MB, five times.
 const FILE_MAX: u64 = 10_000_000;
@@ -136,6 +137,30 @@ pub(crate) struct Record {
     pub(crate) retries: u32,
     pub(crate) error: Option<&'static str>,
     pub(crate) instance: Option<Arc<InstanceLoad>>,
+    /// Where the request is in flight.
+    pub(crate) route: Option<InTally>,
+    /// From its start until an instance's answer began.
+    pub(crate) began: Option<Duration>,
+}
+
+/// In [`Record::error`]: the client saw a part of the answer, and the connection's end.
+pub(crate) const TRUNCATED: &str = "truncated";
+/// As other proxies log it: the client closed the connection before the answer.
+pub(crate) const CLIENT_GONE: u16 = 499;
+
+impl Record {
+    /// Tells the route's tally how the request ended.
+    pub(crate) fn tell(&self, seen: InTally) {
+        if self.status != CLIENT_GONE {
+            let until_now = || self.started.map(|started| started.elapsed());
+            seen.took(self.began.or_else(until_now).unwrap_or_default());
+        }
+        if self.status == 0 || self.error == Some(TRUNCATED) {
+            seen.lost(self.bytes);
+        } else {
+            seen.answered(self.status, self.bytes);
+        }
+    }
 }
 
 /// The lines of one thread that are not handed over yet.

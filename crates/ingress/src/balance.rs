@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use rung_api::wire::CohortTraffic;
 use rung_model::route::Rate;
-use rung_model::{AppName, DeploymentNumber, InstanceId};
+use rung_model::tally::Subject;
+use rung_model::{AppName, DeploymentNumber, InstanceId, ServiceName};
 use tokio::sync::Notify;
 
 use crate::clock::now_ms;
 use crate::jwks::Jwks;
 use crate::limiter::Limiter;
+use crate::tally::Tallied;
 use crate::traffic::CohortCounts;
 use crate::upstream::Relay;
 
@@ -43,6 +45,7 @@ pub(crate) struct InstanceLoad {
     /// Names the instance in pools; never given twice.
     pub(crate) slot: u64,
     pub(crate) service: Arc<ServiceLoad>,
+    pub(crate) tallied: Arc<Tallied>,
     in_flight: AtomicU32,
     broken: AtomicU32,
     ejections: AtomicU32,
@@ -178,7 +181,12 @@ pub(crate) struct Registry {
     jwks: HashMap<String, Arc<Jwks>>,
     /// Of apps that are measured.
     cohorts: BTreeMap<(AppName, DeploymentNumber), Arc<CohortCounts>>,
-    next_instance: u64,
+    /// Each app's routes, by their names.
+    routes: HashMap<(AppName, String), Arc<Tallied>>,
+    /// Something that was counted is not there any more.
+    has_retired: bool,
+    /// The last one that was given, to an instance or a route.
+    slot: u64,
     next_service: usize,
     /// Notified when a draining instance has no request in flight any more.
     pub(crate) drained: Arc<Notify>,
@@ -192,7 +200,9 @@ impl Registry {
             limiters: HashMap::new(),
             jwks: HashMap::new(),
             cohorts: BTreeMap::new(),
-            next_instance: 0,
+            routes: HashMap::new(),
+            has_retired: false,
+            slot: 0,
             next_service: 0,
             drained: Arc::new(Notify::new()),
         }
@@ -202,11 +212,18 @@ impl Registry {
         if let Some(load) = self.instances.get(id) {
             return load.clone();
         }
-        self.next_instance += 1;
+        self.slot += 1;
+        let name = "names in a document are names";
+        let subject = Subject::Instance {
+            app: AppName::new(&*service.app).expect(name),
+            service: ServiceName::new(&*service.name).expect(name),
+            instance: id.clone(),
+        };
         let load = Arc::new(InstanceLoad {
             id: id.clone(),
-            slot: self.next_instance,
+            slot: self.slot,
             service: service.clone(),
+            tallied: Arc::new(Tallied::new(subject, self.slot)),
             in_flight: AtomicU32::new(0),
             broken: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
@@ -274,6 +291,33 @@ impl Registry {
         self.limiters.retain(|_, limiter| Arc::strong_count(limiter) > 1);
     }
 
+    /// Where the requests of a route are counted.
+    pub(crate) fn route(&mut self, app: &AppName, route: String) -> Arc<Tallied> {
+        let slot = &mut self.slot;
+        let tallied = self.routes.entry((app.clone(), route)).or_insert_with_key(|(app, route)| {
+            *slot += 1;
+            Arc::new(Tallied::new(Subject::Route { app: app.clone(), route: route.clone() }, *slot))
+        });
+        tallied.clone()
+    }
+
+    /// Forgets the routes that no table has any more.
+    pub(crate) fn retain_routes(&mut self) {
+        let before = self.routes.len();
+        self.routes.retain(|_, tallied| Arc::strong_count(tallied) > 1);
+        self.has_retired |= self.routes.len() < before;
+    }
+
+    /// Everything by which requests are counted.
+    pub(crate) fn tallied(&self) -> Vec<Arc<Tallied>> {
+        self.routes.values().chain(self.instances.values().map(|load| &load.tallied)).cloned().collect()
+    }
+
+    /// Whether something is not counted any more since this was last asked.
+    pub(crate) fn has_retired(&mut self) -> bool {
+        std::mem::take(&mut self.has_retired)
+    }
+
     /// The counts of a cohort.
     pub(crate) fn cohort(&mut self, app: &AppName, cohort: DeploymentNumber) -> Arc<CohortCounts> {
         self.cohorts.entry((app.clone(), cohort)).or_default().clone()
@@ -300,6 +344,7 @@ impl Registry {
 
     /// Marks what is not in `routed` as draining, and forgets what nobody names or uses.
     pub(crate) fn retire(&mut self, is_routed: impl Fn(u64) -> bool, is_named: impl Fn(&InstanceId) -> bool) {
+        let before = self.instances.len();
         self.instances.retain(|id, load| {
             let routed = is_routed(load.slot);
             if !routed {
@@ -307,6 +352,7 @@ impl Registry {
             }
             routed || is_named(id) || load.in_flight() > 0
         });
+        self.has_retired |= self.instances.len() < before;
     }
 
     pub(crate) fn in_flight(&self, id: &InstanceId) -> u64 {

@@ -12,7 +12,7 @@ use rung_model::Protocol;
 use rung_model::route::Redirect;
 use tokio::net::TcpStream;
 
-use crate::access_log::Record;
+use crate::access_log::{CLIENT_GONE, Record, TRUNCATED};
 use crate::balance::Tried;
 use crate::body::{Decoder, Framing};
 use crate::buffer::Buffer;
@@ -27,8 +27,8 @@ use crate::redirect;
 use crate::relay::{Encoding, Relay, RelayError, write_all};
 use crate::response::ClientConnection;
 use crate::stream::ClientStream;
+use crate::tally::InTally;
 use crate::timer::Timer;
-use crate::traffic::CohortCounts;
 use crate::tunnel::tunnel;
 use crate::upstream::{RelayRefusal, Upstream};
 use crate::worker::{Choice, Chosen, Worker};
@@ -107,7 +107,10 @@ impl<S: ClientStream> Exchange<'_, S> {
         let mut earned = false;
         let since = *self.record.started.get_or_insert_with(Instant::now);
         loop {
-            let choice = self.worker.choose(self.request, self.head, &tried, &mut lot);
+            let choice = {
+                let seen = &mut self.record.route;
+                self.worker.choose(self.request, self.head, &tried, &mut lot, seen)
+            };
             self.request.visitor.set(lot.and_then(|lot| lot.fresh));
             let chosen = match choice {
                 Choice::Target(chosen) => chosen,
@@ -194,6 +197,7 @@ impl<S: ClientStream> Exchange<'_, S> {
             },
         };
         self.record.instance = Some(load.clone());
+        let seen = self.worker.tallies.begin(&load.tallied);
         let begun = Instant::now();
         let mut from_instance = Buffer::default();
         self.worker.buffers.lend(&mut from_instance);
@@ -210,7 +214,8 @@ impl<S: ClientStream> Exchange<'_, S> {
             uploaded: &uploaded,
             passed: &passed,
             status: &status,
-            measured: (chosen.counts.is_some() || chosen.rivals > 0).then_some((begun, &took)),
+            begun,
+            took: &took,
             from_instance: &mut from_instance,
             answer: &mut answer,
         };
@@ -225,9 +230,8 @@ impl<S: ClientStream> Exchange<'_, S> {
         self.record.upstream = begun.elapsed();
         self.record.status = status.get();
         self.record.bytes = passed.get();
-        if let Some(counts) = &chosen.counts {
-            count(counts, &end, status.get(), took.get());
-        }
+        let outcome = self.outcome(of(&end), begun, took.get());
+        outcome.count(&chosen);
         let attempt = match end {
             End::Complete { keep_instance, keep_client } => {
                 load.succeeded();
@@ -261,12 +265,13 @@ impl<S: ClientStream> Exchange<'_, S> {
             }
             End::Failed(failure) => Attempt::Failed { failure, retry: Retry::Never },
             End::Truncated => {
-                self.record.error = Some("truncated");
+                self.record.error = Some(TRUNCATED);
                 break_off(self.client);
                 Attempt::Done(After::Drop)
             }
             End::ClientGone => Attempt::Done(self.client_gone()),
         };
+        outcome.tell(seen, self.record.bytes);
         // What an instance still had to say after its answer is nobody's.
         from_instance.consume(from_instance.len());
         self.worker.buffers.take_back(&mut from_instance);
@@ -287,6 +292,7 @@ impl<S: ClientStream> Exchange<'_, S> {
         let load = chosen.in_flight.load().clone();
         let Some(client) = self.client.http2() else { return failed(Failure::NeedsHttp2, Retry::Never) };
         self.record.instance = Some(load.clone());
+        let seen = self.worker.tallies.begin(&load.tallied);
         let begun = Instant::now();
         let max_body = max_body(self.request);
         let join = Join {
@@ -297,11 +303,15 @@ impl<S: ClientStream> Exchange<'_, S> {
             timer: self.timer,
             response_timeout: chosen.response_timeout,
             stall: self.worker.limits().stall,
+            begun,
         };
         let joined = join.run(client, &mut send).await;
         self.record.upstream = begun.elapsed();
         self.record.status = joined.status;
         self.record.bytes = joined.bytes;
+        let outcome = self.outcome(of_joined(joined.end), begun, joined.took);
+        outcome.count(&chosen);
+        outcome.tell(seen, joined.bytes);
         match joined.end {
             JoinEnd::Complete => {
                 load.succeeded();
@@ -317,7 +327,7 @@ impl<S: ClientStream> Exchange<'_, S> {
             JoinEnd::TimedOut => failed(Failure::ResponseTimeout, Retry::Never),
             JoinEnd::TooLong => failed(Failure::BodyTooLarge, Retry::Never),
             JoinEnd::BrokenOff => {
-                self.record.error = Some("truncated");
+                self.record.error = Some(TRUNCATED);
                 Attempt::Done(After::Drop)
             }
             JoinEnd::ClientGone => Attempt::Done(self.client_gone()),
@@ -369,6 +379,7 @@ impl<S: ClientStream> Exchange<'_, S> {
                 if let Some(counts) = &chosen.counts {
                     counts.failed();
                 }
+                self.worker.tallies.begin(&chosen.in_flight.load().tallied).lost(0);
                 chosen.in_flight.load().unreachable();
                 return Err(failed(Failure::ConnectFailed));
             }
@@ -382,10 +393,24 @@ impl<S: ClientStream> Exchange<'_, S> {
         Ok(stream)
     }
 
+    /// What an attempt came to that was begun then, and whose answer began after `took`.
+    fn outcome(&mut self, says: Says, begun: Instant, took: Duration) -> Outcome {
+        let status = self.record.status;
+        if status != 0 {
+            let started = self.record.started.unwrap_or(begun);
+            self.record.began = Some(begun.duration_since(started) + took);
+        }
+        match says {
+            // A client who leaves in the midst of an answer has seen how it began; one who leaves before it says nothing.
+            Says::Answer if status != 0 => Outcome::Answered { status, took },
+            Says::Failure => Outcome::Failed,
+            Says::Answer | Says::Nothing => Outcome::Nothing,
+        }
+    }
+
     fn client_gone(&mut self) -> After {
         if self.record.status == 0 {
-            // As other proxies log it: the client closed the connection before the answer.
-            self.record.status = 499;
+            self.record.status = CLIENT_GONE;
         }
         self.record.error = Some("client_gone");
         After::Drop
@@ -485,15 +510,61 @@ impl<S: ClientStream> Exchange<'_, S> {
     }
 }
 
-/// Counts what an attempt says about the instance's release.
-fn count(counts: &CohortCounts, end: &End, status: u16, took: Duration) {
+/// Whether an end says something about the instance and its release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// It answered, as far as the client wanted to hear.
+    Answer,
+    Failure,
+    /// It was the client's doing, or nothing was asked.
+    Nothing,
+}
+
+fn of(end: &End) -> Says {
     match end {
-        End::Complete { .. } | End::Upgraded => counts.answered(status, took),
-        // A client who leaves in the middle of an answer has seen how it began; one who leaves before it says nothing.
-        End::ClientGone if status != 0 => counts.answered(status, took),
-        End::ClientGone | End::NeverSent => {}
-        End::Failed(Failure::BadRequest { .. } | Failure::RequestTimeout | Failure::BodyTooLarge) => {}
-        End::Lost | End::Failed(_) | End::Truncated => counts.failed(),
+        End::Complete { .. } | End::Upgraded | End::ClientGone => Says::Answer,
+        End::NeverSent => Says::Nothing,
+        End::Failed(Failure::BadRequest { .. } | Failure::RequestTimeout | Failure::BodyTooLarge) => {
+            Says::Nothing
+        }
+        End::Lost | End::Failed(_) | End::Truncated => Says::Failure,
+    }
+}
+
+fn of_joined(end: JoinEnd) -> Says {
+    match end {
+        JoinEnd::Complete | JoinEnd::ClientGone => Says::Answer,
+        JoinEnd::Refused | JoinEnd::TooLong => Says::Nothing,
+        JoinEnd::Lost { .. } | JoinEnd::TimedOut | JoinEnd::BrokenOff => Says::Failure,
+    }
+}
+
+/// What an attempt says about the instance and its release.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Answered { status: u16, took: Duration },
+    Failed,
+    Nothing,
+}
+
+impl Outcome {
+    fn count(self, chosen: &Chosen) {
+        match (&chosen.counts, self) {
+            (Some(counts), Self::Answered { status, took }) => counts.answered(status, took),
+            (Some(counts), Self::Failed) => counts.failed(),
+            (None, _) | (_, Self::Nothing) => {}
+        }
+    }
+
+    fn tell(self, seen: InTally, bytes: u64) {
+        match self {
+            Self::Answered { status, took } => {
+                seen.took(took);
+                seen.answered(status, bytes);
+            }
+            Self::Failed => seen.lost(bytes),
+            Self::Nothing => seen.withdrawn(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::cluster;
 use crate::documents::Documents;
 use crate::share::{self, Sharing};
 use crate::table::Table;
+use crate::tally::{TELL_EVERY, Teller};
 use crate::traffic::{REPORT_EVERY, Reporter};
 use crate::view::{Effect, Event, View};
 use crate::worker::{Applied, Shared};
@@ -54,6 +55,17 @@ pub(crate) struct Follower {
     sharing: Sharing,
     /// The report on its way.
     reporting: Option<tokio::task::JoinHandle<()>>,
+    teller: Teller,
+    /// The tallies on their way.
+    telling: Option<tokio::task::JoinHandle<Told>>,
+}
+
+/// What became of a report of tallies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Heard,
+    /// It has not been heard, or the server knew nothing of this process.
+    Missed,
 }
 
 /// The outstanding poll; dropped, it is abandoned.
@@ -93,6 +105,8 @@ impl Follower {
             reporter: Reporter::new(),
             sharing: Sharing::default(),
             reporting: None,
+            teller: Teller::new(),
+            telling: None,
         }
     }
 
@@ -112,6 +126,8 @@ impl Follower {
         let takes_clients = !self.shared.config.listen.is_empty();
         let mut shares = tokio::time::interval(share::EVERY);
         shares.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tells = tokio::time::interval(TELL_EVERY);
+        tells.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wake = self.view.next_wake().map(|at| tokio::time::Instant::from(self.started + at));
             let event = tokio::select! {
@@ -121,6 +137,10 @@ impl Follower {
                 () = sleep_until(wake) => Event::Tick,
                 _ = shares.tick(), if takes_clients && self.registry.has_limits() => {
                     self.sharing.tick(&self.client, &self.shared.config.proxy, self.registry.limits());
+                    continue;
+                }
+                _ = tells.tick(), if takes_clients => {
+                    self.tell().await;
                     continue;
                 }
                 _ = reports.tick(), if self.registry.is_measuring() => {
@@ -187,6 +207,34 @@ impl Follower {
             let told = tokio::time::timeout(POLL_MARGIN, client.report_traffic(&proxy, &traffic)).await;
             if let Ok(Err(error)) = told {
                 tracing::debug!(%error, "the server was not told what was counted; the next report holds it too");
+            }
+        }));
+    }
+
+    /// Tells the server what has changed of the tallies. What a lost report held, the next round holds.
+    async fn tell(&mut self) {
+        if self.telling.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let last = match self.telling.take() {
+            Some(task) => task.await.unwrap_or(Told::Missed),
+            None => Told::Heard,
+        };
+        if last == Told::Missed || self.registry.has_retired() {
+            self.teller.begin_anew();
+        }
+        let Some(report) = self.teller.report(self.registry.tallied(), Instant::now()) else { return };
+        let client = self.client.clone();
+        let proxy = self.shared.config.proxy.clone();
+        self.telling = Some(tokio::spawn(async move {
+            let told = tokio::time::timeout(POLL_MARGIN, client.report_tally(&proxy, &report)).await;
+            match told {
+                Ok(Ok(heard)) if !heard.tell_all => Told::Heard,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the server was not told what was counted");
+                    Told::Missed
+                }
+                _ => Told::Missed,
             }
         }));
     }

@@ -206,7 +206,7 @@ impl Stream {
             Err(Rejection { status, why }) => exchange.reject(Failure::BadRequest { status, why }).await,
         };
         client.end(after != After::Drop);
-        self.worker.log.add(self.peer, &request, &record);
+        self.worker.ended(self.peer, &request, &mut record);
         buffer.consume(buffer.len());
         self.worker.buffers.take_back(&mut buffer);
         self.worker.buffers.take_output_back(head);

@@ -12,6 +12,7 @@
 //! Where a route asks for it, [`coding`] says which answers are compressed, and [`squeeze`] does it while they pass.
 //!
 //! While two releases serve side by side, [`split`] says who gets which, and [`traffic`] counts what becomes of it.
+//! What becomes of every request is counted by route and instance in the [`tally`].
 //!
 //! Over TLS a connection begins with a [`handshake`] that shows one of the [`certificates`]; everything above is generic
 //! over the [`stream`]. A load balancer in front may say who the client is ([`proxy_protocol`]). A stream of [`http2`] is served as the HTTP/1.1 request that it stands for.
@@ -73,6 +74,7 @@ mod squeeze;
 mod stream;
 mod supervisor;
 mod table;
+mod tally;
 mod timer;
 mod trace;
 mod traffic;

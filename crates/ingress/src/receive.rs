@@ -64,8 +64,9 @@ pub(crate) struct Receive<'a> {
     pub(crate) passed: &'a Cell<u64>,
     /// Of the final answer, once its head goes to the client.
     pub(crate) status: &'a Cell<u16>,
-    /// Where somebody measures it: since when, and how long the final answer's head took.
-    pub(crate) measured: Option<(Instant, &'a Cell<Duration>)>,
+    pub(crate) begun: Instant,
+    /// How long the final answer's head took, from then on.
+    pub(crate) took: &'a Cell<Duration>,
     pub(crate) from_instance: &'a mut Buffer,
     pub(crate) answer: &'a mut Vec<u8>,
 }
@@ -160,9 +161,7 @@ impl Receive<'_> {
             return Err(End::Failed(Failure::BadResponse("it switches protocols without being asked")));
         }
         self.status.set(response.status);
-        if let Some((begun, took)) = self.measured {
-            took.set(begun.elapsed());
-        }
+        self.took.set(self.begun.elapsed());
         let ends_by_close =
             self.request.is_http_10() && matches!(response.framing, Framing::Chunked | Framing::UntilClose);
         Ok((response, if ends_by_close { ClientConnection::Close } else { connection }))

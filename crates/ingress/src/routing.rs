@@ -9,6 +9,7 @@ use crate::fields;
 use crate::head::Request;
 use crate::policy::Policy;
 use crate::table::Service;
+use crate::tally::Tallied;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(crate) struct Entry {
     pub(crate) to: To,
     /// `None`: nothing is done on the way, and nothing is paid.
     pub(crate) policy: Option<Arc<Policy>>,
+    pub(crate) tallied: Arc<Tallied>,
 }
 
 #[derive(Debug)]
@@ -135,6 +137,21 @@ impl AppRoutes {
         let is_guarded = other.policy.as_ref().is_some_and(|policy| policy.rule.guards());
         is_guarded && !found.is_some_and(|found| std::ptr::eq(found, other))
     }
+}
+
+/// A route's name: its path, after what else it asks for. A header's value is left out, for it may be a secret.
+pub(crate) fn name(path: &str, when: &Conditions) -> String {
+    let mut name = when.methods.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+    if !name.is_empty() {
+        name.push(' ');
+    }
+    name.push_str(when.host.as_deref().unwrap_or_default());
+    name.push_str(path);
+    for header in when.headers.keys() {
+        name.push_str(" +");
+        name.push_str(header);
+    }
+    name
 }
 
 impl Entry {

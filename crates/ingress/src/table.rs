@@ -12,7 +12,7 @@ use crate::balance::{Registry, ServiceLoad, Target, Tried, pick};
 use crate::cluster::Cluster;
 use crate::head::Request;
 use crate::policy::Policy;
-use crate::routing::{AppRoutes, Entry, Found, To};
+use crate::routing::{self, AppRoutes, Entry, Found, To};
 use crate::slots::SlotSet;
 use crate::split::{self, Lot};
 
@@ -141,6 +141,7 @@ impl Table {
         };
         registry.retain_cohorts(is_measured);
         registry.retain_policies();
+        registry.retain_routes();
         registry.retire(|slot| table.routed.contains(&slot), |id| named.contains(id));
         table
     }
@@ -201,7 +202,8 @@ impl Table {
             };
             let when = (!rule.when.is_empty()).then(|| Box::new(rule.when.clone()));
             let policy = Policy::new(rule, document, registry);
-            routes.add(Entry { path: rule.path.clone(), when, to, policy });
+            let tallied = registry.route(&document.app, routing::name(&rule.path, &rule.when));
+            routes.add(Entry { path: rule.path.clone(), when, to, policy, tallied });
         }
         routes.sort();
         routes

@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::access_log::{AccessLog, LocalLog};
+use crate::access_log::{AccessLog, LocalLog, Record};
 use crate::balance::{InFlight, RetryBudget, ServiceLoad, Target, Tried};
 use crate::buffer::BufferPool;
 use crate::certificates::Certificates;
@@ -39,6 +39,7 @@ use crate::split::{self, Lot};
 use crate::squeeze::Encoders;
 use crate::stream::Scheme;
 use crate::table::{Service, Table};
+use crate::tally::{InTally, Tallies};
 use crate::timer::{TICK, Timers};
 use crate::traffic::CohortCounts;
 use crate::upstream::Relay;
@@ -197,6 +198,7 @@ pub(crate) struct Worker {
     pub(crate) encoders: Encoders,
     pub(crate) timers: Rc<Timers>,
     pub(crate) log: LocalLog,
+    pub(crate) tallies: Tallies,
     budgets: RefCell<Vec<RetryBudget>>,
     /// Open client connections of this thread.
     connections: Cell<usize>,
@@ -274,13 +276,15 @@ impl Worker {
         table.version == chosen.version || table.is_routed(chosen.in_flight.load().slot)
     }
 
-    /// `lot` is the visitor's place while two releases serve side by side; it is kept for the request's next try.
+    /// `lot` is the visitor's place while two releases serve side by side; it is kept for the request's next try. From
+    /// its first route on the request is in flight in the route's tally, `seen`.
     pub(crate) fn choose(
         &self,
         request: &Request,
         head: &[u8],
         tried: &Tried,
         lot: &mut Option<Lot>,
+        seen: &mut Option<InTally>,
     ) -> Choice {
         let nothing = |failure| Choice::Nothing { failure, explanation: String::new() };
         let table = self.table.borrow();
@@ -293,6 +297,7 @@ impl Worker {
             Found::Maintenance => return nothing(Failure::Maintenance),
             Found::Ambiguous => return nothing(AMBIGUOUS),
         };
+        seen.get_or_insert_with(|| self.tallies.begin(&entry.tallied));
         let policy = entry.policy.as_ref();
         if let Some(policy) = policy.filter(|_| request.dress.borrow().is_none()) {
             return Choice::Gate(policy.clone());
@@ -331,6 +336,14 @@ impl Worker {
         }
     }
 
+    /// A request has come to its end.
+    pub(crate) fn ended(&self, client: IpAddr, request: &Request, record: &mut Record) {
+        if let Some(seen) = record.route.take() {
+            record.tell(seen);
+        }
+        self.log.add(client, request, record);
+    }
+
     /// The pages of the app that answers to a host, where it has some.
     pub(crate) fn pages(&self, host: &str) -> Option<Arc<Pages>> {
         self.table.borrow().app(host).and_then(|app| app.pages.clone())
@@ -356,6 +369,7 @@ impl Worker {
         self.pool.retain(|slot| table.is_routed(slot));
         self.http2.retain(|slot| table.is_routed(slot));
         *self.table.borrow_mut() = table;
+        self.tallies.forget_retired();
         self.changed.notify_waiters();
     }
 }
@@ -409,6 +423,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         encoders: Encoders::default(),
         timers: Timers::new(),
         log: LocalLog::new(log),
+        tallies: Tallies::default(),
         budgets: RefCell::default(),
         connections: Cell::new(0),
         housekeeping: Notify::new(),

@@ -29,6 +29,7 @@ pub mod route;
 pub mod routes;
 pub mod run;
 pub mod schedule;
+pub mod tally;
 pub mod traffic;
 
 pub use access::{AppPattern, Grant, Role, Token};

@@ -131,6 +131,7 @@ fn may_ask(control: &Control, peer: &Peer, path: &str) -> bool {
     let segments: Vec<&str> = path.split('/').skip(2).collect();
     match segments.as_slice() {
         ["members"] => true,
+        ["tallies"] => peer.role == NodeRole::Server,
         ["cluster", "servers"] => peer.role == NodeRole::Server,
         ["nodes", named, "certificate"] => *named == node,
         ["nodes", named, ..] => runs_instances && *named == node,

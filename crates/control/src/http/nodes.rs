@@ -257,5 +257,6 @@ pub async fn limits(
 pub async fn leave(State(control): State<Control>, named: Named) -> Answer<()> {
     control.proxy_gone(named.text("proxy"));
     control.inner.shelf.leave(named.text("proxy"));
+    control.inner.tallies.lock().expect("leaving does not panic").leave(named.text("proxy"));
     Ok(Json(()))
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -28,6 +28,7 @@ pub(crate) struct Join<'a> {
     pub(crate) timer: &'a Timer,
     pub(crate) response_timeout: Duration,
     pub(crate) stall: Duration,
+    pub(crate) begun: Instant,
 }
 
 /// How it ended.
@@ -55,14 +56,16 @@ pub(crate) struct Joined {
     pub(crate) status: u16,
     /// Payload bytes that went to the client.
     pub(crate) bytes: u64,
+    /// Until the answer began.
+    pub(crate) took: Duration,
 }
 
 impl Join<'_> {
     pub(crate) async fn run(self, client: &mut Http2Client, send: &mut SendRequest<Bytes>) -> Joined {
-        let (status, bytes) = (Cell::new(0), Cell::new(0));
-        let end = self.steps(client, send, &status, &bytes).await;
+        let (status, bytes, took) = (Cell::new(0), Cell::new(0), Cell::new(Duration::ZERO));
+        let end = self.steps(client, send, &status, &bytes, &took).await;
         self.timer.disarm();
-        Joined { end, status: status.get(), bytes: bytes.get() }
+        Joined { end, status: status.get(), bytes: bytes.get(), took: took.get() }
     }
 
     async fn steps(
@@ -71,6 +74,7 @@ impl Join<'_> {
         send: &mut SendRequest<Bytes>,
         status: &Cell<u16>,
         bytes: &Cell<u64>,
+        took: &Cell<Duration>,
     ) -> JoinEnd {
         self.timer.arm(self.response_timeout);
         match self.timer.limit(poll_fn(|cx| send.poll_ready(cx))).await {
@@ -103,6 +107,7 @@ impl Join<'_> {
             dress.put_on(&mut head.headers);
         }
         status.set(head.status.as_u16());
+        took.set(self.begun.elapsed());
         let is_last = body.is_end_stream();
         let Some(to) = client.answer(Response::from_parts(head, ()), is_last) else {
             upload.to.send_reset(Reason::CANCEL);

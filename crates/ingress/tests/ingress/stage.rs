@@ -1,5 +1,6 @@
 //! The stage: a server that answers polls, and an ingress under its supervisor.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -7,8 +8,9 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rung_api::wire::{ProxyDocuments, ProxyPoll, ProxyTraffic};
+use rung_api::wire::{ProxyDocuments, ProxyPoll, ProxyTraffic, TallyReport};
 use rung_ingress::{Control, Listen, Supervisor, SupervisorConfig};
+use rung_model::tally::{Subject, Tally};
 use rung_model::traffic::Counts;
 use rung_model::{AppName, Backend, Endpoint, Generation, Hold, Route, RouteDocument, ServiceName};
 use tempfile::TempDir;
@@ -29,6 +31,7 @@ struct State {
     documents: Vec<RouteDocument>,
     polls: Vec<ProxyPoll>,
     reports: Vec<ProxyTraffic>,
+    tallies: BTreeMap<Subject, Tally>,
     /// Names of proxies that said that they end.
     left: Vec<String>,
     is_down: bool,
@@ -81,6 +84,12 @@ impl Server {
                 stream.write_all(&[answer.as_bytes(), alone].concat()).ok()?;
                 continue;
             }
+            if head.lines().next().is_some_and(|line| line.contains("/tally")) {
+                let heard = self.take_tally(serde_json::from_slice(&bytes[head_end..]).unwrap());
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{heard}", heard.len());
+                stream.write_all(answer.as_bytes()).ok()?;
+                continue;
+            }
             if head.lines().next().is_some_and(|line| line.contains("/traffic")) {
                 self.take_report(serde_json::from_slice(&bytes[head_end..]).unwrap());
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull").ok()?;
@@ -123,6 +132,29 @@ impl Server {
     fn take_report(&self, report: ProxyTraffic) {
         self.state.lock().unwrap().reports.push(report);
         self.changed.notify_all();
+    }
+
+    fn take_tally(&self, report: TallyReport) -> String {
+        let lines = report.lines.into_iter().map(|line| (line.subject, line.tally));
+        self.state.lock().unwrap().tallies.extend(lines);
+        self.changed.notify_all();
+        r#"{"tell_all":false}"#.to_owned()
+    }
+
+    /// Waits until `is_it` is true of what was told of a route (`/api/*`) or an instance.
+    pub fn await_tally(&self, of: &str, what: &str, is_it: impl Fn(&Tally) -> bool) -> Tally {
+        let state = self.state.lock().unwrap();
+        let is_of = |subject: &Subject| match subject {
+            Subject::Route { route, .. } => route == of,
+            Subject::Instance { instance, .. } => instance.as_str() == of,
+        };
+        let found = |state: &State| {
+            let told = state.tallies.iter().find(|(subject, _)| is_of(subject));
+            told.map(|(_, tally)| tally.clone()).filter(&is_it)
+        };
+        let (state, _) =
+            self.changed.wait_timeout_while(state, PATIENCE, |state| found(state).is_none()).unwrap();
+        found(&state).unwrap_or_else(|| panic!("{of} was never told to have {what}: {:?}", state.tallies))
     }
 
     /// Waits for a report of which `is_it` is true of what was counted of a cohort.
