@@ -58,6 +58,8 @@ mod stores;
 mod strategies;
 #[path = "stories/survival.rs"]
 mod survival;
+#[path = "stories/top.rs"]
+mod top;
 #[path = "stories/ways_in.rs"]
 mod ways_in;
 #[path = "stories/without_root.rs"]

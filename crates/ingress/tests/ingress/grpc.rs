@@ -194,6 +194,8 @@ fn an_answer_that_breaks_off_is_a_reset_and_a_silent_death_an_error() {
         assert_eq!(response.status().as_u16(), 502, "a call that may have been done is not sent twice");
         assert_eq!(response.headers()["rung-error"], "connection_lost");
     });
+    let told = stage.server.await_tally("a-1", "failed twice", |tally| tally.requests() == 2);
+    assert_eq!(told.errors(), 2, "{told:?}");
 }
 
 #[test]

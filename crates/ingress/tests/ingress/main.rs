@@ -20,6 +20,7 @@ mod routes;
 mod routing;
 mod split;
 mod stage;
+mod tallies;
 mod tls;
 
 /// Not a story: the other stories start this binary again, and then it is the ingress.

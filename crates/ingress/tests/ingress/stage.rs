@@ -31,7 +31,9 @@ struct State {
     documents: Vec<RouteDocument>,
     polls: Vec<ProxyPoll>,
     reports: Vec<ProxyTraffic>,
-    tallies: BTreeMap<Subject, Tally>,
+    /// With the round in which each was last told.
+    tallies: BTreeMap<Subject, (u32, Tally)>,
+    has_forgotten: bool,
     /// Names of proxies that said that they end.
     left: Vec<String>,
     is_down: bool,
@@ -135,22 +137,39 @@ impl Server {
     }
 
     fn take_tally(&self, report: TallyReport) -> String {
-        let lines = report.lines.into_iter().map(|line| (line.subject, line.tally));
-        self.state.lock().unwrap().tallies.extend(lines);
+        let mut state = self.state.lock().unwrap();
+        let tell_all = std::mem::take(&mut state.has_forgotten);
+        for line in report.lines {
+            state.tallies.insert(line.subject, (report.round, line.tally));
+        }
+        if report.is_complete {
+            state.tallies.retain(|_, (round, _)| *round == report.round);
+        }
         self.changed.notify_all();
-        r#"{"tell_all":false}"#.to_owned()
+        format!("{{\"tell_all\":{tell_all}}}")
+    }
+
+    /// As a server that has been started again.
+    pub fn forget_tallies(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.tallies.clear();
+        state.has_forgotten = true;
+    }
+
+    /// Waits until nothing is told of an instance any more.
+    pub fn await_forgotten(&self, of: &str) {
+        let state = self.state.lock().unwrap();
+        let is_there = |state: &State| state.tallies.keys().any(|subject| is_of(subject, of));
+        let (state, _) = self.changed.wait_timeout_while(state, PATIENCE, |state| is_there(state)).unwrap();
+        assert!(!is_there(&state), "{of} is still told of: {:?}", state.tallies);
     }
 
     /// Waits until `is_it` is true of what was told of a route (`/api/*`) or an instance.
     pub fn await_tally(&self, of: &str, what: &str, is_it: impl Fn(&Tally) -> bool) -> Tally {
         let state = self.state.lock().unwrap();
-        let is_of = |subject: &Subject| match subject {
-            Subject::Route { route, .. } => route == of,
-            Subject::Instance { instance, .. } => instance.as_str() == of,
-        };
         let found = |state: &State| {
-            let told = state.tallies.iter().find(|(subject, _)| is_of(subject));
-            told.map(|(_, tally)| tally.clone()).filter(&is_it)
+            let told = state.tallies.iter().find(|(subject, _)| is_of(subject, of));
+            told.map(|(_, (_, tally))| tally.clone()).filter(&is_it)
         };
         let (state, _) =
             self.changed.wait_timeout_while(state, PATIENCE, |state| found(state).is_none()).unwrap();
@@ -361,6 +380,13 @@ impl Rung {
             });
         });
         (Self { thread, shutdown, lost, events }, http, https)
+    }
+}
+
+fn is_of(subject: &Subject, of: &str) -> bool {
+    match subject {
+        Subject::Route { route, .. } => route == of,
+        Subject::Instance { instance, .. } => instance.as_str() == of,
     }
 }
 
