@@ -1,8 +1,10 @@
-//! The access log: a JSON object a line, never in a request's way.
+//! The access log: a line for each request, or for some of them, never in a request's way.
 //!
 //! Threads gather lines in memory and hand them over once a second or every 32 KiB. A thread of its own writes them
 //! to `access.log`, which is rotated by size. When it can't keep up or can't write (a full disk), lines are dropped
-//! and counted, and the count is written once writing works again.
+//! and counted, and the count is written once writing works again. How a line looks is in [`line`].
+
+mod line;
 
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
@@ -15,7 +17,8 @@ use std::time::Duration;
 
 use crate::balance::InstanceLoad;
 use crate::clock::now_ms;
-use crate::head::{Request, push, push_display, push_number};
+use crate::config::LogFormat;
+use crate::head::Request;
 use crate::tally::InTally;
 
 /// What a log may cost: 10 MB, five times.
@@ -38,6 +41,15 @@ struct Block {
 pub(crate) struct AccessLog {
     sender: Option<SyncSender<Block>>,
     dropped: Arc<AtomicU64>,
+    style: Style,
+}
+
+/// What is written, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Style {
+    pub(crate) format: LogFormat,
+    /// The part of the requests that is written, 1 for all. What went wrong is written in any case.
+    pub(crate) sample: f64,
 }
 
 /// Keeps the writing thread until everything is written.
@@ -56,26 +68,27 @@ impl Writer {
 
 impl AccessLog {
     pub(crate) fn off() -> Self {
-        Self { sender: None, dropped: Arc::default() }
+        let style = Style { format: LogFormat::Json, sample: 1.0 };
+        Self { sender: None, dropped: Arc::default(), style }
     }
 
-    pub(crate) fn start(directory: &Path) -> io::Result<(Self, Writer)> {
+    pub(crate) fn start(directory: &Path, style: Style) -> io::Result<(Self, Writer)> {
         let (sender, receiver) = sync_channel(BLOCKS_WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
         let mut file = LogFile { path: directory.join("access.log"), open: None, size: 0 };
         let counted = dropped.clone();
         let thread = std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write_blocks(&receiver, &mut file, &counted))?;
-        Ok((Self { sender: Some(sender), dropped }, Writer(Some(thread))))
+            .spawn(move || write_blocks(&receiver, &mut file, &counted, style.format))?;
+        Ok((Self { sender: Some(sender), dropped, style }, Writer(Some(thread))))
     }
 }
 
-fn write_blocks(receiver: &Receiver<Block>, file: &mut LogFile, dropped: &AtomicU64) {
+fn write_blocks(receiver: &Receiver<Block>, file: &mut LogFile, dropped: &AtomicU64, format: LogFormat) {
     while let Ok(block) = receiver.recv() {
         let missed = dropped.swap(0, Ordering::Relaxed);
         if missed > 0 {
-            let line = format!("{{\"time\":\"{:.3}\",\"dropped_lines\":{missed}}}\n", jiff::Timestamp::now());
+            let line = line::of_dropped(format, missed);
             if file.write(line.as_bytes()).is_err() {
                 dropped.fetch_add(missed, Ordering::Relaxed);
             }
@@ -149,6 +162,11 @@ pub(crate) const TRUNCATED: &str = "truncated";
 pub(crate) const CLIENT_GONE: u16 = 499;
 
 impl Record {
+    /// It ended otherwise than whoever looks after the app wants.
+    fn went_wrong(&self) -> bool {
+        self.status == 0 || self.status >= 500 || self.error.is_some()
+    }
+
     /// Tells the route's tally how the request ended.
     pub(crate) fn tell(&self, seen: InTally) {
         if self.status != CLIENT_GONE {
@@ -191,8 +209,9 @@ impl LocalLog {
         self.count.get() == 0
     }
 
-    pub(crate) fn add(&self, client: std::net::IpAddr, request: &Request, record: &Record) {
-        if self.log.sender.is_none() {
+    /// `head` is the request's, as it went to the instance; empty where it was not understood.
+    pub(crate) fn add(&self, client: std::net::IpAddr, request: &Request, head: &[u8], record: &Record) {
+        if self.log.sender.is_none() || !self.is_drawn(record) {
             return;
         }
         if self.is_empty() {
@@ -201,8 +220,11 @@ impl LocalLog {
         self.count.set(self.count.get() + 1);
         let is_full = {
             let mut lines = self.lines.borrow_mut();
-            self.push_time(&mut lines);
-            push_line(&mut lines, client, request, record);
+            let entry = line::Entry { client, request, head, record, sample: self.log.style.sample };
+            match self.log.style.format {
+                LogFormat::Json => entry.push_json(&mut lines, |lines| self.push_time(lines)),
+                LogFormat::Combined => entry.push_combined(&mut lines, |lines| self.push_second(lines)),
+            }
             lines.len() >= BLOCK_SIZE
         };
         if is_full {
@@ -210,16 +232,27 @@ impl LocalLog {
         }
     }
 
-    fn push_time(&self, lines: &mut Vec<u8>) {
+    /// Whether the request is one of those that are written.
+    fn is_drawn(&self, record: &Record) -> bool {
+        let sample = self.log.style.sample;
+        sample >= 1.0 || record.went_wrong() || fastrand::f64() < sample
+    }
+
+    /// The second of now, written out once in a second.
+    fn push_second(&self, lines: &mut Vec<u8>) -> jiff::Timestamp {
         let now = jiff::Timestamp::now();
         let mut text = self.second_text.borrow_mut();
         if self.second.replace(now.as_second()) != now.as_second() || text.is_empty() {
-            *text = now.strftime("{\"time\":\"%Y-%m-%dT%H:%M:%S.").to_string();
+            *text = now.strftime(line::second(self.log.style.format)).to_string();
         }
         lines.extend_from_slice(text.as_bytes());
-        let millis = now.subsec_millisecond();
+        now
+    }
+
+    fn push_time(&self, lines: &mut Vec<u8>) {
+        let millis = self.push_second(lines).subsec_millisecond();
         lines.extend([100, 10, 1].map(|place| b'0' + (millis / place % 10) as u8));
-        lines.extend_from_slice(b"Z\"");
+        lines.push(b'Z');
     }
 
     /// Hands over what has waited for long enough.
@@ -241,83 +274,83 @@ impl LocalLog {
     }
 }
 
-fn push_line(lines: &mut Vec<u8>, client: std::net::IpAddr, request: &Request, record: &Record) {
-    push(lines, &[b",\"id\":\"", request.id.as_bytes(), b"\",\"trace\":\"", request.trace.as_bytes()]);
-    lines.extend_from_slice(b"\",\"client\":\"");
-    push_display(lines, &client);
-    push(
-        lines,
-        &[b"\",\"method\":\"", request.method.as_bytes(), b"\",\"host\":\"", request.host.as_bytes()],
-    );
-    lines.extend_from_slice(b"\",\"path\":\"");
-    push_escaped(lines, &request.path);
-    lines.extend_from_slice(b"\",\"status\":");
-    push_number(lines, u64::from(record.status));
-    lines.extend_from_slice(b",\"bytes\":");
-    push_number(lines, record.bytes);
-    lines.extend_from_slice(b",\"duration_ms\":");
-    push_millis(lines, record.started.map(|started| started.elapsed()).unwrap_or_default());
-    if let Some(instance) = &record.instance {
-        push(lines, &[b",\"app\":\"", instance.service.app.as_bytes(), b"\",\"service\":\""]);
-        push(
-            lines,
-            &[instance.service.name.as_bytes(), b"\",\"instance\":\"", instance.id.as_str().as_bytes()],
-        );
-        lines.extend_from_slice(b"\",\"upstream_ms\":");
-        push_millis(lines, record.upstream);
-    }
-    if record.retries > 0 {
-        lines.extend_from_slice(b",\"retries\":");
-        push_number(lines, u64::from(record.retries));
-    }
-    if let Some(error) = record.error {
-        push(lines, &[b",\"error\":\"", error.as_bytes(), b"\""]);
-    }
-    lines.extend_from_slice(b"}\n");
-}
-
-/// Paths are visible ASCII; two of those mean something in JSON.
-fn push_escaped(lines: &mut Vec<u8>, text: &str) {
-    for byte in text.bytes() {
-        if matches!(byte, b'"' | b'\\') {
-            lines.push(b'\\');
-        }
-        lines.push(byte);
-    }
-}
-
-fn push_millis(lines: &mut Vec<u8>, time: Duration) {
-    let micros = time.as_micros() as u64;
-    push_number(lines, micros / 1000);
-    lines.push(b'.');
-    lines.extend([100, 10, 1].map(|place| b'0' + (micros / place % 10) as u8));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn lines_are_json_and_files_are_bounded() {
-        let directory = tempfile::tempdir().unwrap();
-        let (log, writer) = AccessLog::start(directory.path()).unwrap();
-        let local = LocalLog::new(log);
+    const JSON: Style = Style { format: LogFormat::Json, sample: 1.0 };
+
+    fn request() -> Request {
         let mut request = Request::default();
         request.method.push_str("GET");
         request.path.push_str("/a\"b\\");
-        let record =
-            Record { status: 200, bytes: 12, started: Some(std::time::Instant::now()), ..Record::default() };
-        local.add("127.0.0.1".parse().unwrap(), &request, &record);
+        request
+    }
+
+    fn answered(status: u16) -> Record {
+        Record { status, bytes: 12, started: Some(std::time::Instant::now()), ..Record::default() }
+    }
+
+    /// What is in the log after these requests.
+    fn written(style: Style, head: &str, records: impl IntoIterator<Item = Record>) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, writer) = AccessLog::start(directory.path(), style).unwrap();
+        let local = LocalLog::new(log);
+        for record in records {
+            local.add("192.0.2.7".parse().unwrap(), &request(), head.as_bytes(), &record);
+        }
         local.flush();
         drop(local);
         writer.finish();
-        let text = std::fs::read_to_string(directory.path().join("access.log")).unwrap();
+        std::fs::read_to_string(directory.path().join("access.log")).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_line_is_one_json_object() {
+        let text = written(JSON, "", [answered(200)]);
         let line: serde_json::Value =
             serde_json::from_str(text.trim_end()).expect("a line is one JSON object");
         assert_eq!(line["path"], "/a\"b\\");
         assert_eq!(line["status"], 200);
         assert!(line["time"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{line}");
+        assert!(line.get("sample").is_none(), "{line}");
+    }
 
+    #[test]
+    fn a_combined_line_is_what_every_reader_of_logs_knows() {
+        let head = "GET /a?key=k1 HTTP/1.1\r\nReferer: https://example.com/from?token=t1\r\n\
+            User-Agent: a \"browser\"\\\x1b\r\nCookie: session=s1\r\nAuthorization: Bearer b1\r\n\r\n";
+        let style = Style { format: LogFormat::Combined, sample: 1.0 };
+        let text = written(style, head, [answered(200)]);
+        let (before, after) = text.trim_end().split_once('[').expect("a time in brackets");
+        let (time, after) = after.split_once("] ").expect("a time in brackets");
+        assert_eq!(before, "192.0.2.7 - - ");
+        let is_time = jiff::fmt::strtime::parse("%d/%b/%Y:%H:%M:%S %z", time).is_ok();
+        assert!(is_time, "{time} is no time of this format");
+        let expected =
+            r#""GET /a\x22b\x5C HTTP/1.1" 200 12 "https://example.com/from" "a \x22browser\x22\x5C\x1B""#;
+        assert_eq!(after, expected, "and no query, cookie or key in it");
+        let nothing = written(style, "", [answered(404)]);
+        assert!(nothing.trim_end().ends_with(r#"404 12 "-" "-""#), "{nothing}");
+    }
+
+    #[test]
+    fn of_a_sample_what_went_wrong_is_never_left_out() {
+        let style = Style { sample: 0.1, ..JSON };
+        let broken = || Record { error: Some(TRUNCATED), ..answered(200) };
+        let all = (0..5000).map(|_| answered(200));
+        let text = written(style, "", all.chain((0..20).flat_map(|_| [answered(503), broken()])));
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let (drawn, wrong): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.get("sample").is_some());
+        assert_eq!(wrong.len(), 40, "some of what went wrong was left out, or counts for many");
+        assert!((350..650).contains(&drawn.len()), "a tenth of 5000 were {}", drawn.len());
+        assert_eq!(drawn[0]["sample"], 0.1);
+    }
+
+    #[test]
+    fn files_are_bounded() {
+        let directory = tempfile::tempdir().unwrap();
         let mut file = LogFile { path: directory.path().join("access.log"), open: None, size: 0 };
         for _ in 0..70 {
             file.write(&vec![b'x'; 1_000_000]).unwrap();

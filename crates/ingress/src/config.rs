@@ -30,6 +30,8 @@ pub struct Config {
     pub proxy: String,
     pub threads: usize,
     pub access_log: AccessLogSetting,
+    /// The part of the requests that is logged, 1 for all.
+    pub access_log_sample: f64,
     pub trusted: TrustedProxies,
     /// Whose connections begin with a header of the PROXY protocol.
     pub proxy_protocol: TrustedProxies,
@@ -38,8 +40,15 @@ pub struct Config {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLogSetting {
-    On,
+    On(LogFormat),
     Off,
+}
+
+/// How a line of the access log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Combined,
 }
 
 /// What becomes of a plain request to a host that has a certificate of its own, when HTTPS is served.
@@ -113,7 +122,8 @@ impl Config {
         let (mut directory, mut api) = (None, Vec::new());
         let mut proxy = "ingress".to_owned();
         let mut threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut access_log = AccessLogSetting::On;
+        let mut access_log = AccessLogSetting::On(LogFormat::Json);
+        let mut access_log_sample = 1.0;
         let (mut trusted, mut proxy_protocol) = (TrustedProxies::default(), TrustedProxies::default());
         let mut limits = Limits::default();
         let mut args = args.iter();
@@ -159,9 +169,16 @@ impl Config {
                 }
                 "--access-log" => {
                     access_log = match value.as_str() {
-                        "on" => AccessLogSetting::On,
+                        "on" | "json" => AccessLogSetting::On(LogFormat::Json),
+                        "combined" => AccessLogSetting::On(LogFormat::Combined),
                         "off" => AccessLogSetting::Off,
-                        _ => return Err(invalid(&"write on or off")),
+                        _ => return Err(invalid(&"write json, combined or off")),
+                    }
+                }
+                "--access-log-sample" => {
+                    access_log_sample = value.parse().map_err(|e: std::num::ParseFloatError| invalid(&e))?;
+                    if !(access_log_sample > 0.0 && access_log_sample <= 1.0) {
+                        return Err(invalid(&"write a part of the requests, like 0.01; 1 is all"));
                     }
                 }
                 "--trust" => trusted = TrustedProxies::parse(value).map_err(|e| invalid(&e))?,
@@ -198,6 +215,7 @@ impl Config {
             proxy,
             threads,
             access_log,
+            access_log_sample,
             trusted,
             proxy_protocol,
             limits,
@@ -279,6 +297,11 @@ mod tests {
             check_settings(&settings.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
         };
         check(&["--hsts-s", "600", "--trust", "10.0.0.0/8", "--redirect", "443"]).unwrap();
+        check(&["--access-log", "combined", "--access-log-sample", "0.01"]).unwrap();
+        for sample in ["0", "1.1", "-1", "NaN", "some"] {
+            assert!(check(&["--access-log-sample", sample]).is_err(), "a sample of {sample}");
+        }
+        assert!(check(&["--access-log", "xml"]).is_err());
         assert!(check(&["--hsts-s", "a year"]).is_err());
         assert!(check(&["--hsts", "600"]).is_err(), "a name that is not known");
         assert!(check(&["--data", "/tmp"]).is_err(), "what is not a person's to say");

@@ -185,7 +185,7 @@ impl<S: ClientStream> Connection<S> {
         self.request.hsts_s = self.worker.https().and_then(|https| https.hsts_s(&self.request));
         let mut record = Record { started: Some(Instant::now()), ..Record::default() };
         let after = self.begin(head, &mut record).run().await;
-        self.worker.ended(self.peer, &self.request, &mut record);
+        self.worker.ended(self.peer, &self.request, head, &mut record);
         after
     }
 
@@ -196,7 +196,7 @@ impl<S: ClientStream> Connection<S> {
         }
         let mut record = Record { started: Some(Instant::now()), ..Record::default() };
         let after = self.begin(head, &mut record).reject(failure).await;
-        self.worker.ended(self.peer, &self.request, &mut record);
+        self.worker.ended(self.peer, &self.request, b"", &mut record);
         after
     }
 

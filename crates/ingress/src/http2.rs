@@ -201,12 +201,13 @@ impl Stream {
             timer: &timer,
             record: &mut record,
         };
+        let understood = read.is_ok();
         let after = match read {
             Ok(_) => exchange.run().await,
             Err(Rejection { status, why }) => exchange.reject(Failure::BadRequest { status, why }).await,
         };
         client.end(after != After::Drop);
-        self.worker.ended(self.peer, &request, &mut record);
+        self.worker.ended(self.peer, &request, if understood { &head } else { b"" }, &mut record);
         buffer.consume(buffer.len());
         self.worker.buffers.take_back(&mut buffer);
         self.worker.buffers.take_output_back(head);

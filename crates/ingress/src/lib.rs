@@ -84,7 +84,7 @@ pub mod view;
 mod worker;
 
 pub use cluster::ClusterError;
-pub use config::{AccessLogSetting, Config, ConfigError, Limits, TrustedProxies, check_settings};
+pub use config::{AccessLogSetting, Config, ConfigError, Limits, LogFormat, TrustedProxies, check_settings};
 pub use control::{Control, Status};
 pub use development::AuthorityError;
 pub use run::{RunError, run_process};

@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::access_log::{AccessLog, Writer};
+use crate::access_log::{AccessLog, Style, Writer};
 use crate::certificates::Certificates;
 use crate::cluster::{self, Cluster, ClusterError};
 use crate::config::{AccessLogSetting, Config, ConfigError, RedirectSetting};
@@ -170,10 +170,9 @@ fn raise_descriptor_limit() -> usize {
 }
 
 fn open_log(config: &Config) -> (AccessLog, Option<Writer>) {
-    if config.access_log == AccessLogSetting::Off {
-        return (AccessLog::off(), None);
-    }
-    match AccessLog::start(&config.directory) {
+    let AccessLogSetting::On(format) = config.access_log else { return (AccessLog::off(), None) };
+    let style = Style { format, sample: config.access_log_sample };
+    match AccessLog::start(&config.directory, style) {
         Ok((log, writer)) => (log, Some(writer)),
         Err(error) => {
             tracing::warn!(%error, "going on without an access log");

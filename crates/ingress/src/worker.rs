@@ -336,12 +336,12 @@ impl Worker {
         }
     }
 
-    /// A request has come to its end.
-    pub(crate) fn ended(&self, client: IpAddr, request: &Request, record: &mut Record) {
+    /// A request has come to its end. `head` is what went to the instance; nothing of one that was not understood.
+    pub(crate) fn ended(&self, client: IpAddr, request: &Request, head: &[u8], record: &mut Record) {
         if let Some(seen) = record.route.take() {
             record.tell(seen);
         }
-        self.log.add(client, request, record);
+        self.log.add(client, request, head, record);
     }
 
     /// The pages of the app that answers to a host, where it has some.

@@ -285,3 +285,28 @@ fn each_request_leaves_a_line_in_the_access_log() {
     assert_eq!((&line["status"], &line["bytes"]), (&200.into(), &5.into()));
     assert_eq!((&line["app"], &line["instance"]), (&"shop".into(), &"a-1".into()));
 }
+
+#[test]
+fn the_combined_format_is_there_for_who_asks_and_a_sample_leaves_no_error_out() {
+    let app = Application::answering("a-1", |_| b"hello".to_vec());
+    let settings = ["--access-log", "combined", "--access-log-sample", "0.000001"];
+    let stage = Stage::with_arguments(vec![shop(backend(vec![app.endpoint()]))], &settings);
+    for _ in 0..20 {
+        get(stage.http, "/fine");
+    }
+    let mut client = Client::connect(stage.http);
+    client.send("GET /page?key=1 HTTP/1.1\r\nHost: other.localhost\r\nUser-Agent: curl\r\n\r\n");
+    assert_eq!(client.answer().expect("an answer").status, 404);
+    let path = stage.directory.path().join("access.log");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let text = loop {
+        match std::fs::read_to_string(&path) {
+            Ok(text) if text.ends_with('\n') => break text,
+            _ => assert!(std::time::Instant::now() < until, "nothing was written"),
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(text.lines().count(), 1, "twenty in a million are written: {text}");
+    assert!(text.starts_with("127.0.0.1 - - [") && text.contains("] \"GET /page HTTP/1.1\" 404 "), "{text}");
+    assert!(text.ends_with(" \"-\" \"curl\"\n"), "{text}");
+}

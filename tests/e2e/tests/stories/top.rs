@@ -123,7 +123,8 @@ fn who_may_see_one_app_sees_the_requests_of_that_app_alone() {
         let seen = routes(rung.cli(&once));
         if seen == ["blog", "shop"] { Ok(()) } else { Err(format!("{seen:?}")) }
     });
-    let made = rung.cli(&["token", "create", "ada", "--role", "viewer", "--apps", "shop", "--json"]).succeeds();
+    let made =
+        rung.cli(&["token", "create", "ada", "--role", "viewer", "--apps", "shop", "--json"]).succeeds();
     let token = made.json::<Value>()["token"].as_str().expect("a token is a text").to_owned();
     let as_ada = |words: &[&str]| rung.cli(&[words, &["--token", &token]].concat());
     assert_eq!(routes(as_ada(&once)), ["shop"]);
