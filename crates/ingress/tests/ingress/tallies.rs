@@ -28,7 +28,7 @@ fn each_request_counts_for_its_route_and_its_instance() {
             let said = match seen.path() {
                 "/api/broken" => answer("500 Internal Server Error", "no"),
                 "/api/slow" => {
-                    std::thread::sleep(Duration::from_millis(60));
+                    std::thread::sleep(Duration::from_millis(60)); // tidy: what it takes is measured
                     answer("200 OK", "slow")
                 }
                 _ => answer("404 Not Found", "nothing"),
