@@ -213,6 +213,8 @@ impl Teller {
     pub(crate) fn begin_anew(&mut self) {
         self.round += 1;
         self.told.clear();
+        // Without a request to tell of, too: until then the server takes what it knows for a part.
+        self.last = None;
     }
 
     /// What there is to tell, when there is anything.
@@ -319,6 +321,11 @@ mod tests {
             "a quiet process is taken for a dead one"
         );
         teller.begin_anew();
+        assert_eq!(
+            told(teller.report(Vec::new(), at(13))),
+            Some(0),
+            "a round with nothing in it is not told"
+        );
         let report = teller.report(all, at(14)).unwrap();
         assert_eq!((report.lines.len(), report.round, report.is_complete), (2, 2, true));
     }
