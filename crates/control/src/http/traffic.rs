@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -12,7 +11,7 @@ use rung_api::wire::{IngressTraffic, TallyHeard, TallyReport, TrafficReport};
 use rung_model::{AppName, Role};
 
 use super::Answer;
-use super::extract::{Body, Named, Query};
+use super::extract::{Body, Json, Named, Query};
 use crate::access::Caller;
 use crate::shared::Control;
 use crate::{metrics, tallies};
