@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use crate::clock::now_ms;
 use crate::jwks::Jwks;
 use crate::limiter::Limiter;
+use crate::overload::Gauge;
 use crate::tally::Tallied;
 use crate::traffic::CohortCounts;
 use crate::upstream::Relay;
@@ -56,6 +57,8 @@ pub(crate) struct InstanceLoad {
     warming_until_ms: AtomicU64,
     draining: AtomicBool,
     drained: Arc<Notify>,
+    /// Used by routes that bound what an instance gets.
+    pub(crate) gauge: Gauge,
 }
 
 impl InstanceLoad {
@@ -166,6 +169,9 @@ pub(crate) struct ServiceLoad {
     pub(crate) slot: usize,
     /// Requests that wait for an instance.
     pub(crate) held: AtomicU32,
+    /// Requests that wait for room at an instance, and what tells one of them that there may be some.
+    pub(crate) queued: AtomicU32,
+    pub(crate) room: Notify,
     /// How many visitors were drawn a place.
     pub(crate) drawn: AtomicU64,
 }
@@ -232,6 +238,7 @@ impl Registry {
             warming_until_ms: AtomicU64::new(0),
             draining: AtomicBool::new(true),
             drained: self.drained.clone(),
+            gauge: Gauge::default(),
         });
         self.instances.insert(id.clone(), load.clone());
         load
@@ -242,6 +249,7 @@ impl Registry {
         let load = self.instance(id, service);
         if load.draining.swap(false, Ordering::AcqRel) {
             load.forgive();
+            load.gauge.forget();
             load.latency_us.store(0, Ordering::Relaxed);
             load.warming_until_ms.store(now_ms() + SLOW_START.as_millis() as u64, Ordering::Relaxed);
         }
@@ -258,6 +266,8 @@ impl Registry {
             name: service.to_owned(),
             slot: self.next_service,
             held: AtomicU32::new(0),
+            queued: AtomicU32::new(0),
+            room: Notify::new(),
             drawn: AtomicU64::new(0),
         });
         self.next_service += 1;
@@ -373,7 +383,7 @@ pub(crate) struct Target {
 }
 
 /// Instances that this request was sent to without success.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Tried {
     slots: Vec<u64>,
 }
@@ -383,6 +393,10 @@ impl Tried {
         if !self.slots.contains(&slot) {
             self.slots.push(slot);
         }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.slots.len()
     }
 
     pub(crate) fn contains(&self, slot: u64) -> bool {

@@ -28,6 +28,10 @@ pub(crate) enum Failure {
     BadResponse(&'static str),
     ResponseTimeout,
     Overloaded,
+    /// Every instance has as many requests as it can bear, and enough wait already.
+    Busy,
+    /// The instances only fail, and are left alone for a while.
+    CircuitOpen,
     Maintenance,
     /// The route is not for this address.
     Forbidden,
@@ -64,6 +68,8 @@ impl Failure {
             | Self::HoldFull
             | Self::HeldTooLong
             | Self::Overloaded
+            | Self::Busy
+            | Self::CircuitOpen
             | Self::IssuerUnknown
             | Self::Maintenance => 503,
             Self::ConnectFailed | Self::ConnectionLost | Self::BadResponse(_) => 502,
@@ -88,6 +94,8 @@ impl Failure {
             Self::BadResponse(_) => "bad_response",
             Self::ResponseTimeout => "response_timeout",
             Self::Overloaded => "overloaded",
+            Self::Busy => "busy",
+            Self::CircuitOpen => "circuit_open",
             Self::Maintenance => "maintenance",
             Self::Forbidden => "forbidden",
             Self::Unauthorized => "unauthorized",
@@ -115,9 +123,11 @@ impl Failure {
             | Self::HoldFull
             | Self::HeldTooLong
             | Self::Overloaded
+            | Self::Busy
             | Self::IssuerUnknown
             | Self::Maintenance => Side::Rung,
             Self::NoInstance(Absence::Failing)
+            | Self::CircuitOpen
             | Self::ConnectFailed
             | Self::ConnectionLost
             | Self::BadResponse(_)
@@ -144,6 +154,12 @@ impl Failure {
             Self::BadResponse(why) => format!("The application's answer can't be passed on: {why}."),
             Self::ResponseTimeout => "The application did not answer in time.".into(),
             Self::Overloaded => "Too many requests are open. Try again in a moment.".into(),
+            Self::Busy => {
+                "The application has as many requests as it can bear. Try again in a moment.".into()
+            }
+            Self::CircuitOpen => {
+                "The application fails again and again, and is left alone for a moment.".into()
+            }
             Self::Maintenance => "The application is being looked after, and will be back soon.".into(),
             Self::Forbidden => "This is not for requests from your address.".into(),
             Self::Unauthorized => "This needs a key or a password that is known here.".into(),

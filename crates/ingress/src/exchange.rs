@@ -105,6 +105,7 @@ impl<S: ClientStream> Exchange<'_, S> {
         let mut lot = None;
         let mut last = None;
         let mut earned = false;
+        let mut place = None;
         let since = *self.record.started.get_or_insert_with(Instant::now);
         loop {
             let choice = {
@@ -131,10 +132,19 @@ impl<S: ClientStream> Exchange<'_, S> {
                         Held::ClientGone => return self.client_gone(),
                     }
                 }
+                Choice::Full { rule, load } => {
+                    let (timer, buffer) = (self.timer, &mut *self.buffer);
+                    match hold::queue(timer, self.client, buffer, &rule, &load, &mut place, since).await {
+                        Held::Released => continue,
+                        Held::Failed(failure) => return self.fail_body(failure, "", body).await,
+                        Held::ClientGone => return self.client_gone(),
+                    }
+                }
                 Choice::Nothing { failure, explanation } => {
                     return self.fail_body(last.unwrap_or(failure), &explanation, body).await;
                 }
             };
+            place = None;
             let (service, slot, is_again) = (chosen.service, chosen.in_flight.load().slot, chosen.is_again);
             if !earned {
                 self.worker.earn_retry(service);
@@ -216,6 +226,7 @@ impl<S: ClientStream> Exchange<'_, S> {
             status: &status,
             begun,
             took: &took,
+            turn: &chosen.turn,
             from_instance: &mut from_instance,
             answer: &mut answer,
         };
@@ -230,6 +241,12 @@ impl<S: ClientStream> Exchange<'_, S> {
         self.record.upstream = begun.elapsed();
         self.record.status = status.get();
         self.record.bytes = passed.get();
+        if chosen.is_bounded
+            && is_failure(&end, is_kept)
+            && let Some(turn) = chosen.turn.take()
+        {
+            turn.failed();
+        }
         let outcome = self.outcome(of(&end), begun, took.get());
         outcome.count(&chosen);
         let attempt = match end {
@@ -381,6 +398,9 @@ impl<S: ClientStream> Exchange<'_, S> {
                 }
                 self.worker.tallies.begin(&chosen.in_flight.load().tallied).lost(0);
                 chosen.in_flight.load().unreachable();
+                if let Some(turn) = chosen.turn.take() {
+                    turn.failed();
+                }
                 return Err(failed(Failure::ConnectFailed));
             }
         };
@@ -565,6 +585,15 @@ impl Outcome {
             Self::Failed => seen.lost(bytes),
             Self::Nothing => seen.withdrawn(),
         }
+    }
+}
+
+/// Whether an instance that has not answered has failed by that. One that closes a connection that was kept has not.
+fn is_failure(end: &End, is_kept: bool) -> bool {
+    match end {
+        End::Lost => !is_kept,
+        End::Failed(failure) => matches!(failure, Failure::BadResponse(_) | Failure::ResponseTimeout),
+        _ => false,
     }
 }
 

@@ -1,13 +1,17 @@
-//! Holding requests while an exclusive service changes hands: bounded in number and in time.
+//! Requests that wait, bounded in number and in time: while an exclusive service changes hands, and for an instance that has
+//! as many as it can bear.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use rung_model::Hold;
+use rung_model::route::Overload;
 use tokio::io::AsyncRead;
+use tokio::sync::futures::Notified;
 
 use crate::balance::ServiceLoad;
 use crate::buffer::Buffer;
@@ -15,6 +19,8 @@ use crate::error_page::Failure;
 use crate::timer::Timer;
 use crate::worker::Worker;
 
+/// A limit may rise, and a circuit close, without anybody's word.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What a held client may send ahead.
 const AHEAD_MAX: usize = 16 * 1024;
 
@@ -42,6 +48,68 @@ impl Drop for Place<'_> {
     }
 }
 
+/// A place in the queue for an instance, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Queued(Arc<ServiceLoad>);
+
+impl Queued {
+    fn take(load: &Arc<ServiceLoad>, max: u32) -> Option<Self> {
+        let place = Self(load.clone());
+        (load.queued.fetch_add(1, Ordering::AcqRel) < max).then_some(place)
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.queued.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Waits until an instance may have room, at most until `rule.wait` after `since`. The place is kept for another wait.
+pub(crate) async fn queue<R: AsyncRead + Unpin>(
+    timer: &Timer,
+    client: &mut R,
+    buffer: &mut Buffer,
+    rule: &Overload,
+    load: &Arc<ServiceLoad>,
+    place: &mut Option<Queued>,
+    since: Instant,
+) -> Held {
+    if place.is_none() {
+        *place = Queued::take(load, rule.queue);
+    }
+    let left = rule.wait.saturating_sub(since.elapsed());
+    if place.is_none() || left.is_zero() {
+        return Held::Failed(Failure::Busy);
+    }
+    timer.arm(left.min(LOOK_AGAIN));
+    let mut room = pin!(load.room.notified());
+    let released = timer.limit(poll_fn(|cx| watch(cx, room.as_mut(), client, buffer))).await;
+    timer.disarm();
+    // Whether it is too late is found with the next look.
+    released.unwrap_or(Held::Released)
+}
+
+/// Ready when the signal comes, or when the client leaves; what it sends meanwhile is kept.
+fn watch<R: AsyncRead + Unpin>(
+    cx: &mut Context<'_>,
+    signal: Pin<&mut Notified<'_>>,
+    client: &mut R,
+    buffer: &mut Buffer,
+) -> Poll<Held> {
+    if signal.poll(cx).is_ready() {
+        return Poll::Ready(Held::Released);
+    }
+    while !buffer.is_full(AHEAD_MAX) {
+        match buffer.poll_fill(cx, client, AHEAD_MAX) {
+            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Held::ClientGone),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Pending => break,
+        }
+    }
+    Poll::Pending
+}
+
 /// Waits for the next table, at most until `hold.max_time` after `since`.
 pub(crate) async fn wait<R: AsyncRead + Unpin>(
     worker: &Worker,
@@ -62,21 +130,7 @@ pub(crate) async fn wait<R: AsyncRead + Unpin>(
         return Held::Failed(Failure::HeldTooLong);
     }
     timer.arm(left);
-    let released = timer
-        .limit(poll_fn(|cx| {
-            if changed.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Held::Released);
-            }
-            while !buffer.is_full(AHEAD_MAX) {
-                match buffer.poll_fill(cx, client, AHEAD_MAX) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Held::ClientGone),
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Pending => break,
-                }
-            }
-            Poll::Pending
-        }))
-        .await;
+    let released = timer.limit(poll_fn(|cx| watch(cx, changed.as_mut(), client, buffer))).await;
     timer.disarm();
     released.unwrap_or(Held::Failed(Failure::HeldTooLong))
 }

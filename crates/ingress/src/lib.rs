@@ -11,6 +11,8 @@
 //!
 //! Where a route asks for it, [`coding`] says which answers are compressed, and [`squeeze`] does it while they pass.
 //!
+//! How much an instance can bear, where a route asks for a bound, is learned from its answers ([`overload`]).
+//!
 //! While two releases serve side by side, [`split`] says who gets which, and [`traffic`] counts what becomes of it.
 //! What becomes of every request is counted by route and instance in the [`tally`].
 //!
@@ -56,6 +58,7 @@ mod jwt;
 mod limiter;
 mod listeners;
 mod managed;
+mod overload;
 mod peer;
 mod policy;
 mod pool;

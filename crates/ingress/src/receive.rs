@@ -1,6 +1,6 @@
 //! The instance's answer, from its first byte to its last.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use crate::buffer::Buffer;
 use crate::coding::Coding;
 use crate::error_page::Failure;
 use crate::head::{HEAD_MAX, Request};
+use crate::overload::Turn;
 use crate::relay::{Encoding, Relay, RelayError, write_all};
 use crate::response::{self, ClientConnection, Response};
 use crate::squeeze::Squeeze;
@@ -67,6 +68,8 @@ pub(crate) struct Receive<'a> {
     pub(crate) begun: Instant,
     /// How long the final answer's head took, from then on.
     pub(crate) took: &'a Cell<Duration>,
+    /// Its turn at the instance, which ends with the final answer's head.
+    pub(crate) turn: &'a RefCell<Option<Turn>>,
     pub(crate) from_instance: &'a mut Buffer,
     pub(crate) answer: &'a mut Vec<u8>,
 }
@@ -162,6 +165,9 @@ impl Receive<'_> {
         }
         self.status.set(response.status);
         self.took.set(self.begun.elapsed());
+        if let Some(turn) = self.turn.take() {
+            turn.answered(self.took.get(), response.status);
+        }
         let ends_by_close =
             self.request.is_http_10() && matches!(response.framing, Framing::Chunked | Framing::UntilClose);
         Ok((response, if ends_by_close { ClientConnection::Close } else { connection }))

@@ -11,6 +11,7 @@ use rung_model::{Absence, AppName, Hold, InstanceId, Protocol, RouteDocument, Se
 use crate::balance::{Registry, ServiceLoad, Target, Tried, pick};
 use crate::cluster::Cluster;
 use crate::head::Request;
+use crate::overload::Room;
 use crate::policy::Policy;
 use crate::routing::{self, AppRoutes, Entry, Found, To};
 use crate::slots::SlotSet;
@@ -28,6 +29,14 @@ pub(crate) struct Service {
     pub(crate) explanation: String,
     pub(crate) absence: Absence,
     pub(crate) load: Arc<ServiceLoad>,
+}
+
+/// Why no instance takes one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crowd {
+    Full,
+    /// All of them fail, and are left alone for a while.
+    Broken,
 }
 
 /// Two releases side by side.
@@ -55,6 +64,35 @@ impl Service {
         };
         let named = (named.len() == 16).then(|| eligible.iter().find(is_it)).flatten();
         named.or_else(|| pick(eligible, tried))
+    }
+
+    /// What may be picked where an instance gets so many at most: everything but those that this adds to the tried ones.
+    /// An error: no instance has room.
+    pub(crate) fn with_room(&self, lot: Option<&Lot>, tried: &Tried, max: u32) -> Result<Tried, Crowd> {
+        let eligible = self.eligible(lot, tried);
+        let (mut full, mut crowd) = (Tried::default(), Crowd::Broken);
+        for target in eligible {
+            match target.load.gauge.room(max) {
+                Room::Free => continue,
+                Room::Full => crowd = Crowd::Full,
+                Room::Broken => {}
+            }
+            full.add(target.load.slot);
+        }
+        if full.count() == eligible.len() && !eligible.is_empty() {
+            return Err(crowd);
+        }
+        // Once more to one that was tried rather than to one that is full.
+        let is_fresh =
+            |target: &Target| !full.contains(target.load.slot) && !tried.contains(target.load.slot);
+        if eligible.iter().any(is_fresh) {
+            eligible
+                .iter()
+                .map(|target| target.load.slot)
+                .filter(|slot| tried.contains(*slot))
+                .for_each(|slot| full.add(slot));
+        }
+        Ok(full)
     }
 
     fn eligible(&self, lot: Option<&Lot>, tried: &Tried) -> &[Target] {

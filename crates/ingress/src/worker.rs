@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rung_model::route::{Pages, Redirect};
+use rung_model::route::{Overload, Pages, Redirect};
 use rung_model::{Hold, InstanceId, Protocol};
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
@@ -30,6 +30,7 @@ use crate::forward::serve;
 use crate::handshake::serve_tls;
 use crate::head::Request;
 use crate::http2::Connections;
+use crate::overload::Turn;
 use crate::peer::{PeerDoor, serve_peer};
 use crate::policy::Policy;
 use crate::pool::Pool;
@@ -38,7 +39,7 @@ use crate::routing::{Found, To};
 use crate::split::{self, Lot};
 use crate::squeeze::Encoders;
 use crate::stream::Scheme;
-use crate::table::{Service, Table};
+use crate::table::{Crowd, Service, Table};
 use crate::tally::{InTally, Tallies};
 use crate::timer::{TICK, Timers};
 use crate::traffic::CohortCounts;
@@ -222,6 +223,9 @@ pub(crate) struct Chosen {
     pub(crate) rivals: usize,
     /// It was tried for this request before.
     pub(crate) is_again: bool,
+    /// The route bounds what an instance gets: then there is a turn, which is taken when the answer begins.
+    pub(crate) is_bounded: bool,
+    pub(crate) turn: RefCell<Option<Turn>>,
     version: u64,
 }
 
@@ -237,6 +241,11 @@ pub(crate) enum Choice {
     },
     Hold {
         hold: Hold,
+        load: Arc<ServiceLoad>,
+    },
+    /// Every instance has as many requests as it can bear.
+    Full {
+        rule: Overload,
         load: Arc<ServiceLoad>,
     },
     Nothing {
@@ -310,6 +319,20 @@ impl Worker {
             To::Nothing => return nothing(Failure::NoRoute),
         };
         *lot = service.draw(*lot, head);
+        let overload = policy.and_then(|policy| policy.rule.overload);
+        let crowded;
+        let tried = match overload.map(|rule| service.with_room(lot.as_ref(), tried, rule.max)) {
+            None => tried,
+            Some(Ok(passed)) => {
+                crowded = passed;
+                &crowded
+            }
+            Some(Err(Crowd::Broken)) => return nothing(Failure::CircuitOpen),
+            Some(Err(Crowd::Full)) => {
+                let rule = overload.expect("it was asked whether there is room");
+                return Choice::Full { rule, load: service.load.clone() };
+            }
+        };
         let picked = match policy.and_then(|policy| policy.cookie.as_deref()) {
             None => service.pick(lot.as_ref(), tried),
             Some(cookie) => pick_again(service, cookie, request, head, lot.as_ref(), tried),
@@ -326,6 +349,8 @@ impl Worker {
                 counts: target.counts.clone(),
                 rivals: service.targets.len() - 1,
                 is_again: tried.contains(target.load.slot),
+                is_bounded: overload.is_some(),
+                turn: RefCell::new(overload.map(|_| Turn::begin(&target.load))),
                 version: table.version,
             }),
             (None, Some(hold)) => Choice::Hold { hold, load: service.load.clone() },

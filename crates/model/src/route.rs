@@ -124,6 +124,8 @@ pub struct RoutePolicy {
     pub cors: Option<Cors>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<RateLimits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<Overload>,
 }
 
 impl RoutePolicy {
@@ -299,6 +301,20 @@ pub struct Rate {
     pub per: Duration,
     /// So many may come at once after a pause.
     pub burst: u32,
+}
+
+/// What becomes of requests that an instance can't do well at once: how many it can, the ingress learns from how long its
+/// answers take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Overload {
+    /// So many an instance gets at most, however fast it is.
+    pub max: u32,
+    /// So many wait for room; more are refused.
+    pub queue: u32,
+    /// So long each waits.
+    #[serde(rename = "wait_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
+    pub wait: Duration,
 }
 
 /// Pages that an app shows instead of Rung's own: HTML by the status that they are for.

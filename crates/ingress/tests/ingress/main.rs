@@ -14,6 +14,7 @@ mod hostile;
 mod http2;
 mod lifetimes;
 mod load_balancers;
+mod overload;
 mod peers;
 mod responses;
 mod routes;

@@ -100,7 +100,7 @@ fn routes(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
         }
         let Some(name) = route.service() else { continue };
         match file.services.get(name) {
-            Some(service) if service.port => refuse_unpacked(service, places, findings),
+            Some(service) if service.port => refuse_for_http2(service, places, findings),
             Some(_) => findings.report(
                 places.to.clone(),
                 format!("service `{name}` has no port, so it gets no requests"),
@@ -119,12 +119,18 @@ fn routes(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
 }
 
 /// Frames of a service that speaks HTTP/2 are passed on as they are.
-fn refuse_unpacked(service: &Service, places: &RoutePlaces, findings: &mut Findings<'_>) {
+fn refuse_for_http2(service: &Service, places: &RoutePlaces, findings: &mut Findings<'_>) {
     if service.protocol == Protocol::H2c
         && let Some(at) = &places.compress
     {
         let message = "answers of h2c services pass as they come: `compress` does nothing for them";
         findings.report(at.clone(), message, "take it out, and compress in the application");
+    }
+    if service.protocol == Protocol::H2c
+        && let Some(at) = &places.overload
+    {
+        let message = "calls of h2c services may last for hours: `overload` can't judge by them";
+        findings.report(at.clone(), message, "take it out, and bound the calls in the application");
     }
 }
 

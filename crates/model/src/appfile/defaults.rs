@@ -166,3 +166,12 @@ pub const BURST_BOUNDS: RangeInclusive<i64> = 1..=1_000_000;
 
 /// All of them travel with each change of the routes.
 pub const PAGE_MAX: usize = 64 * 1024;
+
+/// Of `overload`: what an instance learns to bear is the bound, and not this number.
+pub const OVERLOAD_MAX: u32 = 10_000;
+pub const OVERLOAD_MAX_BOUNDS: RangeInclusive<i64> = 1..=100_000;
+/// A burst; longer queues only make everybody wait.
+pub const OVERLOAD_QUEUE: u32 = 100;
+pub const OVERLOAD_QUEUE_BOUNDS: RangeInclusive<i64> = 0..=100_000;
+/// Who waits longer for a page goes away.
+pub const OVERLOAD_WAIT: Duration = Duration::from_secs(1);

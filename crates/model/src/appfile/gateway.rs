@@ -12,7 +12,7 @@ use crate::ids::SecretName;
 use crate::network::Network;
 use crate::route::{
     AddressRule, Affinity, ApiKeyAuth, Auth, BasicAuth, Compression, Cors, HeaderChange, JwtAuth, Origins,
-    Rate, RateLimits, RoutePolicy, WithCredentials,
+    Overload, Rate, RateLimits, RoutePolicy, WithCredentials,
 };
 
 pub(super) fn read(table: &Table<'_, '_>, path: Option<&str>, findings: &mut Findings<'_>) -> RoutePolicy {
@@ -42,6 +42,7 @@ pub(super) fn read(table: &Table<'_, '_>, path: Option<&str>, findings: &mut Fin
         auth: table.field("auth").and_then(|field| auth(&field, findings)),
         cors: table.field("cors").and_then(|field| cors(&field, findings)),
         limit: table.field("limit").and_then(|field| limit(&field, findings)),
+        overload: table.field("overload").and_then(|field| overload(&field, findings)),
     };
     refuse_keyless_limit(table, &policy, findings);
     policy
@@ -55,6 +56,7 @@ pub(super) fn refuse_with_redirect(policy: &RoutePolicy, at: Range<usize>, findi
         ("response_timeout", policy.response_timeout.is_some()),
         ("sticky", policy.affinity == Affinity::Cookie),
         ("compress", policy.compression == Compression::On),
+        ("overload", policy.overload.is_some()),
     ];
     for (key, is_there) in without_meaning {
         if is_there {
@@ -344,6 +346,22 @@ fn limit(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Option<RateLimit
         return None;
     }
     Some(limits)
+}
+
+fn overload(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Option<Overload> {
+    let table = field.table(&schema::OVERLOAD, findings, "overload = { queue = 100, wait = \"1s\" }")?;
+    let number = |key: &str, bounds, findings: &mut Findings<'_>| {
+        let number = table.field(key)?.integer(findings, bounds)?;
+        Some(u32::try_from(number).expect("the bounds are within u32"))
+    };
+    let max = number("max", defaults::OVERLOAD_MAX_BOUNDS, findings);
+    let queue = number("queue", defaults::OVERLOAD_QUEUE_BOUNDS, findings);
+    let wait = table.field("wait").and_then(|field| field.duration(findings, defaults::WAIT_BOUNDS));
+    Some(Overload {
+        max: max.unwrap_or(defaults::OVERLOAD_MAX),
+        queue: queue.unwrap_or(defaults::OVERLOAD_QUEUE),
+        wait: wait.unwrap_or(defaults::OVERLOAD_WAIT),
+    })
 }
 
 fn refuse_keyless_limit(table: &Table<'_, '_>, policy: &RoutePolicy, findings: &mut Findings<'_>) {

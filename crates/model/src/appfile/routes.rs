@@ -44,6 +44,7 @@ pub(super) struct RoutePlaces {
     pub host: Option<Range<usize>>,
     pub auth: Option<Range<usize>>,
     pub compress: Option<Range<usize>>,
+    pub overload: Option<Range<usize>>,
 }
 
 const EXAMPLE: &str = "[[routes]] with path = \"/*\" and service = \"web\" below it";
@@ -83,6 +84,7 @@ fn one(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Option<(Route, Rou
         host: table.field("host").map(|field| field.span.clone()),
         auth: table.field("auth").map(|field| field.key_span.clone()),
         compress: table.field("compress").map(|field| field.key_span.clone()),
+        overload: table.field("overload").map(|field| field.key_span.clone()),
     };
     Some((Route { path: path?, when, to, policy: Box::new(policy) }, places))
 }

@@ -236,6 +236,7 @@ pub const ROUTE: Section = Section {
         "auth",
         "cors",
         "limit",
+        "overload",
     ],
     refused: &[
         later("cache", "set caching headers in the application"),
@@ -263,6 +264,8 @@ pub const CORS: Section = Section {
 pub const LIMIT: Section =
     Section { title: "limit", keys: &["per_address", "per_key", "total", "burst"], refused: &[] };
 
+pub const OVERLOAD: Section = Section { title: "overload", keys: &["max", "queue", "wait"], refused: &[] };
+
 /// Beside these, statuses.
 pub const PAGES: Section = Section { title: "[pages]", keys: &["maintenance", "error"], refused: &[] };
 
@@ -288,5 +291,6 @@ pub const ALL: &[&Section] = &[
     &AUTH,
     &CORS,
     &LIMIT,
+    &OVERLOAD,
     &PAGES,
 ];

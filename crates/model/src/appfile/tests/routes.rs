@@ -29,6 +29,7 @@ fn a_route_says_what_is_done_on_the_way() {
         max_head = "8KB"
         sticky = true
         compress = true
+        overload = { queue = 20 }
         allow = ["10.0.0.0/8", "::1"]
         deny = ["10.6.6.6"]
         auth = { api_key = "API_KEYS", header = "X-Token" }
@@ -52,6 +53,8 @@ fn a_route_says_what_is_done_on_the_way() {
     assert_eq!((policy.affinity, policy.compression), (Affinity::Cookie, Compression::On));
     assert!(policy.addresses.admits("10.1.1.1".parse().unwrap()));
     assert!(!policy.addresses.admits("10.6.6.6".parse().unwrap()));
+    let overload = policy.overload.unwrap();
+    assert_eq!((overload.max, overload.queue, overload.wait), (10_000, 20, Duration::from_secs(1)));
     let Some(Auth::ApiKey(keys)) = &policy.auth else { panic!("{:?}", policy.auth) };
     assert_eq!((keys.secret.as_str(), keys.header.as_deref()), ("API_KEYS", Some("x-token")));
     let cors = policy.cors.as_ref().unwrap();
@@ -78,6 +81,8 @@ fn routes_that_contradict_themselves_are_refused_with_the_way_out() {
         ("redirect = \"elsewhere\"", "neither a path nor an address"),
         ("redirect = \"/new/*\"\nstatus = 304", "304 is not a redirect"),
         ("redirect = \"/new/*\"\nsticky = true", "`sticky` is about an application"),
+        ("service = \"web\"\noverload = { queue = -1 }", "`queue`"),
+        ("redirect = \"/new/*\"\noverload = {}", "`overload` is about an application"),
         ("redirect = \"/new/*\"\ncompress = true", "`compress` is about an application"),
         ("service = \"web\"\nstrip = true\nrewrite = \"/v2/*\"", "two ways to rewrite"),
         ("service = \"web\"\nrewrite = \"/v2\"", "must both end with /*"),
@@ -104,12 +109,15 @@ fn routes_that_contradict_themselves_are_refused_with_the_way_out() {
             "it repeats a password: {messages:?}"
         );
     }
-    let h2c = web("protocol = \"h2c\"\n[[routes]]\npath = \"/*\"\nservice = \"web\"\ncompress = true");
+    let h2c = web(
+        "protocol = \"h2c\"\n[[routes]]\npath = \"/*\"\nservice = \"web\"\ncompress = true\noverload = {}",
+    );
     let found = messages(&h2c);
     assert!(
         found.iter().any(|found| found.contains("answers of h2c services pass as they come")),
         "{found:?}"
     );
+    assert!(found.iter().any(|found| found.contains("`overload` can't judge by them")), "{found:?}");
     let messages = messages(&web("[pages]\n418 = \"teapot\""));
     assert!(messages.iter().any(|found| found.contains("`418` is not a page")), "{messages:?}");
 }
