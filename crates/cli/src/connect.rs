@@ -85,7 +85,25 @@ pub fn server(global: &Global) -> anyhow::Result<Server> {
         Some(ca) => Some(ca),
         None => authority(ca.as_deref())?,
     };
-    Ok(Server { address, token: global.token.clone().or(token), ca })
+    let token = global.token.clone().or(token);
+    if token.is_some() {
+        refuse_what_is_overheard(&address)?;
+    }
+    Ok(Server { address, token, ca })
+}
+
+/// A token that is sent in the clear is everybody's on the way. Rung serves its API to other machines by TLS alone.
+pub(crate) fn refuse_what_is_overheard(address: &Address) -> anyhow::Result<()> {
+    let Address::Tcp(authority) = address else { return Ok(()) };
+    let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_here =
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if is_here {
+        return Ok(());
+    }
+    let message = format!("http://{authority} would carry the token over the network in the clear");
+    Err(Hinted::usage(message, format!("say https://{authority}, with --ca or RUNG_CA")).into())
 }
 
 /// What was meant for the laptop must not go to production, nor the other way round.
@@ -152,6 +170,21 @@ mod tests {
         assert_eq!(there.address().to_string(), "http://10.0.0.1:7864");
         let error = connect(&global(data.path(), Some("nonsense"))).unwrap_err();
         assert_eq!(explain(&error).1, Exit::Usage);
+    }
+
+    #[test]
+    fn a_token_is_not_sent_over_a_network_in_the_clear() {
+        let refused = |address: &str| refuse_what_is_overheard(&address.parse().unwrap()).is_err();
+        assert!(refused("http://10.0.0.1:7864") && refused("http://rung.example.com:7864"));
+        assert!(!refused("http://127.0.0.1:7864") && !refused("http://[::1]:7864"));
+        assert!(!refused("http://localhost:7864") && !refused("https://10.0.0.1:7864"));
+
+        let data = tempfile::tempdir().unwrap();
+        let with_token = |api: &str| Global { token: Some("t0ken".into()), ..global(data.path(), Some(api)) };
+        let (text, exit) = explain(&connect(&with_token("http://10.0.0.1:7864")).unwrap_err());
+        assert!(text.contains("in the clear") && text.contains("https://10.0.0.1:7864"), "{text}");
+        assert_eq!(exit, Exit::Usage);
+        connect(&with_token("http://127.0.0.1:7864")).unwrap();
     }
 
     #[test]

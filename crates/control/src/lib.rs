@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod election;
 pub mod events;
 mod git;
+mod given;
 pub mod http;
 pub mod keyring;
 mod launch;

@@ -8,13 +8,11 @@ use rung_api::{Code, ErrorBody};
 use rung_model::{AppName, ReleaseNumber, SecretName, keys};
 use rung_store::{Guard, Op, Txn};
 
+use crate::given::STRING_MAX_BYTES;
 use crate::keyring::{Keyring, RotateError};
 use crate::shared::{Control, contended, store_error};
 
-/// Linux gives a string of the environment, `NAME=value` and its end, 128 KiB.
-pub(crate) const STRING_MAX_BYTES: usize = 128 * 1024;
-
-/// And 2 MiB to arguments and environment as a whole, with the usual limit of the stack; the rest is the app's own.
+/// Linux gives 2 MiB to arguments and environment as a whole, with the usual limit of the stack; the rest is the app's own.
 const TOGETHER_MAX_BYTES: usize = 1024 * 1024;
 
 const PAGE: usize = 100;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use rung_api::{Address, ClientError, Code};
 
 use crate::args::{Global, LoginArgs};
-use crate::connect::client;
+use crate::connect::{client, refuse_what_is_overheard};
 use crate::edge::{Exit, Hinted};
 use crate::login::{Login, path};
 use crate::render;
@@ -34,20 +34,6 @@ pub async fn login(global: &Global, args: &LoginArgs, screen: &mut Screen) -> an
         format!("logged in as {who}\nkept in {}; `rung logout` removes it", path.display())
     })?;
     Ok(Exit::Done)
-}
-
-/// A token that is sent in the clear is everybody's on the way.
-fn refuse_what_is_overheard(address: &Address) -> anyhow::Result<()> {
-    let Address::Tcp(authority) = address else { return Ok(()) };
-    let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let is_here =
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    if is_here {
-        return Ok(());
-    }
-    let message = format!("http://{authority} would carry the token over the network in the clear");
-    Err(Hinted::usage(message, format!("log in at https://{authority}, with --ca")).into())
 }
 
 fn token() -> anyhow::Result<String> {
@@ -85,17 +71,4 @@ pub fn logout(screen: &mut Screen) -> anyhow::Result<Exit> {
         false => "nobody was logged in".to_owned(),
     })?;
     Ok(Exit::Done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_not_sent_over_a_network_in_the_clear() {
-        let refused = |address: &str| refuse_what_is_overheard(&address.parse().unwrap()).is_err();
-        assert!(refused("http://10.0.0.1:7864") && refused("http://rung.example.com:7864"));
-        assert!(!refused("http://127.0.0.1:7864") && !refused("http://[::1]:7864"));
-        assert!(!refused("http://localhost:7864") && !refused("https://10.0.0.1:7864"));
-    }
 }

@@ -16,6 +16,7 @@ use rung_store::{Guard, Op};
 
 use super::Answer;
 use super::extract::{Body, Json, Named, Query};
+use super::rollouts::no_such_deployment;
 use crate::access::Caller;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
@@ -406,7 +407,7 @@ pub async fn show(
 ) -> Answer<Deployment> {
     let (app, number): (AppName, DeploymentNumber) = (named.get("app")?, named.get("deployment")?);
     let find = || control.read(|world| world.deployment(&app, number).cloned());
-    let missing = || ErrorBody::new(Code::NotFound, format!("app {app} has no deployment {number}"));
+    let missing = || no_such_deployment(&app, number);
     find().ok_or_else(missing)?;
     let wait = Duration::from_millis(seen.wait_ms).min(Duration::from_secs(60));
     let news = control.wait_for(wait, |reconcile| {

@@ -13,6 +13,8 @@ use rung_store::{Guard, Op};
 
 use super::Answer;
 use super::extract::{Body, Json, Named};
+use super::releases::no_such_release;
+use crate::given;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 /// How many of the next times are shown.
@@ -151,6 +153,8 @@ pub async fn run(
         refuse_overlap(&name, &declared, &earlier)?;
         let pinned = control.job_state(&app, &name).0.pinned;
         let (release, job) = control.pinned_job(&app, &name, pinned).unwrap_or((current, declared));
+        let command = with_arguments(&job.command, &request.arguments);
+        given::check_run(&command, &request.env)?;
         let run = Run {
             id: control.next_run_id(&app, name.as_str()),
             app: app.clone(),
@@ -165,7 +169,7 @@ pub async fn run(
                     retries_left: job.retries,
                     retry_after: job.retry_after,
                 },
-                command: with_arguments(&job.command, &request.arguments),
+                command,
                 env: request.env.clone(),
             },
             by: request.by.clone(),
@@ -224,8 +228,7 @@ pub async fn pin(
     let (app, job): (AppName, JobName) = (named.get("app")?, named.get("job")?);
     if let Some(number) = request.release {
         let release = control.read(|world| world.release(&app, number).cloned());
-        let release = release
-            .ok_or_else(|| ErrorBody::new(Code::NotFound, format!("app {app} has no release {number}")))?;
+        let release = release.ok_or_else(|| no_such_release(&app, number))?;
         if !release.file.jobs.contains_key(&job) {
             let message = format!("{number} of app {app} has no job {job}");
             return Err(ErrorBody::new(Code::Refused, message)

@@ -24,14 +24,16 @@ use crate::status::{listing, summary};
 /// Fewer digits name several commits before long.
 const COMMIT_DIGITS_MIN: usize = 7;
 
+pub(super) fn no_such_release(app: &AppName, number: ReleaseNumber) -> ErrorBody {
+    ErrorBody::new(Code::NotFound, format!("app {app} has no release {number}"))
+        .hint("`rung releases` lists those that are kept")
+}
+
 impl Control {
     fn release_of(&self, app: &AppName, number: ReleaseNumber) -> Result<Release, ErrorBody> {
         self.status_of(app)?;
         let found = self.read(|world| world.release(app, number).cloned());
-        found.ok_or_else(|| {
-            ErrorBody::new(Code::NotFound, format!("app {app} has no release {number}"))
-                .hint("`rung releases` lists those that are kept")
-        })
+        found.ok_or_else(|| no_such_release(app, number))
     }
 
     async fn refuse_pruned(&self, release: &Release) -> Result<(), ErrorBody> {

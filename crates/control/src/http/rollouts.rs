@@ -23,6 +23,11 @@ pub async fn go_on(State(control): State<Control>, named: Named, Body(by): Body<
     Ok(Json(()))
 }
 
+pub(super) fn no_such_deployment(app: &AppName, number: DeploymentNumber) -> ErrorBody {
+    ErrorBody::new(Code::NotFound, format!("app {app} has no deployment {number}"))
+        .hint("`rung explain` alone tells of the newest; the last hundred are kept")
+}
+
 fn refuse_unless_it_waits(deployment: &Deployment) -> Result<(), ErrorBody> {
     let Deployment { app, number, .. } = deployment;
     if deployment.has_ended() {
@@ -48,9 +53,7 @@ impl Control {
     ) -> Result<(), ErrorBody> {
         for _ in 0..ATTEMPTS {
             let held = self.read(|world| world.deployments.get(app)?.get(&number).cloned());
-            let held = held.ok_or_else(|| {
-                ErrorBody::new(Code::NotFound, format!("app {app} has no deployment {number}"))
-            })?;
+            let held = held.ok_or_else(|| no_such_deployment(app, number))?;
             let mut deployment = held.value;
             amend(&mut deployment)?;
             let key = keys::deployment(app, number);

@@ -1,5 +1,6 @@
 //! One-off runs: `rung run`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -12,6 +13,7 @@ use rung_store::{Guard, Op};
 use super::Answer;
 use super::extract::{Body, Json, Named, Query, Wait};
 use crate::access::Caller;
+use crate::given;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 /// Nobody types at a terminal for longer; what runs longer is a service or a job.
@@ -32,6 +34,7 @@ pub async fn start(
     if request.command.trim().is_empty() {
         return Err(ErrorBody::new(Code::InvalidRequest, "there is no command to run").into());
     }
+    given::check_run(&request.command, &BTreeMap::new())?;
     for _ in 0..ATTEMPTS {
         let run = Run {
             id: control.next_run_id(&app, "run"),
@@ -102,8 +105,10 @@ impl Control {
 
     fn run_of(&self, app: &AppName, run: &RunId) -> Result<(Run, u64), ErrorBody> {
         let held = self.read(|world| world.runs.get(run).filter(|held| held.value.app == *app).cloned());
-        let held =
-            held.ok_or_else(|| ErrorBody::new(Code::NotFound, format!("app {app} has no run {run}")))?;
+        let held = held.ok_or_else(|| {
+            ErrorBody::new(Code::NotFound, format!("app {app} has no run {run}"))
+                .hint("`rung job history` shows those of a job, `rung run --list` those that go on")
+        })?;
         Ok((held.value, held.revision))
     }
 }

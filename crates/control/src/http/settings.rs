@@ -16,6 +16,7 @@ use super::apps::no_such_app;
 use super::deploy::Move;
 use super::extract::{Body, Json, Named, Private};
 use crate::access::Caller;
+use crate::given;
 use crate::keyring::Origin;
 use crate::secrets;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
@@ -42,6 +43,8 @@ pub async fn set_config(
     let app: AppName = named.get("app")?;
     let names: Vec<&str> = request.changes.keys().map(String::as_str).collect();
     names.iter().try_for_each(|name| check_name(name))?;
+    let mut set = request.changes.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    set.try_for_each(|(name, value)| given::check_no_zero_byte(name, value))?;
     caller.note(names.join(", "));
     for _ in 0..ATTEMPTS {
         let (mut record, revision) = control.record_or_new(&app)?;
@@ -89,11 +92,7 @@ fn refuse_other_kind<'n>(
 }
 
 fn check_name(name: &str) -> Result<(), ErrorBody> {
-    if let Err(error) = SecretName::new(name) {
-        // Config and secrets are both variables of the environment, and named alike.
-        let message = format!("{name:?} is not the name of a variable: {}", error.why);
-        return Err(ErrorBody::new(Code::InvalidRequest, message));
-    }
+    given::check_name(name)?;
     if appfile::is_reserved(name) {
         let message = format!("{name} is given by Rung itself and can't be set");
         return Err(ErrorBody::new(Code::InvalidRequest, message));

@@ -194,7 +194,10 @@ fn unknown_source(world: &World, app: &AppName, query: &LogQuery) -> Option<Erro
         let mut runs: Vec<_> = world.runs.values().filter(|held| held.value.app == *app).collect();
         runs.sort_by_key(|held| std::cmp::Reverse(held.value.at));
         let newest = listed(runs.into_iter().take(NAMED_MAX).map(|held| held.value.id.to_string()));
-        let message = format!("app {app} has no run {run}; the newest are {newest}");
+        let message = match newest.as_str() {
+            NONE => format!("app {app} has no run {run}, nor any other that is kept"),
+            newest => format!("app {app} has no run {run}; the newest are {newest}"),
+        };
         return Some(ErrorBody::new(Code::NotFound, message));
     }
     let files = || world.releases.get(app).into_iter().flatten().map(|(_, held)| &held.value.file);
@@ -222,8 +225,10 @@ fn unknown_source(world: &World, app: &AppName, query: &LogQuery) -> Option<Erro
 
 fn listed(names: impl Iterator<Item = String>) -> String {
     let names = names.collect::<Vec<_>>().join(", ");
-    if names.is_empty() { "none".to_owned() } else { names }
+    if names.is_empty() { NONE.to_owned() } else { names }
 }
+
+const NONE: &str = "none";
 
 /// Asks an agent, with patience for one that is starting: after a restart the server answers a little earlier.
 async fn reach<T, F>(ask: impl Fn() -> F) -> Result<T, ClientError>

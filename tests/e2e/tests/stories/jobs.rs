@@ -144,6 +144,16 @@ fn a_job_on_demand_gets_arguments_and_environment_and_exits_as_its_command() {
     rung.cli(&["job", "history", "import", "--app", "errand"]).succeeds().mentions("exited with code 7");
     rung.cli(&["job", "run", "imprt", "--app", "errand"]).ends_with(1).mentions("it has import");
     rung.cli(&["job", "list", "--app", "errand"]).succeeds().mentions("on demand");
+    rung.cli(&["job", "run", "import", "--app", "errand", "-e", "1A=x"])
+        .ends_with(1)
+        .mentions("\"1A\" is not the name of a variable: it starts with a digit");
+    rung.cli(&["job", "pin", "import", "v9", "--app", "errand"])
+        .ends_with(1)
+        .mentions("`rung releases` lists");
+    rung.cli(&["job", "cancel", "errand.import-n9", "--app", "errand"])
+        .ends_with(1)
+        .mentions("has no run errand.import-n9")
+        .mentions("`rung job history`");
 }
 
 #[test]

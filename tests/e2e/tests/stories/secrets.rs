@@ -129,6 +129,9 @@ fn values_that_no_environment_holds_are_refused_with_the_way_out() {
     refused("x".repeat(3_000_000).as_bytes()).mentions("more than 1 MiB");
     refused(b"a\0b").mentions("zero byte").mentions("--base64");
     refused(b"\xff\xfe").mentions("not text").mentions("--base64");
+    let config =
+        owner_asks(&rung, "PATCH", "/v1/apps/odd/config", r#"{"changes":{"A":"x\u0000"},"by":"me"}"#);
+    assert!(config.status == 400 && config.text().contains("A holds a zero byte"), "{}", config.text());
     // The way out of binary ones: from standard input, or from a file.
     let bytes: Vec<u8> = (0..=255).collect();
     let file = tempfile::NamedTempFile::new().expect("a file");
