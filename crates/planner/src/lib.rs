@@ -35,6 +35,7 @@ pub mod reconcile;
 pub mod rollout;
 pub mod routes;
 pub mod schedule;
+mod standby;
 pub mod traffic;
 mod unknown;
 pub mod world;

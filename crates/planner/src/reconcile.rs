@@ -2,7 +2,8 @@
 //!
 //! Of each service there are at most four kinds of instances at a time:
 //! - *wanted*: of the cohort that shall serve; started until there are enough.
-//! - *standby*: of the live cohort, while a deployment brings the next one; kept until that has succeeded.
+//! - *standby*: of the live cohort, while a deployment brings the next one; kept until that has succeeded, and kept up as
+//!   long as it serves for its own sake ([`standby`]).
 //! - *warm*: of the cohort before, after a success; it runs on for a while, in case somebody wants to go back.
 //! - *leaving*: all others; un-routed, drained, stopped, forgotten.
 //!
@@ -30,6 +31,7 @@ use crate::schedule::{
     Placer, Waiting, WaitingRun, choose_node, choose_node_for_run, desired_instances, is_too_large,
     unlabelled, unusable,
 };
+use crate::standby;
 use crate::world::World;
 
 /// Which cohort shall serve an app, which one waits behind it, and by which release.
@@ -60,7 +62,7 @@ pub(crate) fn aim(draft: &Draft<'_>, app: &AppName) -> Option<Aim> {
 }
 
 /// What serves while nothing rolls.
-fn live_aim(draft: &Draft<'_>, app: &AppName) -> Option<Aim> {
+pub(crate) fn live_aim(draft: &Draft<'_>, app: &AppName) -> Option<Aim> {
     let record = draft.app(app);
     let warm = warm(draft, app).map(|warm| warm.cohort);
     Some(Aim { cohort: record.live?, release: record.current?, standby: None, warm })
@@ -142,6 +144,7 @@ pub(crate) fn services(draft: &Draft<'_>, app: &AppName) -> Vec<ServiceName> {
     let declared = aim(draft, app).and_then(|aim| draft.release(app, aim.release));
     let mut found: Vec<ServiceName> =
         declared.map(|release| release.file.services.keys().cloned().collect()).unwrap_or_default();
+    found.extend(standby::services(draft, app));
     found.extend(draft.running_services(app).cloned());
     found.sort();
     found.dedup();
@@ -201,11 +204,12 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
         let has_port = declared.is_some_and(|declared| declared.port);
         release_replaced(&mut kinds, wanted as usize, has_port);
     }
+    standby::make_way(draft, app, service, &mut kinds);
     kinds
 }
 
 /// Whether its node shall not have it any longer.
-fn shall_move(draft: &Draft<'_>, declared: Option<&Service>, member: &Member) -> bool {
+pub(crate) fn shall_move(draft: &Draft<'_>, declared: Option<&Service>, member: &Member) -> bool {
     let node = draft.input.world.nodes.get(&member.node);
     let misplaced = || {
         node.zip(declared).is_some_and(|(node, declared)| unlabelled(&declared.place, &node.value).is_some())
@@ -286,6 +290,7 @@ pub fn reconcile_app(draft: &mut Draft<'_>, app: &AppName) {
     for service in services {
         let kinds = kinds(draft, app, &service);
         start_missing(draft, app, &service, &kinds);
+        standby::start_missing(draft, app, &service, &kinds);
         for member in &kinds.leaving {
             let drain = drain_time(draft, app, &service, member.release);
             send_off(draft, app, member, drain);
@@ -322,13 +327,26 @@ fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, ki
         await_the_last(draft, app, service, kinds, missing);
         return;
     }
-    let mut placer = Placer::new(draft, app, service, &declared);
+    start(draft, app, service, aim, &declared, kinds, missing);
+}
+
+/// So many more of a cohort, as far as there are places for them.
+pub(crate) fn start(
+    draft: &mut Draft<'_>,
+    app: &AppName,
+    service: &ServiceName,
+    aim: Aim,
+    declared: &Service,
+    kinds: &Kinds,
+    missing: u32,
+) {
+    let mut placer = Placer::of(draft, app, service, declared, Some(aim));
     for placed in 0..missing {
         let Some(node) = placer.next(draft) else {
-            go_without(draft, &placer, &declared, kinds, missing - placed);
+            go_without(draft, &placer, declared, kinds, missing - placed);
             return;
         };
-        let has_new_volumes = pin_volumes(draft, app, &declared, &node);
+        let has_new_volumes = pin_volumes(draft, app, declared, &node);
         let instance = AssignedInstance {
             app: app.clone(),
             service: service.clone(),
@@ -341,7 +359,7 @@ fn start_missing(draft: &mut Draft<'_>, app: &AppName, service: &ServiceName, ki
         draft.mint(&node, instance);
         if has_new_volumes {
             // From now on there is one node for all of them.
-            placer = Placer::new(draft, app, service, &declared);
+            placer = Placer::of(draft, app, service, declared, Some(aim));
         }
     }
 }

@@ -9,7 +9,7 @@ use rung_model::{AppName, Intent, NodeId, ServiceName, VolumeName};
 use super::ground::{Ground, Standing};
 use super::{EXPLAINED_MAX, Refusal, Waiting, pinned_to};
 use crate::draft::Draft;
-use crate::reconcile::service_aim;
+use crate::reconcile::{Aim, service_aim};
 
 /// What one more instance asks of a node.
 #[derive(Debug)]
@@ -56,8 +56,18 @@ struct Zone {
 }
 
 impl<'s> Placer<'s> {
+    /// For the cohort that is aimed at.
     pub fn new(draft: &Draft<'_>, app: &AppName, name: &ServiceName, service: &'s Service) -> Self {
-        let aim = service_aim(draft, app, name);
+        Self::of(draft, app, name, service, service_aim(draft, app, name))
+    }
+
+    pub fn of(
+        draft: &Draft<'_>,
+        app: &AppName,
+        name: &ServiceName,
+        service: &'s Service,
+        aim: Option<Aim>,
+    ) -> Self {
         let file = aim.and_then(|aim| draft.release(app, aim.release)).map(|release| &release.file);
         let disk_bytes = file.map_or(0, |file| new_volumes(draft, app, service, file));
         let asked = Asked {
@@ -80,14 +90,14 @@ impl<'s> Placer<'s> {
             disk_given: if disk_bytes > 0 { disk_given(draft) } else { BTreeMap::new() },
         };
         placer.zones.resize_with(ground.zones(), Zone::default);
-        placer.count_own(draft, ground);
+        placer.count_own(draft, ground, aim);
         placer.look_at_all(ground);
         placer
     }
 
-    /// Instances of the cohort that shall serve. The one before it will be gone soon, and does not count.
-    fn count_own(&mut self, draft: &Draft<'_>, ground: &Ground) {
-        let Some(cohort) = service_aim(draft, &self.app, &self.name).map(|aim| aim.cohort) else { return };
+    /// Instances of the cohort. Another one will be gone soon, and does not count.
+    fn count_own(&mut self, draft: &Draft<'_>, ground: &Ground, aim: Option<Aim>) {
+        let Some(cohort) = aim.map(|aim| aim.cohort) else { return };
         for (_, node, assigned) in draft.instances_of(&self.app, &self.name) {
             if assigned.deployment != cohort || assigned.intent != Intent::Run {
                 continue;

@@ -263,3 +263,57 @@ fn planned_again_without_new_facts_a_canary_has_nothing_to_do() {
         assert_eq!(scene.plan().steps, [], "the same facts gave another plan");
     }
 }
+
+/// How many instances of a release shall run.
+fn of_release(scene: &Scene, release: u64) -> usize {
+    let instances = scene.listed_world().assignments.into_values().flat_map(|held| held.value.instances);
+    let runs =
+        instances.filter(|(_, assigned)| assigned.intent == Intent::Run && assigned.release.0 == release);
+    runs.count()
+}
+
+#[test]
+fn what_is_scaled_during_a_canary_is_scaled_for_both_releases() {
+    let mut scene = standing(2, &["50%", "100%"]);
+    assert_eq!((of_release(&scene, 1), of_release(&scene, 2)), (2, 1));
+    scene.scale("shop", "web", 4);
+    scene.play("both have grown", |scene| scene.routed("shop", "web").len() == 6);
+    assert_eq!(
+        (of_release(&scene, 1), of_release(&scene, 2)),
+        (4, 2),
+        "half of the visitors are for two of four"
+    );
+    assert_eq!(scene.phase("shop"), Phase::Rolling);
+    scene.go_on("shop");
+    scene.play("success", |scene| scene.has_ended("shop"));
+    scene.play("the old ones gone", |scene| scene.assigned("shop").len() == 4);
+    assert_eq!((of_release(&scene, 1), of_release(&scene, 2)), (0, 4));
+}
+
+#[test]
+fn a_machine_that_is_lost_during_a_canary_takes_no_instance_of_the_old_release_for_long() {
+    for is_drained in [true, false] {
+        let mut scene = Scene::new();
+        scene.join_as("second", 8_000_000_000, &[]);
+        scene.deploy(&app("shop", "good", 2), "tree 1");
+        scene.play("success", |scene| scene.has_ended("shop"));
+        assert_eq!(scene.running("shop").len(), 2, "they are spread: {:?}", scene.running("shop"));
+        let mut file = app("shop", "good", 2);
+        canary(&mut file, &["50%", "100%"]);
+        scene.deploy(&file, "tree 2");
+        scene.play("the canary waits", |scene| scene.stage() == Stage::AwaitingWord);
+        if is_drained {
+            scene.hold_floor("shop", "web", 2);
+            scene.drain("second");
+        } else {
+            scene.cut_off("second");
+        }
+        scene.play_within(Duration::from_secs(60), "all run on the first", |scene| {
+            scene.running("shop").keys().all(|node| node != "second")
+                && scene.routed("shop", "web").len() == 3
+        });
+        assert_eq!((of_release(&scene, 1), of_release(&scene, 2)), (2, 1), "drained: {is_drained}");
+        assert_eq!(scene.share(), Some(Share(5000)));
+        assert_eq!(scene.phase("shop"), Phase::Rolling, "{}", scene.trouble("shop"));
+    }
+}

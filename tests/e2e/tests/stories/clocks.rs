@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rung_e2e::{Load, Rung, Start, TestApp, WallClock, eventually};
-use rung_model::Run;
+use rung_model::{Run, RunOutcome, RunState};
 
 const TICK: &str = r#"[jobs.tick]
 schedule = "* * * * * *"
@@ -75,4 +75,44 @@ fn a_clock_that_is_set_by_hours_disturbs_neither_requests_nor_deploys_nor_jobs()
     let history: Vec<Run> = rung.cli(&["job", "history", "tick", "--app", "clockwork", "--json"]).json();
     let times: Vec<_> = history.iter().filter_map(|run| run.of_job()?.scheduled).collect();
     assert_eq!(times.iter().collect::<BTreeSet<_>>().len(), times.len(), "a time has two records");
+}
+
+#[test]
+fn after_a_week_without_the_machine_the_last_night_is_made_up_for_and_the_others_have_a_record() {
+    let clock = WallClock::new();
+    let mut rung = Rung::start_with(Start { environment: clock.environment(), ..Start::default() });
+    let mut app = TestApp::new("holiday", 1);
+    app.web().lines.push("mounts = { state = \"/state\" }".into());
+    app.sections.push("[volumes.state]\nsize = \"1MB\"".into());
+    let command = "command = 'echo \"$RUNG_JOB_SCHEDULED\" >> $RUNG_VOLUME_STATE/nights'";
+    app.sections
+        .push(format!("[jobs.nightly]\nschedule = \"@daily\"\n{command}\nmounts = {{ state = \"/state\" }}"));
+    rung.deploy(app.directory()).succeeds();
+    rung.wait_until_settled("holiday", "web", 1);
+
+    assert!(rung.interrupt().success(), "{}", rung.output());
+    clock.set_off_by(7 * 24);
+    rung.up(None, &[]);
+    rung.wait_until_settled("holiday", "web", 1);
+    let history = || -> Vec<Run> {
+        rung.cli(&["job", "history", "nightly", "--app", "holiday", "--json"]).succeeds().json()
+    };
+    let history = eventually("the last night has been made up for", || {
+        let history = history();
+        let has_run =
+            |run: &Run| matches!(run.state, RunState::Ended { outcome: RunOutcome::Succeeded { .. }, .. });
+        if history.iter().any(has_run) { Ok(history) } else { Err(format!("{history:#?}")) }
+    });
+    let nights = rung.page("holiday", "/state?name=nights");
+    assert_eq!(nights.lines().count(), 1, "more than the last night was made up for:\n{nights}");
+    let of_last = history[0].of_job().and_then(|run| run.scheduled).expect("it was scheduled");
+    assert_eq!(nights.trim(), of_last.to_string(), "the run does not know which night it is for");
+    assert_eq!(history.len(), 2, "six nights have one record: {history:#?}");
+    let missed = history[1].of_job().expect("it is of the job");
+    let (from, through) = (missed.scheduled.expect("it has a time"), missed.through.expect("and another"));
+    let nights = (through.duration_since(from).as_hours(), of_last.duration_since(through).as_hours());
+    assert_eq!(nights, (5 * 24, 24), "a night has no record: {history:#?}");
+    rung.cli(&["job", "history", "nightly", "--app", "holiday"])
+        .succeeds()
+        .mentions("nothing was dispatched");
 }
