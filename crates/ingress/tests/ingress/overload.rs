@@ -35,7 +35,7 @@ impl Workers {
         let mut busy = self.freed.wait_while(self.busy.lock().unwrap(), |busy| *busy >= 4).unwrap();
         *busy += 1;
         drop(busy);
-        std::thread::sleep(time);
+        std::thread::sleep(time); // tidy: the work that a request takes
         *self.busy.lock().unwrap() -= 1;
         self.freed.notify_one();
         self.has.fetch_sub(1, Ordering::SeqCst);
@@ -66,7 +66,7 @@ fn an_instance_that_gets_slow_under_load_gets_no_more_than_it_does_well() {
                     assert_eq!(said, (503, Some("busy"), Some("1")), "{answer:?}");
                     refused.fetch_add(1, Ordering::SeqCst);
                     // As a client that does what it is told, in small.
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::sleep(Duration::from_millis(20)); // tidy: a client that was told to wait does
                 }
             });
         }
