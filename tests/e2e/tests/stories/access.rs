@@ -127,7 +127,11 @@ fn two_teams_neither_see_nor_touch_each_others_app_by_any_endpoint() {
             let is_told = answer.text().contains("shop") && path != "/v1/openapi.json";
             assert!(!is_told, "the other team's app is told of by {what}");
             match (method.as_str(), path.as_str()) {
-                ("GET", "/v1/apps" | "/v1/openapi.json" | "/v1/whoami" | "/v1/events" | "/v1/health") => {
+                (
+                    "GET",
+                    "/v1/apps" | "/v1/openapi.json" | "/v1/whoami" | "/v1/events" | "/v1/health"
+                    | "/v1/metrics" | "/v1/traffic",
+                ) => {
                     assert_eq!(answer.status, 200, "{what}");
                 }
                 // As if it were not there; and without the content it can't be claimed.

@@ -112,7 +112,7 @@ fn after_a_week_without_the_machine_the_last_night_is_made_up_for_and_the_others
     let (from, through) = (missed.scheduled.expect("it has a time"), missed.through.expect("and another"));
     let nights = (through.duration_since(from).as_hours(), of_last.duration_since(through).as_hours());
     assert_eq!(nights, (5 * 24, 24), "a night has no record: {history:#?}");
-    rung.cli(&["job", "history", "nightly", "--app", "holiday"])
+    rung.cli(&["job", "history", "nightly", "--app", "holiday", "--json"])
         .succeeds()
         .mentions("nothing was dispatched");
 }

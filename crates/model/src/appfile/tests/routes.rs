@@ -81,7 +81,7 @@ fn routes_that_contradict_themselves_are_refused_with_the_way_out() {
         ("redirect = \"elsewhere\"", "neither a path nor an address"),
         ("redirect = \"/new/*\"\nstatus = 304", "304 is not a redirect"),
         ("redirect = \"/new/*\"\nsticky = true", "`sticky` is about an application"),
-        ("service = \"web\"\noverload = { queue = -1 }", "`queue`"),
+        ("service = \"web\"\noverload = { queue = -1 }", "`routes.overload.queue` = -1 is out of bounds"),
         ("redirect = \"/new/*\"\noverload = {}", "`overload` is about an application"),
         ("redirect = \"/new/*\"\ncompress = true", "`compress` is about an application"),
         ("service = \"web\"\nstrip = true\nrewrite = \"/v2/*\"", "two ways to rewrite"),
