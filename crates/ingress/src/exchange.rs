@@ -334,7 +334,8 @@ impl<S: ClientStream> Exchange<'_, S> {
                 load.succeeded();
                 Attempt::Done(After::KeepAlive)
             }
-            JoinEnd::Refused => failed(Failure::ConnectionLost, Retry::Fresh),
+            JoinEnd::NotSent => failed(Failure::ConnectionLost, Retry::Fresh),
+            JoinEnd::Refused => failed(Failure::ConnectionLost, Retry::Elsewhere),
             JoinEnd::Lost { untouched } => {
                 self.worker.http2.forget(load.slot);
                 load.broke();
@@ -554,7 +555,7 @@ fn of(end: &End) -> Says {
 fn of_joined(end: JoinEnd) -> Says {
     match end {
         JoinEnd::Complete | JoinEnd::ClientGone => Says::Answer,
-        JoinEnd::Refused | JoinEnd::TooLong => Says::Nothing,
+        JoinEnd::NotSent | JoinEnd::Refused | JoinEnd::TooLong => Says::Nothing,
         JoinEnd::Lost { .. } | JoinEnd::TimedOut | JoinEnd::BrokenOff => Says::Failure,
     }
 }

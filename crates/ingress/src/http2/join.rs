@@ -35,7 +35,9 @@ pub(crate) struct Join<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum JoinEnd {
     Complete,
-    /// The instance says that it has not begun with the request: it can be sent again.
+    /// The connection had ended before the request was sent.
+    NotSent,
+    /// The instance says that it has not begun with the request, and takes it no better the next time: it is for another.
     Refused,
     /// The connection or the stream ended before an answer. `untouched`: nothing of the body was taken.
     Lost {
@@ -79,14 +81,14 @@ impl Join<'_> {
         self.timer.arm(self.response_timeout);
         match self.timer.limit(poll_fn(|cx| send.poll_ready(cx))).await {
             Err(_) => return JoinEnd::TimedOut,
-            Ok(Err(_)) => return JoinEnd::Refused,
+            Ok(Err(_)) => return JoinEnd::NotSent,
             Ok(Ok(())) => {}
         }
         let Some(request) = translate::for_instance(self.head) else {
             return JoinEnd::Lost { untouched: false };
         };
         let Ok((mut answer, upload)) = send.send_request(request, !self.has_body) else {
-            return JoinEnd::Refused;
+            return JoinEnd::NotSent;
         };
         let mut upload = Upload {
             to: upload,

@@ -160,8 +160,8 @@ fn a_call_that_an_instance_refuses_goes_to_another() {
     let stage = speaking_h2c(vec![refusing.endpoint.clone(), taking.endpoint.clone()]);
     story(async {
         let mut client = connect(stage.http).await;
-        // By chance each is asked first sometimes.
-        while refusing.asked() == 0 {
+        // By chance each is asked first; whoever refused a call is not asked for it again, so none ends unanswered.
+        while refusing.asked() < 40 {
             let (response, _) = client.send_request(request(Method::POST, "/"), true).unwrap();
             assert_eq!(response.await.expect("another takes it").status().as_u16(), 200);
         }
