@@ -1,6 +1,7 @@
 //! The API's description, made by the same calls that route it: an endpoint can't be served and left undescribed.
 //!
-//! `docs/openapi.json` is the committed copy; a test compares the two.
+//! A route only notes what it takes and answers. The document is megabytes while it is made, so it is made when somebody
+//! asks. `docs/openapi.json` is the committed copy; a test compares the two.
 
 use axum::Router;
 use axum::handler::Handler;
@@ -14,7 +15,7 @@ use utoipa::openapi::{
     ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, Paths, Ref, RefOr, Required,
     ResponseBuilder, Schema,
 };
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 use super::extract::Json;
 use super::guard::{Duties, Duty};
@@ -32,13 +33,28 @@ pub(crate) struct Says {
 
 struct Body {
     content_type: &'static str,
+    shape: fn() -> Shape,
+}
+
+impl Body {
+    fn json<T: ToSchema>() -> Self {
+        Self { content_type: "application/json", shape: Shape::of::<T> }
+    }
+
+    fn bytes(content_type: &'static str) -> Self {
+        Self { content_type, shape: Shape::of_bytes }
+    }
+}
+
+/// What a body looks like.
+struct Shape {
     schema: RefOr<Schema>,
     /// The named types that the schema refers to.
     types: Vec<(String, RefOr<Schema>)>,
 }
 
-impl Body {
-    fn json<T: ToSchema>() -> Self {
+impl Shape {
+    fn of<T: ToSchema>() -> Self {
         let mut types = Vec::new();
         T::schemas(&mut types);
         let schema = if is_named::<T>() {
@@ -47,15 +63,11 @@ impl Body {
         } else {
             T::schema()
         };
-        Self { content_type: "application/json", schema, types }
+        Self { schema, types }
     }
 
-    fn bytes(content_type: &'static str) -> Self {
-        Self { content_type, schema: Object::with_type(Type::String).into(), types: Vec::new() }
-    }
-
-    fn content(&self) -> Content {
-        Content::new(Some(self.schema.clone()))
+    fn of_bytes() -> Self {
+        Self { schema: Object::with_type(Type::String).into(), types: Vec::new() }
     }
 }
 
@@ -107,83 +119,74 @@ impl Says {
 pub(crate) struct Described {
     pub router: Router<Control>,
     pub duties: Duties,
-    paths: Paths,
-    types: Vec<(String, RefOr<Schema>)>,
+    endpoints: Vec<Endpoint>,
+}
+
+struct Endpoint {
+    method: HttpMethod,
+    path: &'static str,
+    says: Says,
 }
 
 impl Described {
     pub fn new() -> Self {
-        let mut types = Vec::new();
-        ErrorBody::schemas(&mut types);
-        types.push((ErrorBody::name().into_owned(), ErrorBody::schema()));
-        Self { router: Router::new(), duties: Duties::new(), paths: Paths::new(), types }
+        Self { router: Router::new(), duties: Duties::new(), endpoints: Vec::new() }
     }
 
-    pub fn get<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+    pub fn get<H: Handler<T, Control>, T: 'static>(self, path: &'static str, handler: H, says: Says) -> Self {
         self.add(HttpMethod::Get, path, routing::get(handler), says)
     }
 
-    pub fn post<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+    pub fn post<H: Handler<T, Control>, T: 'static>(
+        self,
+        path: &'static str,
+        handler: H,
+        says: Says,
+    ) -> Self {
         self.add(HttpMethod::Post, path, routing::post(handler), says)
     }
 
-    pub fn put<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+    pub fn put<H: Handler<T, Control>, T: 'static>(self, path: &'static str, handler: H, says: Says) -> Self {
         self.add(HttpMethod::Put, path, routing::put(handler), says)
     }
 
-    pub fn patch<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+    pub fn patch<H: Handler<T, Control>, T: 'static>(
+        self,
+        path: &'static str,
+        handler: H,
+        says: Says,
+    ) -> Self {
         self.add(HttpMethod::Patch, path, routing::patch(handler), says)
     }
 
-    pub fn delete<H: Handler<T, Control>, T: 'static>(self, path: &str, handler: H, says: Says) -> Self {
+    pub fn delete<H: Handler<T, Control>, T: 'static>(
+        self,
+        path: &'static str,
+        handler: H,
+        says: Says,
+    ) -> Self {
         self.add(HttpMethod::Delete, path, routing::delete(handler), says)
     }
 
-    fn add(mut self, method: HttpMethod, path: &str, served: MethodRouter<Control>, says: Says) -> Self {
+    fn add(
+        mut self,
+        method: HttpMethod,
+        path: &'static str,
+        served: MethodRouter<Control>,
+        says: Says,
+    ) -> Self {
         self.router = self.router.route(path, served);
         let duty = Duty { right: says.right, summary: says.summary };
         self.duties.insert((name_of(&method).to_owned(), path.to_owned()), duty);
-        self.describe(method, path, says);
+        self.endpoints.push(Endpoint { method, path, says });
         self
-    }
-
-    fn describe(&mut self, method: HttpMethod, path: &str, says: Says) {
-        let mut operation =
-            OperationBuilder::new().summary(Some(says.summary)).description(Some(says.right.in_words()));
-        for name in path_parameters(path) {
-            operation = operation.parameter(parameter(name, ParameterIn::Path));
-        }
-        for name in says.query {
-            operation = operation.parameter(parameter(name, ParameterIn::Query));
-        }
-        if let Some(body) = says.takes {
-            let request = RequestBodyBuilder::new()
-                .content(body.content_type, body.content())
-                .required(Some(Required::True));
-            operation = operation.request_body(Some(request.build()));
-            self.types.extend(body.types);
-        }
-        let mut done = ResponseBuilder::new().description("done");
-        if let Some(body) = says.answers {
-            done = done.content(body.content_type, body.content());
-            self.types.extend(body.types);
-        }
-        let refused = ResponseBuilder::new()
-            .description("refused, with a stable code and a hint")
-            .content("application/json", Content::new(Some(Ref::from_schema_name(ErrorBody::name()))));
-        operation = operation.response("200", done.build()).response("default", refused.build());
-        self.paths.add_path_operation(path, vec![method], operation.build());
     }
 
     /// Joins two sets of routes.
     pub fn merge(mut self, other: Self) -> Self {
         self.router = self.router.merge(other.router);
         self.duties.extend(other.duties);
-        for (path, item) in other.paths.paths {
-            let known = self.paths.paths.entry(path).or_default();
-            known.merge_operations(item);
-        }
-        self.types.extend(other.types);
+        self.endpoints.extend(other.endpoints);
         self
     }
 
@@ -192,16 +195,52 @@ impl Described {
             .title("Rung")
             .version(env!("CARGO_PKG_VERSION"))
             .description(Some("Everything that the command line does goes through this API."));
+        let mut paths = Paths::new();
+        let mut types = Shape::of::<ErrorBody>().types;
+        for Endpoint { method, path, says } in self.endpoints {
+            paths.add_path_operation(path, vec![method], operation(path, says, &mut types).build());
+        }
         let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         let components =
-            ComponentsBuilder::new().schemas_from_iter(self.types).security_scheme("token", token).build();
+            ComponentsBuilder::new().schemas_from_iter(types).security_scheme("token", token).build();
         OpenApiBuilder::new()
             .info(info.build())
-            .paths(self.paths)
+            .paths(paths)
             .components(Some(components))
             .security(Some([SecurityRequirement::new("token", [""; 0])]))
             .build()
     }
+}
+
+/// An endpoint's description; the types that it names are added to `types`.
+fn operation(path: &str, says: Says, types: &mut Vec<(String, RefOr<Schema>)>) -> OperationBuilder {
+    let mut content = |body: Body| {
+        let shape = (body.shape)();
+        types.extend(shape.types);
+        (body.content_type, Content::new(Some(shape.schema)))
+    };
+    let mut operation =
+        OperationBuilder::new().summary(Some(says.summary)).description(Some(says.right.in_words()));
+    for name in path_parameters(path) {
+        operation = operation.parameter(parameter(name, ParameterIn::Path));
+    }
+    for name in says.query {
+        operation = operation.parameter(parameter(name, ParameterIn::Query));
+    }
+    if let Some(body) = says.takes {
+        let (content_type, content) = content(body);
+        let request = RequestBodyBuilder::new().content(content_type, content).required(Some(Required::True));
+        operation = operation.request_body(Some(request.build()));
+    }
+    let mut done = ResponseBuilder::new().description("done");
+    if let Some(body) = says.answers {
+        let (content_type, content) = content(body);
+        done = done.content(content_type, content);
+    }
+    let refused = ResponseBuilder::new()
+        .description("refused, with a stable code and a hint")
+        .content("application/json", Content::new(Some(Ref::from_schema_name(ErrorBody::name()))));
+    operation.response("200", done.build()).response("default", refused.build())
 }
 
 fn name_of(method: &HttpMethod) -> &'static str {
