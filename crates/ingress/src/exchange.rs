@@ -22,15 +22,16 @@ use crate::head::Request;
 use crate::hold::{self, Held};
 use crate::http2::{Join, JoinEnd};
 use crate::pool::Assurance;
-use crate::receive::{End, Receive, Watch};
+use crate::receive::{End, Receive};
 use crate::redirect;
 use crate::relay::{Encoding, Relay, RelayError, write_all};
 use crate::response::ClientConnection;
 use crate::stream::ClientStream;
 use crate::tally::InTally;
 use crate::timer::Timer;
-use crate::tunnel::tunnel;
+use crate::tunnel::{Begun, tunnel};
 use crate::upstream::{RelayRefusal, Upstream};
+use crate::watch::{Attention, Watch};
 use crate::worker::{Choice, Chosen, Worker};
 
 /// With two instances of which one has crashed, the second attempt succeeds; more are for worse days.
@@ -262,10 +263,13 @@ impl<S: ClientStream> Exchange<'_, S> {
             }
             End::Upgraded => {
                 load.succeeded();
-                let leftover = from_instance.filled();
-                let worker = self.worker;
-                self.record.bytes =
-                    tunnel(worker, self.client, instance, self.timer, &answer, leftover).await;
+                let begun = Begun {
+                    answer: &answer,
+                    from_instance: from_instance.filled(),
+                    from_client: self.buffer.filled(),
+                };
+                self.record.bytes = tunnel(self.worker, self.client, instance, self.timer, begun).await;
+                self.buffer.consume(self.buffer.len());
                 Attempt::Done(After::Drop)
             }
             End::NeverSent => Attempt::Failed { failure: Failure::ConnectionLost, retry: Retry::Fresh },
@@ -626,8 +630,9 @@ async fn send_whole<S: ClientStream>(
         // It may have answered and closed without reading everything: look.
         Ok(()) | Err(_) => {}
     }
-    let watch = Watch { reader: &mut client_reader, buffer };
-    receive.run(&mut instance_reader, &mut client_writer, Some(watch)).await
+    let (timers, passed) = (&receive.worker.timers, receive.passed);
+    let mut watch = Watch::new(&mut client_reader, buffer, timers, passed);
+    receive.run(&mut instance_reader, &mut client_writer, Some(&mut watch)).await
 }
 
 /// Sends the body as it comes while the answer is already awaited: it may come before the body's end.
@@ -643,44 +648,48 @@ async fn send_streamed<S: ClientStream>(
     let (mut client_reader, mut client_writer) = client.halves();
     let (mut instance_reader, mut instance_writer) = instance.split();
     let (worker, request, timer) = (receive.worker, receive.request, receive.timer);
-    let (uploaded, status, response_timeout) = (receive.uploaded, receive.status, receive.response_timeout);
+    let (uploaded, status, passed) = (receive.uploaded, receive.status, receive.passed);
+    let response_timeout = receive.response_timeout;
     let upload_timer = worker.timers.timer();
     let sent = Cell::new(0);
     let mut out = worker.buffers.lend_output();
     out.extend_from_slice(head);
     let framing = request.body();
-    let relay = Relay {
-        buffer,
-        decoder: Decoder::new(framing),
-        encoding: if framing == Framing::Chunked { Encoding::Chunked } else { Encoding::Identity },
-        out: &mut out,
-        timer: &upload_timer,
-        stall: worker.limits().stall,
-        passed: &sent,
-        max: max_body(request),
-    };
     let end = {
-        let mut upload = pin!(relay.run(&mut client_reader, &mut instance_writer));
-        let mut download =
-            pin!(receive.run(&mut instance_reader, &mut client_writer, None::<Watch<'_, S::Reader<'_>>>));
-        let mut is_uploading = true;
-        poll_fn(|cx| {
-            if is_uploading && let Poll::Ready(result) = upload.as_mut().poll(cx) {
-                is_uploading = false;
-                match result {
-                    Ok(()) => uploaded.set(true),
-                    Err(error) => {
-                        if let Some(end) = client_failed(&error, status.get()) {
-                            return Poll::Ready(end);
-                        }
+        let upload = async {
+            let relay = Relay {
+                buffer: &mut *buffer,
+                decoder: Decoder::new(framing),
+                encoding: if framing == Framing::Chunked { Encoding::Chunked } else { Encoding::Identity },
+                out: &mut out,
+                timer: &upload_timer,
+                stall: worker.limits().stall,
+                passed: &sent,
+                max: max_body(request),
+                watch: None,
+            };
+            match relay.run(&mut client_reader, &mut instance_writer).await {
+                Ok(()) => uploaded.set(true),
+                Err(error) => {
+                    if let Some(end) = client_failed(&error, status.get()) {
+                        return end;
                     }
                 }
-                // From now on it is the instance's turn.
-                if status.get() == 0 {
-                    timer.arm(response_timeout);
-                }
             }
-            download.as_mut().poll(cx)
+            upload_timer.disarm();
+            // From now on it is the instance's turn.
+            if status.get() == 0 {
+                timer.arm(response_timeout);
+            }
+            let mut watch = Watch::new(&mut client_reader, buffer, &worker.timers, passed);
+            poll_fn(|cx| watch.poll_left(cx)).await;
+            End::ClientGone
+        };
+        let mut upload = pin!(upload);
+        let mut download = pin!(receive.run(&mut instance_reader, &mut client_writer, None));
+        poll_fn(|cx| match upload.as_mut().poll(cx) {
+            Poll::Ready(end) => Poll::Ready(end),
+            Poll::Pending => download.as_mut().poll(cx),
         })
         .await
     };
@@ -697,7 +706,7 @@ fn max_body(request: &Request) -> u64 {
 /// The end of the exchange, when it was the client who failed to send its body.
 fn client_failed(error: &RelayError, status: u16) -> Option<End> {
     let failure = match error {
-        RelayError::Read => return Some(End::ClientGone),
+        RelayError::Read | RelayError::Left => return Some(End::ClientGone),
         RelayError::ReadStalled => Failure::RequestTimeout,
         RelayError::Malformed(malformed) => Failure::BadRequest { status: 400, why: malformed.0 },
         RelayError::TooLong => Failure::BodyTooLarge,

@@ -10,19 +10,18 @@ use std::time::{Duration, Instant};
 
 use rung_model::Hold;
 use rung_model::route::Overload;
-use tokio::io::AsyncRead;
 use tokio::sync::futures::Notified;
 
 use crate::balance::ServiceLoad;
 use crate::buffer::Buffer;
 use crate::error_page::Failure;
+use crate::stream::{ClientReader, ClientStream};
 use crate::timer::Timer;
+use crate::watch::AHEAD_MAX;
 use crate::worker::Worker;
 
-/// A limit may rise, and a circuit close, without anybody's word.
+/// A limit may rise, a circuit close, and a client leave behind bytes that there is no room for, without anybody's word.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// What a held client may send ahead.
-const AHEAD_MAX: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub(crate) enum Held {
@@ -66,9 +65,9 @@ impl Drop for Queued {
 }
 
 /// Waits until an instance may have room, at most until `rule.wait` after `since`. The place is kept for another wait.
-pub(crate) async fn queue<R: AsyncRead + Unpin>(
+pub(crate) async fn queue<C: ClientStream>(
     timer: &Timer,
-    client: &mut R,
+    client: &mut C,
     buffer: &mut Buffer,
     rule: &Overload,
     load: &Arc<ServiceLoad>,
@@ -84,16 +83,20 @@ pub(crate) async fn queue<R: AsyncRead + Unpin>(
     }
     timer.arm(left.min(LOOK_AGAIN));
     let mut room = pin!(load.room.notified());
-    let released = timer.limit(poll_fn(|cx| watch(cx, room.as_mut(), client, buffer))).await;
+    let mut client = client.halves().0;
+    let released = timer.limit(poll_fn(|cx| watch(cx, room.as_mut(), timer, &mut client, buffer))).await;
     timer.disarm();
     // Whether it is too late is found with the next look.
     released.unwrap_or(Held::Released)
 }
 
 /// Ready when the signal comes, or when the client leaves; what it sends meanwhile is kept.
-fn watch<R: AsyncRead + Unpin>(
+///
+/// A client that only ends its side is given up, too: nothing was begun for it, and others wait for its place.
+fn watch<R: ClientReader>(
     cx: &mut Context<'_>,
     signal: Pin<&mut Notified<'_>>,
+    timer: &Timer,
     client: &mut R,
     buffer: &mut Buffer,
 ) -> Poll<Held> {
@@ -104,17 +107,21 @@ fn watch<R: AsyncRead + Unpin>(
         match buffer.poll_fill(cx, client, AHEAD_MAX) {
             Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Held::ClientGone),
             Poll::Ready(Ok(_)) => {}
-            Poll::Pending => break,
+            Poll::Pending => return Poll::Pending,
         }
     }
+    if client.has_left(cx) {
+        return Poll::Ready(Held::ClientGone);
+    }
+    timer.arm(LOOK_AGAIN);
     Poll::Pending
 }
 
-/// Waits for the next table, at most until `hold.max_time` after `since`.
-pub(crate) async fn wait<R: AsyncRead + Unpin>(
+/// Waits for the next table, or until it is time to look again; at most until `hold.max_time` after `since`.
+pub(crate) async fn wait<C: ClientStream>(
     worker: &Worker,
     timer: &Timer,
-    client: &mut R,
+    client: &mut C,
     buffer: &mut Buffer,
     hold: &Hold,
     load: &ServiceLoad,
@@ -130,7 +137,9 @@ pub(crate) async fn wait<R: AsyncRead + Unpin>(
         return Held::Failed(Failure::HeldTooLong);
     }
     timer.arm(left);
-    let released = timer.limit(poll_fn(|cx| watch(cx, changed.as_mut(), client, buffer))).await;
+    let mut client = client.halves().0;
+    let released = timer.limit(poll_fn(|cx| watch(cx, changed.as_mut(), timer, &mut client, buffer))).await;
     timer.disarm();
-    released.unwrap_or(Held::Failed(Failure::HeldTooLong))
+    // Whether it is too late is found with the next look.
+    released.unwrap_or(Held::Released)
 }

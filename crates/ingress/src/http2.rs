@@ -192,6 +192,7 @@ impl Stream {
         let timer = self.worker.timers.timer();
         let mut record = Record { started: Some(Instant::now()), ..Record::default() };
         let mut buffer = Buffer::default();
+        self.worker.buffers.lend(&mut buffer);
         let exchange = Exchange {
             worker: &self.worker,
             client: &mut client,

@@ -11,6 +11,8 @@
 //!
 //! Where a route asks for it, [`coding`] says which answers are compressed, and [`squeeze`] does it while they pass.
 //!
+//! A client that leaves is noticed while it waits ([`hold`]) and while it is answered ([`watch`]): nobody works for it on.
+//!
 //! How much an instance can bear, where a route asks for a bound, is learned from its answers ([`overload`]).
 //!
 //! While two releases serve side by side, [`split`] says who gets which, and [`traffic`] counts what becomes of it.
@@ -84,6 +86,7 @@ mod traffic;
 mod tunnel;
 mod upstream;
 pub mod view;
+mod watch;
 mod worker;
 
 pub use cluster::ClusterError;

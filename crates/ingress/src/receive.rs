@@ -17,10 +17,9 @@ use crate::relay::{Encoding, Relay, RelayError, write_all};
 use crate::response::{self, ClientConnection, Response};
 use crate::squeeze::Squeeze;
 use crate::timer::Timer;
+use crate::watch::Attention;
 use crate::worker::Worker;
 
-/// What a client may send ahead while it waits for its answer.
-const AHEAD_MAX: usize = 16 * 1024;
 /// More interim answers than this before the final one are not an application's honest work.
 const INTERIM_MAX: usize = 32;
 
@@ -43,13 +42,6 @@ pub(crate) enum End {
     /// The client has seen a part of the answer.
     Truncated,
     ClientGone,
-}
-
-/// Looks after the client while the instance works: what it sends is kept, and its leaving is noticed.
-#[derive(Debug)]
-pub(crate) struct Watch<'a, C> {
-    pub(crate) reader: &'a mut C,
-    pub(crate) buffer: &'a mut Buffer,
 }
 
 /// See the module's text.
@@ -81,16 +73,16 @@ enum Filled {
 }
 
 impl Receive<'_> {
-    pub(crate) async fn run<R, W, C>(
+    /// `watch` looks after the client, unless somebody else does.
+    pub(crate) async fn run<R, W>(
         mut self,
         instance: &mut R,
         client: &mut W,
-        mut watch: Option<Watch<'_, C>>,
+        mut watch: Option<&mut (dyn Attention + '_)>,
     ) -> End
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
-        C: AsyncRead + Unpin,
     {
         if self.uploaded.get() {
             self.timer.arm(self.response_timeout);
@@ -105,20 +97,19 @@ impl Receive<'_> {
         if response.status == 101 {
             return End::Upgraded;
         }
-        self.body(response, connection, instance, client).await
+        self.body(response, connection, instance, client, watch).await
     }
 
     /// Reads heads until the final one, passing interim ones on.
-    async fn final_head<R, W, C>(
+    async fn final_head<R, W>(
         &mut self,
         instance: &mut R,
         client: &mut W,
-        watch: &mut Option<Watch<'_, C>>,
+        watch: &mut Option<&mut (dyn Attention + '_)>,
     ) -> Result<(Response, ClientConnection), End>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
-        C: AsyncRead + Unpin,
     {
         let mut interims = 0;
         loop {
@@ -188,10 +179,10 @@ impl Receive<'_> {
         written.map_err(|_| End::ClientGone)
     }
 
-    async fn fill<R: AsyncRead + Unpin, C: AsyncRead + Unpin>(
+    async fn fill<R: AsyncRead + Unpin>(
         &mut self,
         instance: &mut R,
-        watch: &mut Option<Watch<'_, C>>,
+        watch: &mut Option<&mut (dyn Attention + '_)>,
         interims: usize,
     ) -> Result<(), End> {
         let has_begun = !self.from_instance.is_empty() || interims > 0;
@@ -204,16 +195,10 @@ impl Receive<'_> {
                     Poll::Ready(Err(_)) => return Poll::Ready(Filled::Error),
                     Poll::Pending => {}
                 }
-                if let Some(watch) = watch {
-                    while !watch.buffer.is_full(AHEAD_MAX) {
-                        match watch.buffer.poll_fill(cx, watch.reader, AHEAD_MAX) {
-                            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Filled::ClientGone),
-                            Poll::Ready(Ok(_)) => {}
-                            Poll::Pending => break,
-                        }
-                    }
+                match watch {
+                    Some(watch) => watch.poll_left(cx).map(|()| Filled::ClientGone),
+                    None => Poll::Pending,
                 }
-                Poll::Pending
             }))
             .await;
         match filled {
@@ -233,6 +218,7 @@ impl Receive<'_> {
         connection: ClientConnection,
         instance: &mut R,
         client: &mut W,
+        watch: Option<&mut (dyn Attention + '_)>,
     ) -> End
     where
         R: AsyncRead + Unpin,
@@ -252,6 +238,7 @@ impl Receive<'_> {
             stall: self.worker.limits().stall,
             passed: self.passed,
             max: u64::MAX,
+            watch: watch.map(|watch| watch as _),
         };
         let relayed = match response.coding {
             Coding::Identity => relay.run(instance, client).await,
@@ -262,7 +249,7 @@ impl Receive<'_> {
                 keep_instance: response.keep_alive && self.uploaded.get(),
                 keep_client: connection == ClientConnection::KeepAlive,
             },
-            Err(RelayError::Write { .. } | RelayError::WriteStalled) => End::ClientGone,
+            Err(RelayError::Write { .. } | RelayError::WriteStalled | RelayError::Left) => End::ClientGone,
             Err(
                 RelayError::Read | RelayError::ReadStalled | RelayError::Malformed(_) | RelayError::TooLong,
             ) => End::Truncated,

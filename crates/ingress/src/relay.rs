@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::body::{Decoder, Malformed};
 use crate::buffer::{BODY_SIZE, Buffer};
 use crate::timer::Timer;
+use crate::watch::Attention;
 
 /// Pieces from this size on are written from where they were read; smaller ones are gathered for one write.
 const DIRECT_MIN: usize = 8 * 1024;
@@ -30,6 +31,8 @@ pub(crate) enum RelayError {
         nothing: bool,
     },
     WriteStalled,
+    /// The one who is written to has left, while there was nothing to write.
+    Left,
 }
 
 /// How the writing side learns where the body ends.
@@ -55,6 +58,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) passed: &'a Cell<u64>,
     /// So many there may be.
     pub(crate) max: u64,
+    /// Looks after the writing side while the reading one has nothing.
+    pub(crate) watch: Option<&'a mut (dyn Attention + 'a)>,
 }
 
 impl Relay<'_> {
@@ -127,16 +132,25 @@ impl Relay<'_> {
         limit: usize,
     ) -> Result<(), RelayError> {
         self.timer.arm(self.stall);
-        let buffer = &mut *self.buffer;
-        let filled = self.timer.limit(poll_fn(|cx| buffer.poll_fill(cx, reader, limit))).await;
-        match filled {
+        let (buffer, watch) = (&mut *self.buffer, &mut self.watch);
+        let read = self.timer.limit(poll_fn(|cx| {
+            if let Poll::Ready(read) = buffer.poll_fill(cx, reader, limit) {
+                return Poll::Ready(Some(read));
+            }
+            match watch {
+                Some(watch) => watch.poll_left(cx).map(|()| None),
+                None => Poll::Pending,
+            }
+        }));
+        match read.await {
             Err(_) => Err(RelayError::ReadStalled),
-            Ok(Ok(0)) if self.decoder.ends_with_stream() => {
+            Ok(None) => Err(RelayError::Left),
+            Ok(Some(Ok(0))) if self.decoder.ends_with_stream() => {
                 self.decoder = Decoder::Ended;
                 Ok(())
             }
-            Ok(Ok(0) | Err(_)) => Err(RelayError::Read),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Some(Ok(0) | Err(_))) => Err(RelayError::Read),
+            Ok(Some(Ok(_))) => Ok(()),
         }
     }
 }

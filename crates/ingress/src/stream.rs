@@ -4,10 +4,12 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio_rustls::server::TlsStream;
@@ -31,9 +33,22 @@ impl Scheme {
     }
 }
 
+/// The half of a client's connection that is read from.
+pub(crate) trait ClientReader: AsyncRead + Unpin + Debug {
+    /// Whether the connection is over, or nothing comes behind what waits to be read, as far as the event loop has heard.
+    fn has_left(&mut self, cx: &mut Context<'_>) -> bool;
+}
+
+/// Costs no call.
+fn is_read_closed(socket: &TcpStream) -> bool {
+    let ready = pin!(socket.ready(Interest::READABLE));
+    let told = ready.poll(&mut Context::from_waker(Waker::noop()));
+    matches!(told, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+}
+
 /// A client's connection. Both halves are used by one task.
 pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
-    type Reader<'a>: AsyncRead + Unpin
+    type Reader<'a>: ClientReader
     where
         Self: 'a;
     type Writer<'a>: AsyncWrite + Unpin
@@ -74,6 +89,12 @@ impl ClientStream for TcpStream {
 
     fn with_socket(&self, act: impl FnOnce(&TcpStream)) {
         act(self);
+    }
+}
+
+impl ClientReader for ReadHalf<'_> {
+    fn has_left(&mut self, _: &mut Context<'_>) -> bool {
+        is_read_closed(self.as_ref())
     }
 }
 
@@ -147,6 +168,12 @@ impl AsyncWrite for TlsClient {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self.get_mut().0.get_mut()).poll_shutdown(cx)
+    }
+}
+
+impl ClientReader for TlsHalf<'_> {
+    fn has_left(&mut self, _: &mut Context<'_>) -> bool {
+        is_read_closed(self.0.borrow().get_ref().0)
     }
 }
 

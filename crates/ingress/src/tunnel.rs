@@ -16,7 +16,17 @@ use crate::worker::Worker;
 /// A WebSocket may be silent for hours; the kernel finds out whether the other side is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
-/// Sends the answer's head and what came with it, then copies. Returns the bytes that went to the client.
+/// What was read before the copying began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begun<'a> {
+    /// The head of the answer that switches protocols.
+    pub(crate) answer: &'a [u8],
+    pub(crate) from_instance: &'a [u8],
+    /// Of a client that did not wait for the answer.
+    pub(crate) from_client: &'a [u8],
+}
+
+/// Sends what has begun, then copies. Returns the bytes that went to the client.
 ///
 /// When the ingress drains, a tunnel has the grace of upgraded connections to end, then it is closed.
 pub(crate) async fn tunnel<S: ClientStream>(
@@ -24,14 +34,15 @@ pub(crate) async fn tunnel<S: ClientStream>(
     client: &mut S,
     mut instance: Upstream,
     timer: &Timer,
-    head: &[u8],
-    leftover: &[u8],
+    begun: Begun<'_>,
 ) -> u64 {
     timer.arm(worker.limits().stall);
     let begin = async {
-        client.write_all(head).await?;
-        client.write_all(leftover).await?;
-        client.flush().await
+        client.write_all(begun.answer).await?;
+        client.write_all(begun.from_instance).await?;
+        client.flush().await?;
+        instance.write_all(begun.from_client).await?;
+        instance.flush().await
     };
     if !matches!(timer.limit(begin).await, Ok(Ok(()))) {
         return 0;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::translate::{self, BodyKind};
-use crate::stream::{ClientStream, Scheme};
+use crate::stream::{ClientReader, ClientStream, Scheme};
 
 /// What the client sends after the head.
 #[derive(Debug)]
@@ -298,6 +298,12 @@ impl ClientStream for Http2Client {
 /// One direction of a stream.
 #[derive(Debug)]
 pub(crate) struct Half<'a>(&'a RefCell<Inner>);
+
+impl ClientReader for Half<'_> {
+    fn has_left(&mut self, cx: &mut Context<'_>) -> bool {
+        self.0.borrow_mut().outgoing.poll_reset(cx).is_ready()
+    }
+}
 
 impl AsyncRead for Half<'_> {
     fn poll_read(

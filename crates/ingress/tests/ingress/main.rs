@@ -12,6 +12,7 @@ mod gateway;
 mod grpc;
 mod hostile;
 mod http2;
+mod leaving;
 mod lifetimes;
 mod load_balancers;
 mod overload;
