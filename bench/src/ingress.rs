@@ -3,8 +3,12 @@
 //! Every proxy runs on one core; the applications behind it and the clients before it are one event loop on another
 //! ([`world`]). Within a round each proxy has its turn, so that whatever else the machine does meets all of them.
 
+mod idle;
 mod peers;
 mod report;
+mod routes;
+mod server;
+mod tls;
 mod world;
 
 use std::net::SocketAddr;
@@ -12,11 +16,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
-use peers::{Kind, PROXY_CORE, Peer};
+pub use idle::{HoldArguments, hold};
+use peers::{Kind, PROXY_CORE, Peer, Setting};
 use report::{Report, Series};
 use world::{Pace, Plan, Turn, World};
 
@@ -25,6 +30,9 @@ const CONNECTIONS: usize = 64;
 /// A proxy that serves nothing by then is not measured.
 const SERVE_PATIENCE: Duration = Duration::from_secs(10);
 const SMALL: usize = 128;
+const LARGE: usize = 1_000_000_000;
+/// Downloads at once.
+const LARGE_CONNECTIONS: usize = 4;
 const BODIES: [(usize, &str); 3] = [(SMALL, "128 B"), (16 * 1024, "16 KB"), (1024 * 1024, "1 MB")];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -35,6 +43,14 @@ enum Part {
     New,
     /// At half of nginx's capacity; rests on `bodies`
     Latency,
+    /// Bodies of a gigabyte
+    Large,
+    /// TLS sessions, new and resumed
+    Tls,
+    /// What many routes add to a request
+    Routes,
+    /// How soon a change of a route is visible
+    Change,
     /// Memory of idle connections
     Idle,
 }
@@ -48,13 +64,16 @@ pub struct Arguments {
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Idle connections that are held open
-    #[arg(long, default_value_t = 5_000)]
+    #[arg(long, default_value_t = 50_000)]
     idle: usize,
+    /// Routes that are many
+    #[arg(long, default_value_t = 20_000)]
+    routes: usize,
     /// Which proxies are measured; all that are installed, otherwise
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// What is measured
-    #[arg(long, value_delimiter = ',', default_value = "bodies,new,latency,idle")]
+    #[arg(long, value_delimiter = ',', default_value = "bodies,new,latency,large,tls,routes,change,idle")]
     parts: Vec<Part>,
     /// Another program than the `rung` beside this one
     #[arg(long)]
@@ -75,6 +94,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(rung.exists(), "{} is missing: run `cargo xtask bench ingress`", rung.display());
     // As long as every core is seen.
     let machine = crate::machine::describe();
+    let every_core = sched_getaffinity(Pid::from_raw(0))?;
     leave_the_proxies_core()?;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
@@ -88,7 +108,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         if !is_wanted {
             continue;
         }
-        match start(&mut world, kind, &rung, &instances) {
+        match start(&mut world, kind, &rung, &instances, Setting::Plain) {
             Ok(peer) => peers.push(peer),
             Err(error) if kind == Kind::Rung => return Err(error),
             Err(error) => report.note(format!("{} is not measured: {error:#}", kind.name())),
@@ -96,12 +116,28 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     report.proxies(peers.iter().map(|peer| (peer.kind, peer.version.clone())));
     let time = Duration::from_secs_f64(arguments.seconds);
+    let turns = (arguments.rounds, time);
     for part in &arguments.parts {
         match part {
             Part::Bodies => measure_bodies(&mut world, &peers, arguments.rounds, time, &mut report)?,
             Part::New => measure_new_connections(&mut world, &peers, arguments.rounds, time, &mut report)?,
             Part::Latency => measure_latency(&mut world, &peers, arguments.rounds, time, &mut report)?,
-            Part::Idle => measure_idle(&mut world, &peers, &rung, arguments.idle, &mut report)?,
+            Part::Large => measure_large(&mut world, &peers, arguments.rounds, time, &mut report)?,
+            Part::Tls => tls::measure(&mut world, &rung, turns, &mut report)?,
+            Part::Routes => {
+                routes::measure_cost(&mut world, &rung, arguments.routes, turns, &mut report)?;
+            }
+            Part::Change => {
+                routes::measure_change(&rung, arguments.routes, &mut report)?;
+                // A platform is not a proxy: it has the whole machine.
+                sched_setaffinity(Pid::from_raw(0), &every_core)?;
+                routes::measure_acknowledged(&rung, &mut report)?;
+                leave_the_proxies_core()?;
+            }
+            Part::Idle => {
+                let kinds = peers.iter().map(|peer| peer.kind);
+                idle::measure(&mut world, kinds, &rung, arguments.idle, &mut report)?;
+            }
         }
     }
     let text = report.markdown(&machine);
@@ -115,8 +151,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Listening is not yet serving: some learn their routes and the health of instances a moment later, for which the
 /// world must turn.
-fn start(world: &mut World, kind: Kind, rung: &Path, instances: &[SocketAddr]) -> anyhow::Result<Peer> {
-    let peer = Peer::start(kind, rung, instances)?;
+fn start(
+    world: &mut World,
+    kind: Kind,
+    rung: &Path,
+    instances: &[SocketAddr],
+    setting: Setting<'_>,
+) -> anyhow::Result<Peer> {
+    let peer = Peer::start(kind, rung, instances, setting)?;
     let until = Instant::now() + SERVE_PATIENCE;
     loop {
         match world.with_idle(peer.address, 1, || Ok(())) {
@@ -243,27 +285,22 @@ fn measure_latency(
     Ok(())
 }
 
-/// Of proxies that have done nothing yet: what earlier turns left in their heaps would hide what is taken.
-fn measure_idle(
+/// Bodies that no turn sees the end of: what counts is what passed.
+fn measure_large(
     world: &mut World,
     peers: &[Peer],
-    rung: &Path,
     count: usize,
+    time: Duration,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let mut series = Series::new(format!("memory per idle connection, of {count}"), "B");
-    for kind in peers.iter().map(|peer| peer.kind) {
-        let instances = world.instances()?;
-        let peer = start(world, kind, rung, &instances)?;
-        let seen = world.with_idle(peer.address, 1, || peer.memory()).and_then(|before| {
-            let with = world.with_idle(peer.address, count, || peer.memory())?;
-            Ok(with.saturating_sub(before) as f64 / count as f64)
-        });
-        match seen {
-            Ok(bytes) => series.add(kind, bytes),
-            Err(error) => report.note(format!("{}: idle connections: {error:#}", kind.name())),
-        }
-    }
-    report.push(series);
+    let mut cpu = Series::new("CPU per GB, in bodies of 1 GB".into(), "ms");
+    let mut throughput = Series::new("passed on one core, in bodies of 1 GB".into(), "MB/s");
+    let plan = Plan { connections: LARGE_CONNECTIONS, ..plan(Pace::Closed, LARGE, time) };
+    rounds(world, peers, count, plan, |peer, turn| {
+        cpu.add(peer.kind, turn.cpu.as_secs_f64() * 1e3 / (turn.bytes as f64 / 1e9));
+        throughput.add(peer.kind, turn.bytes as f64 / 1e6 / turn.time.as_secs_f64());
+    })?;
+    report.push(cpu);
+    report.push(throughput);
     Ok(())
 }

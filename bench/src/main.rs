@@ -50,6 +50,9 @@ enum What {
     /// The application that is deployed
     #[command(hide = true)]
     Serve,
+    /// Holds idle connections
+    #[command(hide = true)]
+    Hold(ingress::HoldArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,6 +74,7 @@ struct FirstRung {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Serve => serve::run(),
+        What::Hold(arguments) => ingress::hold(&arguments),
         What::Ingress(arguments) => ingress::run(&arguments),
         What::Releases(arguments) => releases::run(&arguments),
         What::FirstRung(arguments) => first_rung(&arguments),

@@ -2,19 +2,18 @@
 //! work: by host to one of two instances, kept connections, `X-Forwarded-For` and `-Proto`, health checks where it
 //! has them, no access log.
 
+mod rung;
+
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use rung_model::{
-    AppName, Backend, DeploymentNumber, Endpoint, Generation, InstanceId, ReleaseNumber, Route,
-    RouteDocument, ServiceName,
-};
 use tempfile::TempDir;
+
+use super::routes;
+use super::tls::Pair;
 
 /// Ready, or it never will be.
 const START_PATIENCE: Duration = Duration::from_secs(15);
@@ -32,9 +31,24 @@ pub enum Kind {
     Traefik,
 }
 
+/// What a proxy does beside its plain work.
+#[derive(Debug, Clone, Copy)]
+pub enum Setting<'a> {
+    Plain,
+    /// TLS 1.3 with this certificate.
+    Tls(&'a Pair),
+    /// So many routes, of which one is asked for.
+    Routes(usize),
+    /// By what this server says; of Rung only.
+    Followed(SocketAddr),
+}
+
 impl Kind {
     pub const ALL: [Self; 6] =
         [Self::Rung, Self::Nginx, Self::HaProxy, Self::Envoy, Self::Caddy, Self::Traefik];
+
+    /// Who the ratio is about; they are measured in everything.
+    pub const YARDSTICKS: [Self; 3] = [Self::Rung, Self::Nginx, Self::HaProxy];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -80,6 +94,7 @@ pub struct Peer {
     pub kind: Kind,
     pub address: SocketAddr,
     pub version: String,
+    pub routes: usize,
     child: Child,
     /// Its configuration and files.
     _directory: TempDir,
@@ -88,7 +103,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn start(kind: Kind, rung: &Path, instances: &[SocketAddr]) -> anyhow::Result<Self> {
+    pub fn start(
+        kind: Kind,
+        rung: &Path,
+        instances: &[SocketAddr],
+        setting: Setting<'_>,
+    ) -> anyhow::Result<Self> {
         let program = kind.program(rung)?;
         let directory = tempfile::Builder::new().prefix("rung-bench-ingress-").tempdir()?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -102,18 +122,20 @@ impl Peer {
         let mut server = None;
         if kind == Kind::Rung {
             let silent = TcpListener::bind("127.0.0.1:0")?;
-            prepare_rung(&mut command, directory.path(), &listener, silent.local_addr()?, instances)?;
+            let at = rung::Place { directory: directory.path(), listener: &listener, silent: &silent };
+            rung::prepare(&mut command, at, instances, setting)?;
             server = Some(silent);
         } else {
             // The others bind it themselves.
             drop(listener);
-            prepare(kind, &mut command, directory.path(), address, instances)?;
+            prepare(kind, &mut command, directory.path(), address, instances, setting)?;
         }
         let said = std::fs::File::create(directory.path().join("said"))?;
         command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
         let child = command.spawn().with_context(|| format!("starting {}", kind.name()))?;
         let version = version(kind, &program);
-        let mut peer = Self { kind, address, version, child, _directory: directory, _server: server };
+        let routes = if let Setting::Routes(routes) = setting { routes } else { 1 };
+        let mut peer = Self { kind, address, version, routes, child, _directory: directory, _server: server };
         peer.await_start()?;
         Ok(peer)
     }
@@ -194,64 +216,16 @@ fn version(kind: Kind, program: &Path) -> String {
     word.trim_start_matches('v').to_owned()
 }
 
-fn prepare_rung(
-    command: &mut Command,
-    directory: &Path,
-    listener: &TcpListener,
-    server: SocketAddr,
-    instances: &[SocketAddr],
-) -> anyhow::Result<()> {
-    let web = ServiceName::new("web")?;
-    let endpoint = |(index, address): (usize, &SocketAddr)| -> anyhow::Result<Endpoint> {
-        Ok(Endpoint {
-            node: None,
-            proxy: None,
-            instance: InstanceId::new(format!("bench-{index}"))?,
-            release: ReleaseNumber(1),
-            cohort: DeploymentNumber(1),
-            address: *address,
-            weight: 1,
-        })
-    };
-    let backend = Backend {
-        endpoints: instances.iter().enumerate().map(endpoint).collect::<Result<_, _>>()?,
-        draining: Vec::new(),
-        protocol: Default::default(),
-        hold: None,
-        response_timeout: Duration::from_secs(60),
-        explanation: String::new(),
-        absence: Default::default(),
-        split: None,
-    };
-    let document = RouteDocument {
-        generation: Generation::new(1, 1),
-        ..RouteDocument::new(
-            AppName::new("bench")?,
-            vec!["bench.localhost".to_owned()],
-            vec![Route::to_service("/*", web.clone())],
-            [(web, backend)].into(),
-        )
-    };
-    let documents = directory.join("documents");
-    std::fs::create_dir_all(&documents)?;
-    std::fs::write(documents.join("bench.json"), serde_json::to_vec(&document)?)?;
-    fcntl(listener, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    command
-        .arg("ingress")
-        .args(["--listen-fd", &listener.as_raw_fd().to_string(), "--threads", "1", "--access-log", "off"])
-        .args(["--api", &server.to_string()])
-        .arg("--data")
-        .arg(directory);
-    Ok(())
-}
-
 fn prepare(
     kind: Kind,
     command: &mut Command,
     directory: &Path,
     address: SocketAddr,
     instances: &[SocketAddr],
+    setting: Setting<'_>,
 ) -> anyhow::Result<()> {
+    let is_plain = matches!(setting, Setting::Plain);
+    anyhow::ensure!(is_plain || Kind::YARDSTICKS.contains(&kind), "it is measured with its plain work only");
     let write = |name: &str, text: String| -> anyhow::Result<PathBuf> {
         let path = directory.join(name);
         std::fs::write(&path, text)?;
@@ -260,11 +234,15 @@ fn prepare(
     match kind {
         Kind::Rung => unreachable!("it is prepared elsewhere"),
         Kind::Nginx => {
-            let file = write("nginx.conf", nginx(directory, address, instances))?;
+            let file = write("nginx.conf", nginx(directory, address, instances, setting))?;
             command.arg("-p").arg(directory).arg("-c").arg(file);
         }
         Kind::HaProxy => {
-            let file = write("haproxy.cfg", haproxy(address, instances))?;
+            let map = match setting {
+                Setting::Routes(count) => Some(write("routes.map", routes::map(count))?),
+                _ => None,
+            };
+            let file = write("haproxy.cfg", haproxy(address, instances, map.as_deref(), setting))?;
             command.arg("-db").arg("-f").arg(file);
         }
         Kind::Envoy => {
@@ -285,34 +263,76 @@ fn prepare(
     Ok(())
 }
 
-fn nginx(directory: &Path, address: SocketAddr, instances: &[SocketAddr]) -> String {
+/// Descriptors that a process may have here; two for a request, and some to spare.
+fn clients_max() -> u64 {
+    super::idle::descriptors().saturating_sub(1000)
+}
+
+fn nginx(directory: &Path, address: SocketAddr, instances: &[SocketAddr], setting: Setting<'_>) -> String {
     let servers: String = instances.iter().map(|instance| format!("server {instance};\n")).collect();
     let at = directory.display();
+    let (descriptors, connections) = (super::idle::descriptors(), clients_max());
+    let (listen, tls) = match setting {
+        Setting::Tls(pair) => (
+            format!("{address} ssl"),
+            format!(
+                "ssl_protocols TLSv1.3;\nssl_certificate {};\nssl_certificate_key {};\n",
+                pair.certificate.display(),
+                pair.key.display()
+            ),
+        ),
+        _ => (address.to_string(), String::new()),
+    };
+    let count = if let Setting::Routes(count) = setting { count } else { 1 };
+    let sites: String = routes::sites(count)
+        .map(|(host, paths)| {
+            let locations: String = ["/".to_owned()]
+                .into_iter()
+                .chain(paths)
+                .map(|path| format!("location {path} {{ proxy_pass http://web; }}\n"))
+                .collect();
+            format!(
+                "server {{ listen {listen}; server_name {host};\nproxy_http_version 1.1;\n\
+                 proxy_set_header Connection \"\";\nproxy_set_header Host $host;\n\
+                 proxy_set_header X-Forwarded-For $remote_addr;\nproxy_set_header X-Forwarded-Proto $scheme;\n\
+                 {locations}}}\n"
+            )
+        })
+        .collect();
     format!(
         "daemon off;\npid {at}/pid;\nerror_log {at}/error.log crit;\nworker_processes 1;\n\
-         worker_rlimit_nofile 20000;\nevents {{ worker_connections 19000; }}\n\
-         http {{\naccess_log off;\nkeepalive_requests 100000000;\n\
+         worker_rlimit_nofile {descriptors};\nevents {{ worker_connections {connections}; }}\n\
+         http {{\naccess_log off;\nkeepalive_requests 100000000;\n{tls}\
          client_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\nfastcgi_temp_path {at}/f;\n\
          uwsgi_temp_path {at}/u;\nscgi_temp_path {at}/s;\n\
          upstream web {{ least_conn;\n{servers}keepalive 128; keepalive_requests 100000000; }}\n\
-         server {{ listen {address} default_server; return 404; }}\n\
-         server {{ listen {address}; server_name bench.localhost;\nlocation / {{\nproxy_pass http://web;\n\
-         proxy_http_version 1.1;\nproxy_set_header Connection \"\";\nproxy_set_header Host $host;\n\
-         proxy_set_header X-Forwarded-For $remote_addr;\nproxy_set_header X-Forwarded-Proto $scheme;\n\
-         }} }} }}\n"
+         server {{ listen {listen} default_server; return 404; }}\n{sites}}}\n"
     )
 }
 
-fn haproxy(address: SocketAddr, instances: &[SocketAddr]) -> String {
+fn haproxy(
+    address: SocketAddr,
+    instances: &[SocketAddr],
+    map: Option<&Path>,
+    setting: Setting<'_>,
+) -> String {
     let servers: String = (instances.iter().enumerate())
         .map(|(index, instance)| format!("    server i{index} {instance} check inter 2s\n"))
         .collect();
+    let tls = match setting {
+        Setting::Tls(pair) => format!(" ssl crt {} ssl-min-ver TLSv1.3", pair.both.display()),
+        _ => String::new(),
+    };
+    let rule = match map {
+        Some(map) => format!("use_backend %[base,map_beg({})]", map.display()),
+        None => "use_backend bench if { req.hdr(host) -i bench.localhost }".to_owned(),
+    };
     format!(
-        "global\n    nbthread 1\n    maxconn 9000\n\ndefaults\n    mode http\n    timeout connect 1s\n    \
+        "global\n    nbthread 1\n    maxconn {}\n\ndefaults\n    mode http\n    timeout connect 1s\n    \
          timeout client 75s\n    timeout server 60s\n    timeout http-request 15s\n    option forwardfor\n\n\
-         frontend web\n    bind {address}\n    http-request set-header X-Forwarded-Proto http\n    \
-         use_backend bench if {{ req.hdr(host) -i bench.localhost }}\n\n\
-         backend bench\n    balance leastconn\n{servers}"
+         frontend web\n    bind {address}{tls}\n    http-request set-header X-Forwarded-Proto http\n    \
+         {rule}\n\nbackend bench\n    balance leastconn\n{servers}",
+        clients_max() * 9 / 20
     )
 }
 

@@ -39,7 +39,7 @@ impl Series {
     }
 
     fn is_more_better(&self) -> bool {
-        self.unit == "/s"
+        self.unit.ends_with("/s")
     }
 
     fn cell(&self, kind: Kind) -> String {

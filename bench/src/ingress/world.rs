@@ -22,8 +22,13 @@ const FIRST_CONNECTION: usize = INSTANCES;
 const SCRATCH: usize = 256 * 1024;
 /// Longer than any answer is awaited after the end, so that no proxy is judged by what it must clean up.
 const SETTLE: Duration = Duration::from_secs(3);
+/// Of answers beyond this size only the end differs: their bodies are written from one block again and again.
+const BLOCK: usize = 1024 * 1024;
 /// Requests that nobody can send any more: the proxy is far beyond its capacity.
 const BACKLOG_MAX: usize = 1_000_000;
+
+/// A small request, over a connection that is kept.
+pub const REQUEST: &[u8] = b"GET /128 HTTP/1.1\r\nHost: bench.localhost\r\nAccept: */*\r\n\r\n";
 
 #[derive(Debug, Clone, Copy)]
 pub enum Pace {
@@ -47,6 +52,8 @@ pub struct Plan {
 pub struct Turn {
     pub requests: u64,
     pub failures: u64,
+    /// Of the answers, heads included; also of those that did not come to their end.
+    pub bytes: u64,
     pub time: Duration,
     /// Of the proxy.
     pub cpu: Duration,
@@ -118,6 +125,31 @@ struct Run {
     next_due: Instant,
 }
 
+impl Run {
+    /// Without a client of its own.
+    fn of_nobody() -> Self {
+        let plan = Plan {
+            pace: Pace::Closed,
+            connections: 0,
+            body: 128,
+            warm_up: Duration::ZERO,
+            time: Duration::ZERO,
+        };
+        Self {
+            plan,
+            target: SocketAddr::from(([127, 0, 0, 1], 0)),
+            request: Vec::new(),
+            turn: Turn::default(),
+            is_measuring: false,
+            is_over: true,
+            open: 0,
+            idle: Vec::new(),
+            due: VecDeque::new(),
+            next_due: Instant::now(),
+        }
+    }
+}
+
 impl World {
     pub fn new() -> anyhow::Result<Self> {
         let poll = Poll::new()?;
@@ -142,6 +174,15 @@ impl World {
         Ok(self.listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
     }
 
+    /// Serves what proxies ask of the instances, as long as `goes_on`.
+    pub fn serve_while(&mut self, goes_on: impl Fn() -> bool) -> anyhow::Result<()> {
+        let mut run = Run::of_nobody();
+        while goes_on() {
+            self.step(&mut run, Some(Duration::from_millis(2)))?;
+        }
+        Ok(())
+    }
+
     /// Sends requests by the plan; `cpu` tells what the proxy has used so far.
     pub fn turn(
         &mut self,
@@ -155,18 +196,7 @@ impl World {
             plan.body
         );
         let now = Instant::now();
-        let mut run = Run {
-            plan,
-            target,
-            request: request.into_bytes(),
-            turn: Turn::default(),
-            is_measuring: false,
-            is_over: false,
-            open: 0,
-            idle: Vec::new(),
-            due: VecDeque::new(),
-            next_due: now,
-        };
+        let mut run = Run { plan, target, request: request.into_bytes(), is_over: false, ..Run::of_nobody() };
         for _ in 0..plan.connections {
             self.connect(&mut run)?;
         }
@@ -178,7 +208,9 @@ impl World {
         run.turn.cpu = cpu()? - cpu_before;
         run.is_measuring = false;
         run.is_over = true;
-        self.go_on(&mut run, Instant::now() + SETTLE)?;
+        if plan.body <= BLOCK {
+            self.go_on(&mut run, Instant::now() + SETTLE)?;
+        }
         self.close_clients();
         Ok(run.turn)
     }
@@ -190,25 +222,7 @@ impl World {
         count: usize,
         then: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let plan = Plan {
-            pace: Pace::Closed,
-            connections: 0,
-            body: 128,
-            warm_up: Duration::ZERO,
-            time: Duration::ZERO,
-        };
-        let mut run = Run {
-            plan,
-            target,
-            request: b"GET /128 HTTP/1.1\r\nHost: bench.localhost\r\nAccept: */*\r\n\r\n".to_vec(),
-            turn: Turn::default(),
-            is_measuring: true,
-            is_over: true,
-            open: 0,
-            idle: Vec::new(),
-            due: VecDeque::new(),
-            next_due: Instant::now(),
-        };
+        let mut run = Run { target, request: REQUEST.to_vec(), is_measuring: true, ..Run::of_nobody() };
         let seen = self.open_idle(&mut run, count).and_then(|()| then());
         self.close_clients();
         seen
@@ -350,13 +364,19 @@ impl World {
             }
             *body = asked_for(&connection.part);
             connection.part.clear();
-            *unwritten = answer(&mut self.answers, *body).len();
+            *unwritten = answer(&mut self.answers, *body).len() + body.saturating_sub(BLOCK);
         } else if !is_writable {
             return;
         }
         let bytes = answer(&mut self.answers, *body);
+        let head = bytes.len() - (*body).min(BLOCK);
+        let whole = head + *body;
         while *unwritten > 0 {
-            match connection.stream.write(&bytes[bytes.len() - *unwritten..]) {
+            let written = whole - *unwritten;
+            // Any part of the block is as good as another.
+            let from = if written < bytes.len() { written } else { head };
+            let piece = &bytes[from..];
+            match connection.stream.write(&piece[..piece.len().min(*unwritten)]) {
                 Ok(count) => *unwritten -= count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => return self.remove(key),
@@ -425,13 +445,18 @@ impl World {
                 match connection.stream.read(&mut self.scratch) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                     Ok(0) | Err(_) => return self.replace(run, key, true),
-                    Ok(count) => match take(left, &mut connection.part, &self.scratch[..count]) {
-                        Err(_) => return self.replace(run, key, true),
-                        Ok(true) => break *due,
-                        // More of it makes another event.
-                        Ok(false) if count < SCRATCH => return Ok(()),
-                        Ok(false) => {}
-                    },
+                    Ok(count) => {
+                        if run.is_measuring {
+                            run.turn.bytes += count as u64;
+                        }
+                        match take(left, &mut connection.part, &self.scratch[..count]) {
+                            Err(_) => return self.replace(run, key, true),
+                            Ok(true) => break *due,
+                            // More of it makes another event.
+                            Ok(false) if count < SCRATCH => return Ok(()),
+                            Ok(false) => {}
+                        }
+                    }
                 }
             },
         };
@@ -515,7 +540,7 @@ fn answer(answers: &mut Vec<(usize, Vec<u8>)>, body: usize) -> &[u8] {
             "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: text/plain\r\nContent-Length: {body}\r\n\r\n"
         );
         let mut bytes = head.into_bytes();
-        bytes.resize(bytes.len() + body, b'x');
+        bytes.resize(bytes.len() + body.min(BLOCK), b'x');
         answers.push((body, bytes));
         answers.len() - 1
     });

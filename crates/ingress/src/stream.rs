@@ -3,9 +3,9 @@
 //! Everything above is generic over it, so that a plain request pays nothing for TLS being there.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
 use std::fmt::Debug;
 use std::future::Future;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 

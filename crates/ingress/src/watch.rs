@@ -82,7 +82,9 @@ impl<R: ClientReader> Attention for Watch<'_, R> {
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.side {
-                Side::Open if self.buffer.is_full(AHEAD_MAX) => self.side = Side::Full(self.timer(LOOK_AGAIN)),
+                Side::Open if self.buffer.is_full(AHEAD_MAX) => {
+                    self.side = Side::Full(self.timer(LOOK_AGAIN))
+                }
                 Side::Open => match ready!(self.buffer.poll_fill(cx, self.reader, AHEAD_MAX)) {
                     Ok(0) => self.side = self.closed(),
                     Ok(_) => {}

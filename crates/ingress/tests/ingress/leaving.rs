@@ -16,8 +16,7 @@ use crate::routes::{shop_with, to_web};
 use crate::stage::{Stage, backend, held, shop};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const STREAM: &str =
-    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nhello\n\r\n";
+const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nhello\n\r\n";
 
 /// Begins a stream for whoever asks for `/stream`, answers nobody else, and then says nothing more. Tells each connection's end.
 fn silent() -> (Application, Receiver<String>) {
@@ -84,7 +83,9 @@ fn a_client_that_leaves_after_a_long_upload_is_seen() {
     for path in ["/stream", "/poll"] {
         let mut client = Client::connect(stage.http);
         let length = 1 << 20;
-        client.send(format!("POST {path} HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: {length}\r\n\r\n"));
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: {length}\r\n\r\n"
+        ));
         client.send(vec![b'x'; length]);
         if path == "/stream" {
             client.head().expect("the stream has begun");
