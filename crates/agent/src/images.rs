@@ -44,6 +44,8 @@ const UNREACHABLE: [&str; 8] = [
     "request canceled",
     "server gave http response to https client",
 ];
+/// The engine's words for content that does not fit its digest.
+const ALTERED: [&str; 3] = ["verification failed", "digest mismatch", "did not match digest"];
 const MISSING: [&str; 4] = ["manifest unknown", "not found", "does not exist", "name unknown"];
 
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,10 @@ pub enum ImageError {
     Unreachable { registry: String, image: String, said: String },
     #[error("registry {registry} has no {image}: {said}; look at its tag or digest")]
     Missing { registry: String, image: String, said: String },
+    #[error(
+        "what registry {registry} gives for {image} is not what its digest says, and was not run: {said}; push it again, or find out who has changed it there"
+    )]
+    Altered { registry: String, image: String, said: String },
     #[error("pulling {image}: {said}")]
     Pull { image: String, said: String },
     #[error("artifact {digest} does not say which image it is")]
@@ -387,6 +393,8 @@ fn refusal(name: &ImageName, shown: Option<String>, said: String) -> ImageError 
         shown.map_or("somebody without credentials".to_owned(), |source| format!("who {source} says we are"));
     if contains_any(&said, &UNREACHABLE) {
         ImageError::Unreachable { registry, image, said }
+    } else if contains_any(&said, &ALTERED) {
+        ImageError::Altered { registry, image, said }
     } else if contains_any(&said, &["manifest"]) && contains_any(&said, &MISSING) {
         ImageError::Missing { registry, image, said }
     } else if contains_any(&said, &DENIED) {

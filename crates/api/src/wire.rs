@@ -224,6 +224,8 @@ pub struct InstanceStatus {
     pub lost: bool,
     pub service: ServiceName,
     pub release: ReleaseNumber,
+    #[serde(default)]
+    pub cohort: Cohort,
     pub state: InstanceState,
     /// Gets requests now.
     pub routed: bool,
@@ -235,6 +237,17 @@ pub struct InstanceStatus {
     pub since: Timestamp,
     pub reason: Option<String>,
     pub log_tail: Vec<String>,
+}
+
+/// Which of an app's cohorts an instance belongs to; the counts of a service are about the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cohort {
+    /// The one that serves; every one, when none has served yet.
+    #[default]
+    Live,
+    /// One that a deployment brings, or that is kept warm, or whose time is over.
+    Other,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rung_api::join::{NodeListing, NodeState};
 use rung_api::wire::{
-    AppStatus, DeploymentSummary, EnvironmentStatus, InstanceStatus, ReleaseListing, ServiceStatus,
+    AppStatus, Cohort, DeploymentSummary, EnvironmentStatus, InstanceStatus, ReleaseListing, ServiceStatus,
 };
 use rung_model::duration::in_words;
 use rung_model::rollout::Stage;
@@ -133,12 +133,12 @@ fn services(reconcile: &Reconcile, app: &App) -> Vec<ServiceStatus> {
     }
     for (node, held) in &world.assignments {
         for (id, assigned) in held.value.instances.iter().filter(|(_, assigned)| assigned.app == app.name) {
-            let status = instance_status(reconcile, node, id, assigned);
+            let is_live = app.live.is_none_or(|live| assigned.deployment == live);
+            let cohort = if is_live { Cohort::Live } else { Cohort::Other };
+            let status = instance_status(reconcile, node, id, assigned, cohort);
             let service = find_or_add(&mut statuses, &assigned.service, status.endpoint.is_some());
             // Those that are on their way out, or in, don't count.
-            let counts = app.live.is_none_or(|live| assigned.deployment == live)
-                && assigned.intent == Intent::Run
-                && !status.lost;
+            let counts = is_live && assigned.intent == Intent::Run && !status.lost;
             service.healthy += u32::from(counts && status.state == InstanceState::Healthy);
             service.instances.push(status);
         }
@@ -183,6 +183,7 @@ fn instance_status(
     node: &NodeId,
     id: &InstanceId,
     assigned: &AssignedInstance,
+    cohort: Cohort,
 ) -> InstanceStatus {
     let world = reconcile.world();
     let held = world.observed.get(node);
@@ -197,6 +198,7 @@ fn instance_status(
         lost: reconcile.liveness().is_lost(node),
         service: assigned.service.clone(),
         release: assigned.release,
+        cohort,
         state: observed.map_or(InstanceState::Preparing, |observed| observed.state),
         routed,
         endpoint: observed.and_then(|observed| observed.endpoint),

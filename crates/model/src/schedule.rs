@@ -16,6 +16,8 @@ use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use serde::{Deserialize, Serialize};
 
+mod fields;
+
 static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
 
 /// Five fields, or six with seconds in front, or `@daily` and its like.
@@ -41,9 +43,20 @@ pub enum InvalidSchedule {
 }
 
 impl Schedule {
+    /// What a person writes.
+    ///
     /// # Errors
     /// It is not a cron expression, or no time matches it.
     pub fn new(text: &str) -> Result<Self, InvalidSchedule> {
+        let schedule = Self::kept(text)?;
+        match fields::misplaced_name(&schedule.0) {
+            Some(why) => Err(InvalidSchedule::Expression { text: schedule.0, why }),
+            None => Ok(schedule),
+        }
+    }
+
+    /// What stands in a release already: whatever was taken once is understood for ever.
+    fn kept(text: &str) -> Result<Self, InvalidSchedule> {
         let schedule = Self(text.trim().to_owned());
         schedule.parse_expression()?;
         // Any start will do: what does not come within the library's years of search never does.
@@ -54,10 +67,7 @@ impl Schedule {
     }
 
     fn parse_expression(&self) -> Result<Cron, InvalidSchedule> {
-        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-        parser
-            .parse(&self.0)
-            .map_err(|error| InvalidSchedule::Expression { text: self.0.clone(), why: why(&self.0, error) })
+        read(&self.0).map_err(|_| InvalidSchedule::Expression { text: self.0.clone(), why: why(&self.0) })
     }
 
     /// The first time that is later than `after`; `None` when there is none.
@@ -77,27 +87,22 @@ impl Schedule {
     }
 }
 
-/// What is wrong with an expression, in words that do not speak of the library.
-fn why(text: &str, error: CronError) -> String {
-    let fields = text.split_whitespace().count();
+fn read(expression: &str) -> Result<Cron, CronError> {
+    CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build().parse(expression)
+}
+
+/// What is wrong with an expression that can't be read.
+fn why(text: &str) -> String {
+    let count = text.split_whitespace().count();
     if text.starts_with('@') {
         return "the short forms are @hourly, @daily, @weekly, @monthly and @yearly".to_owned();
     }
-    if !(5..=6).contains(&fields) {
-        let fields = if fields == 1 { "1 field".to_owned() } else { format!("{fields} fields") };
-        return format!("it has {fields}, and takes five, or six with seconds in front");
+    if !(5..=6).contains(&count) {
+        let count = if count == 1 { "1 field".to_owned() } else { format!("{count} fields") };
+        return format!("it has {count}, and takes five, or six with seconds in front");
     }
-    let said = match error {
-        CronError::ComponentError(said)
-        | CronError::IllegalCharacters(said)
-        | CronError::InvalidPattern(said) => said,
-        other => other.to_string(),
-    };
-    let mut said = said.trim_end_matches('.').to_owned();
-    if let Some(first) = said.get_mut(..1) {
-        first.make_ascii_lowercase();
-    }
-    said
+    fields::explain(text, |expression| read(expression).is_ok())
+        .unwrap_or_else(|| "its fields do not go together".to_owned())
 }
 
 impl Zone {
@@ -126,7 +131,7 @@ impl Zone {
 }
 
 macro_rules! as_text {
-    ($name:ident) => {
+    ($name:ident, $kept:ident) => {
         impl FromStr for $name {
             type Err = InvalidSchedule;
             fn from_str(text: &str) -> Result<Self, InvalidSchedule> {
@@ -137,7 +142,7 @@ macro_rules! as_text {
         impl TryFrom<String> for $name {
             type Error = InvalidSchedule;
             fn try_from(text: String) -> Result<Self, InvalidSchedule> {
-                Self::new(&text)
+                Self::$kept(&text)
             }
         }
 
@@ -161,8 +166,8 @@ macro_rules! as_text {
     };
 }
 
-as_text!(Schedule);
-as_text!(Zone);
+as_text!(Schedule, kept);
+as_text!(Zone, new);
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +269,59 @@ mod tests {
         let told = |bad: &str| Schedule::new(bad).expect_err(bad).to_string();
         assert!(told("* * *").contains("it has 3 fields, and takes five"), "{}", told("* * *"));
         assert!(told("@fortnightly").contains("the short forms are @hourly"), "{}", told("@fortnightly"));
-        assert!(told("61 * * * *").ends_with("number out of bounds"), "{}", told("61 * * * *"));
         assert!(Zone::new("Europe/Atlantis").is_err());
+    }
+
+    #[test]
+    fn a_field_that_can_not_be_read_is_named_with_what_it_may_hold_and_an_example() {
+        let told = |bad: &str| {
+            let told = Schedule::new(bad).expect_err(bad).to_string();
+            told.strip_prefix(&format!("{bad:?} is not a schedule: its ")).expect("it begins so").to_owned()
+        };
+        let minute = "a minute is 0 to 59, like `30`, `0,30`, `10-20` or `*/10`";
+        assert_eq!(told("61 * * * *"), format!("minute `61` can't be read: 61 is beyond 59; {minute}"));
+        assert_eq!(told("soon * * * *"), format!("minute `soon` can't be read; {minute}"));
+        assert_eq!(told("0,5-x * * * *"), format!("minute `0,5-x` can't be read; {minute}"));
+        assert!(told("0 25 * * *").contains("25 is beyond 23; an hour is 0 to 23"), "{}", told("0 25 * * *"));
+        assert!(told("99 0 3 * * *").starts_with("second `99` can't be read: 99 is beyond 59; a second is"));
+        let starts = [
+            ("0 0 0 * *", "day of the month `0` can't be read: 0 is below 1; "),
+            ("0 0 * 1,13 *", "month `1,13` can't be read: 13 is beyond 12; "),
+            ("0 0 * * MONDAY", "day of the week `MONDAY` can't be read; a day of the week is 0 to 7 or SUN"),
+            (
+                "0 0 * * FRI-MON",
+                "day of the week `FRI-MON` can't be read: FRI-MON goes backwards; make it two",
+            ),
+            ("*/0 * * * *", "minute `*/0` can't be read: a step is 1 or more; "),
+            ("*/x * * * *", "minute `*/x` can't be read: what stands behind the slash is no number; "),
+            (
+                "5/10 * * * *",
+                "minute `5/10` can't be read: a step goes through a range, like `*/10` or `0-59/10`; ",
+            ),
+            ("0 9 MON-FRI * *", "day of the month `MON-FRI` can't be read: MON is a day of the week; "),
+            ("0 9 * * mar", "day of the week `mar` can't be read: mar is a month; "),
+        ];
+        for (bad, start) in starts {
+            assert!(told(bad).starts_with(start), "{bad}: {}", told(bad));
+        }
+    }
+
+    #[test]
+    fn every_example_that_a_message_gives_is_a_schedule() {
+        for good in [
+            "0,30 10-20 1,15 MAR,SEP MON-FRI",
+            "*/15 */10 9,17 1-7 */3 SAT,SUN",
+            "0 9-17 L 1 FRI#2",
+            "0 */2 */2 JAN MON",
+        ] {
+            assert!(Schedule::new(good).is_ok(), "{good}: {}", Schedule::new(good).expect_err(good));
+        }
+    }
+
+    #[test]
+    fn a_schedule_that_was_taken_once_is_understood_in_the_releases_that_have_it() {
+        assert!(Schedule::new("0 9 MON * *").is_err());
+        let kept: Schedule = serde_json::from_str("\"0 9 MON * *\"").expect("a release of before has it");
+        assert_eq!(kept.as_str(), "0 9 MON * *");
     }
 }

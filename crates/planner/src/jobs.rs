@@ -146,7 +146,8 @@ fn missed_in_words(from: Timestamp, through: Timestamp) -> String {
     if from == through {
         return "its time passed while nothing was dispatched".to_owned();
     }
-    format!("every time from {from} through {through} passed while nothing was dispatched")
+    // From when to when, the record says itself.
+    "these times passed while nothing was dispatched".to_owned()
 }
 
 /// The next scheduled time; remembered, because working it out costs more than all else of a job that is not due.

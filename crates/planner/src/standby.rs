@@ -1,9 +1,9 @@
 //! The release before, while it and the next one share the visitors.
 //!
 //! A step that gives only a part of the visitors away may last for days, and what blue-green starts may take its time.
-//! Meanwhile whoever serves the others is kept up as in quieter times: when the service is scaled, and when a node is lost
-//! or shall be emptied. Where everybody is about to change over the old instances only wait to leave; those are not
-//! replaced any more.
+//! Meanwhile whoever serves the others is kept as in quieter times: when the service is scaled, up or down, and when a node
+//! is lost or shall be emptied. Where everybody is about to change over the old instances only wait to leave; those are
+//! not replaced any more.
 
 use rung_model::appfile::Service;
 use rung_model::{AppName, ServiceName};
@@ -38,7 +38,8 @@ pub(crate) fn services(draft: &Draft<'_>, app: &AppName) -> Vec<ServiceName> {
     release.map(|release| release.file.services.keys().cloned().collect()).unwrap_or_default()
 }
 
-/// What runs where nothing shall run any more leaves once enough others serve; at once when its node is lost.
+/// What is more than the service shall have leaves, when it was scaled down meanwhile. What runs where nothing shall run any
+/// more leaves once enough others serve; at once when its node is lost.
 pub(crate) fn make_way(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &mut Kinds) {
     let Some((_, declared, desired)) = kept_up(draft, app, service, kinds) else { return };
     let stays = |member: &Member| !shall_move(draft, Some(&declared), member);
@@ -48,6 +49,16 @@ pub(crate) fn make_way(draft: &Draft<'_>, app: &AppName, service: &ServiceName, 
     let are_enough = staying >= desired as usize;
     let leaves = |member: &mut Member| !stays(member) && (are_enough || draft.is_forced_out(&member.node));
     kinds.leaving.extend(kinds.standby.extract_if(.., leaves));
+    release_surplus(desired as usize, stays, kinds);
+}
+
+/// As elsewhere the healthy stay, and of these the oldest. Those that shall move are not counted: they have their own way.
+fn release_surplus(desired: usize, stays: impl Fn(&Member) -> bool, kinds: &mut Kinds) {
+    let (mut staying, moving): (Vec<Member>, Vec<Member>) = kinds.standby.drain(..).partition(stays);
+    staying.sort_by_key(|member| !member.is_healthy());
+    kinds.leaving.extend(staying.split_off(staying.len().min(desired)));
+    kinds.standby.extend(staying);
+    kinds.standby.extend(moving);
 }
 
 /// Starts what the old release has too few of.

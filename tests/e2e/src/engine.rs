@@ -30,6 +30,8 @@ pub struct Dockerd {
     directory: TempDir,
     bridge: Bridge,
     daemon: Option<Child>,
+    /// It was killed, and its containers may run on.
+    was_killed: bool,
 }
 
 /// A network of its own: two engines with one bridge would give one address twice.
@@ -78,14 +80,15 @@ impl Dockerd {
     pub fn start() -> Self {
         let directory =
             tempfile::Builder::new().prefix("rung-engine-").tempdir().expect("a temporary directory");
-        let mut dockerd = Self { directory, bridge: Bridge::new(), daemon: None };
+        let mut dockerd = Self { directory, bridge: Bridge::new(), daemon: None, was_killed: false };
         dockerd.up();
         dockerd.import("base:1", &[]);
         dockerd
     }
 
-    /// Starts it, again after [`Dockerd::down`].
+    /// Starts it, again after [`Dockerd::down`] and [`Dockerd::kill_9`].
     pub fn up(&mut self) {
+        self.was_killed = false;
         let at = |name: &str| self.directory.path().join(name);
         let log = fs::File::options().create(true).append(true).open(at("log")).expect("the engine's log");
         let mut command = Command::new("/usr/sbin/dockerd");
@@ -124,6 +127,42 @@ impl Dockerd {
             libc::kill(pid, libc::SIGTERM);
         }
         wait_until("dockerd ends", STOP_WAIT, || daemon.try_wait().is_ok_and(|status| status.is_some()));
+    }
+
+    /// Kills it as the kernel does when memory is short: its containers run on, what published their ports does not.
+    pub fn kill_9(&mut self) {
+        let Some(mut daemon) = self.daemon.take() else { return };
+        self.was_killed = true;
+        let file = self.containerd_pid_file();
+        let pid = fs::read_to_string(&file).unwrap_or_default();
+        daemon.kill().and_then(|()| daemon.wait()).expect("killing dockerd");
+        // The kernel ends it with the one that started it. Where nobody collects orphans the next one would take the number
+        // for that of a containerd that runs.
+        wait_until("containerd has ended, too", STOP_WAIT, || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
+        });
+        let _ = fs::remove_file(file);
+    }
+
+    fn containerd_pid_file(&self) -> PathBuf {
+        self.directory.path().join("exec/containerd/containerd.pid")
+    }
+
+    /// Kills the part of it that runs containers, which it starts again.
+    pub fn kill_containerd(&self) {
+        let file = self.containerd_pid_file();
+        let pid = || fs::read_to_string(&file).unwrap_or_default().trim().to_owned();
+        let before = pid();
+        run("kill", &["-9", &before]);
+        wait_until("containerd is started again", START_WAIT, || {
+            !matches!(pid(), now if now.is_empty() || now == before) && self.runs_containers()
+        });
+    }
+
+    fn runs_containers(&self) -> bool {
+        let mut tried = self.docker_command(&["run", "--rm", "base:1", "test", "-d", "/bin"]);
+        tried.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -191,6 +230,10 @@ impl Dockerd {
 
 impl Drop for Dockerd {
     fn drop(&mut self) {
+        if self.was_killed {
+            // Only an engine ends what another one left running. A second failure must not hide the first.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.up()));
+        }
         if self.daemon.is_some() {
             let listed = self.docker_command(&["ps", "-aq"]).output();
             let ids = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
@@ -303,6 +346,44 @@ impl Registry {
         assert!(output.status.success(), "pushing: {}", String::from_utf8_lossy(&output.stderr));
         engine.docker(&["rmi", &name, local]);
         name
+    }
+
+    fn blob(&self, digest: &str) -> PathBuf {
+        let hex = digest.trim_start_matches("sha256:");
+        let blobs = self.directory.path().join("images/docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).join("data")
+    }
+
+    /// What a tag means.
+    pub fn digest(&self, repository: &str, tag: &str) -> String {
+        let repository =
+            self.directory.path().join("images/docker/registry/v2/repositories").join(repository);
+        let link = repository.join("_manifests/tags").join(tag).join("current/link");
+        fs::read_to_string(link).expect("the tag is in the registry").trim().to_owned()
+    }
+
+    /// Gives another manifest for a digest, as a registry does that somebody has broken into.
+    pub fn put_in_place(&self, of: &str, other: &str) {
+        fs::copy(self.blob(other), self.blob(of)).expect("both are in the registry");
+    }
+
+    /// Changes a byte of every layer.
+    pub fn damage_layers(&self) {
+        let blobs = self.directory.path().join("images/docker/registry/v2/blobs/sha256");
+        let of = |directory: &Path| {
+            fs::read_dir(directory).expect("a directory of blobs").flatten().map(|at| at.path())
+        };
+        for path in
+            of(&blobs).flat_map(|directory| of(&directory).collect::<Vec<_>>()).map(|blob| blob.join("data"))
+        {
+            let mut bytes = fs::read(&path).expect("a blob");
+            // Manifests and configurations are JSON.
+            if bytes.first() != Some(&b'{') {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(&path, bytes).expect("a blob");
+            }
+        }
     }
 
     /// What `docker login` would have left for this password.

@@ -28,6 +28,8 @@ mod first_minutes;
 mod gateway;
 #[path = "stories/images.rs"]
 mod images;
+#[path = "stories/images_in_bad_weather.rs"]
+mod images_in_bad_weather;
 #[path = "stories/instances.rs"]
 mod instances;
 #[path = "stories/jobs.rs"]

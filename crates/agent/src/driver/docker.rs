@@ -7,6 +7,7 @@
 
 mod attach;
 mod follow;
+mod image_check;
 mod judge;
 mod memory;
 mod spec;

@@ -1,6 +1,7 @@
 //! What is read of the engine's answers; the rest of them is passed over.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -33,6 +34,67 @@ impl Version {
 pub struct Container {
     pub id: String,
     pub state: ContainerState,
+    #[serde(default)]
+    config: Option<ContainerConfig>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerConfig {
+    #[serde(default)]
+    healthcheck: Option<Healthcheck>,
+    #[serde(default)]
+    shell: Option<Vec<String>>,
+}
+
+/// How an image's author checks that it is well; times are in nanoseconds, and zero is none.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Healthcheck {
+    #[serde(default)]
+    test: Option<Vec<String>>,
+    #[serde(default)]
+    timeout: u64,
+    #[serde(default)]
+    start_period: u64,
+}
+
+impl Container {
+    pub fn healthcheck(&self) -> Option<&Healthcheck> {
+        self.config.as_ref()?.healthcheck.as_ref()
+    }
+
+    /// What the image's author has its command lines run by.
+    pub fn shell(&self) -> Option<&[String]> {
+        self.config.as_ref()?.shell.as_deref()
+    }
+}
+
+impl Healthcheck {
+    /// What is executed in the container; `None`: nothing is.
+    pub fn command(&self, shell: Option<&[String]>) -> Option<Vec<String>> {
+        let (form, words) = self.test.as_deref()?.split_first()?;
+        match form.as_str() {
+            "CMD" => Some(words.to_vec()).filter(|words| !words.is_empty()),
+            "CMD-SHELL" => {
+                let default = || vec!["/bin/sh".to_owned(), "-c".to_owned()];
+                let mut argv =
+                    shell.filter(|shell| !shell.is_empty()).map_or_else(default, <[String]>::to_vec);
+                argv.push(words.first()?.clone());
+                Some(argv)
+            }
+            _ => None,
+        }
+    }
+
+    pub fn timeout(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.timeout)).filter(|time| !time.is_zero())
+    }
+
+    /// For so long after the start a failure says nothing.
+    pub fn start_period(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.start_period)).filter(|time| !time.is_zero())
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -5,11 +5,12 @@ use std::time::Duration;
 use rung_api::wire::JobListing;
 use rung_model::{JobRun, Run, RunOutcome, RunState};
 
+use super::harmless;
 use super::paint::{Mood, Paint};
 use super::table::{Cell, cell, colored, table};
 use super::time::{Clock, span};
 
-/// How much of a reason fits beside the other columns; `--json` has all of it.
+/// How much of a reason fits beside the other columns; a longer one has lines of its own below them.
 const REASON_MAX: usize = 60;
 
 pub fn render(jobs: &[JobListing], paint: Paint, clock: &Clock) -> String {
@@ -52,7 +53,13 @@ pub fn history(runs: &[Run], paint: Paint, clock: &Clock) -> String {
         return "it never ran".to_owned();
     }
     let rows: Vec<_> = runs.iter().filter_map(|run| Some(record(run, run.of_job()?, clock))).collect();
-    table(&["RUN", "FOR", "OUTCOME", "TOOK", "RELEASE", "NODE", "BY", "WHY"], &rows, paint)
+    let mut out = table(&["RUN", "FOR", "OUTCOME", "TOOK", "RELEASE", "NODE", "BY", "WHY"], &rows, paint);
+    for (run, reason) in
+        runs.iter().filter_map(|run| Some((run, reason(run)?))).filter(|(_, why)| is_long(why))
+    {
+        out.push_str(&format!("\n\n{}\n  {}", paint.dim(run.id.as_str()), harmless(reason)));
+    }
+    out
 }
 
 fn record(run: &Run, of: &JobRun, clock: &Clock) -> Vec<Cell> {
@@ -98,13 +105,20 @@ fn took(run: &Run, of: &JobRun, clock: &Clock) -> Option<Duration> {
 }
 
 fn why(run: &Run) -> String {
-    let RunState::Ended { outcome, .. } = &run.state else { return String::new() };
-    let reason = match outcome {
-        RunOutcome::Failed { reason, .. } | RunOutcome::Skipped { reason } => reason,
-        RunOutcome::Succeeded { .. } | RunOutcome::Cancelled => return String::new(),
-    };
-    if reason.chars().count() <= REASON_MAX {
-        return reason.clone();
+    match reason(run) {
+        Some(reason) if is_long(reason) => reason.chars().take(REASON_MAX).chain("…".chars()).collect(),
+        reason => reason.unwrap_or_default().to_owned(),
     }
-    reason.chars().take(REASON_MAX).chain("…".chars()).collect()
+}
+
+fn is_long(reason: &str) -> bool {
+    reason.chars().count() > REASON_MAX
+}
+
+fn reason(run: &Run) -> Option<&str> {
+    let RunState::Ended { outcome, .. } = &run.state else { return None };
+    match outcome {
+        RunOutcome::Failed { reason, .. } | RunOutcome::Skipped { reason } => Some(reason),
+        RunOutcome::Succeeded { .. } | RunOutcome::Cancelled => None,
+    }
 }

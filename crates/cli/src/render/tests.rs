@@ -7,8 +7,8 @@ use expect_test::expect;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 use rung_api::wire::{
-    AppStatus, DeploymentSummary, DoctorCheck, DoctorReport, DoctorState, EventRecord, InstanceStatus,
-    LogLine, ReleaseListing, SecretListing, SecretVersion, ServiceStatus, Stream,
+    AppStatus, Cohort, DeploymentSummary, DoctorCheck, DoctorReport, DoctorState, EventRecord,
+    InstanceStatus, LogLine, ReleaseListing, SecretListing, SecretVersion, ServiceStatus, Stream,
 };
 use rung_model::deployment::Trouble;
 use rung_model::node::IsolationFact;
@@ -41,6 +41,7 @@ fn instance(id: &str, state: InstanceState) -> InstanceStatus {
         lost: false,
         service: ServiceName::new("web").unwrap(),
         release: ReleaseNumber(7),
+        cohort: Cohort::Live,
         state,
         routed: healthy,
         endpoint: Some("127.0.0.1:20001".parse().unwrap()),
@@ -577,12 +578,15 @@ mod jobs {
         if let RunKind::Job { run, .. } = &mut missed.kind {
             run.through = Some(at(-90_000));
         }
+        let nowhere =
+            "no node has room for 64 GB: laptop has 12 GB free of 16 GB, and desktop 28 GB free of 32 GB";
         let runs = [
             run("shop.report-n1", None, None),
             run("shop.report-3", Some(at(-3600)), skipped("the run before it still goes on")),
             retry,
             run("shop.report-2", Some(at(-7000)), failed("exited with code 3")),
             run("shop.report-1", Some(at(-90_000)), Some(RunOutcome::Cancelled)),
+            run("shop.report-0-try2", Some(at(-90_000)), failed(nowhere)),
             missed,
         ];
         expect![[r#"
@@ -592,7 +596,11 @@ mod jobs {
             shop.report-2-try2  08:03:20, try 2                             succeeded  42 s   v7       laptop  schedule
             shop.report-2       08:03:20                                    failed     42 s   v7       laptop  schedule    exited with code 3
             shop.report-1       2026-03-03 09:00:00                         cancelled  42 s   v7       laptop  schedule
-            shop.report-0       2026-02-25 11:20:00 to 2026-03-03 09:00:00  skipped                            schedule    it was paused by ada@laptop"#]].assert_eq(&super::super::jobs::history(&runs, Paint::Plain, &clock()));
+            shop.report-0-try2  2026-03-03 09:00:00                         failed     42 s   v7       laptop  schedule    no node has room for 64 GB: laptop has 12 GB free of 16 GB, …
+            shop.report-0       2026-02-25 11:20:00 to 2026-03-03 09:00:00  skipped                            schedule    it was paused by ada@laptop
+
+            shop.report-0-try2
+              no node has room for 64 GB: laptop has 12 GB free of 16 GB, and desktop 28 GB free of 32 GB"#]].assert_eq(&super::super::jobs::history(&runs, Paint::Plain, &clock()));
         expect!["it never ran"].assert_eq(&super::super::jobs::history(&[], Paint::Plain, &clock()));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use rung_api::wire::{AppStatus, InstanceStatus, ScaleRequest, ServiceStatus};
+use rung_api::wire::{AppStatus, Cohort, InstanceStatus, ScaleRequest, ServiceStatus};
 use rung_model::{InstanceState, ServiceName};
 
 use super::Session;
@@ -111,8 +111,10 @@ fn progress(status: &AppStatus, wanted: &BTreeMap<ServiceName, u32>) -> Progress
     for service in &status.services {
         let Some(&count) = wanted.get(&service.name) else { continue };
         let ServiceStatus { name, desired, healthy, .. } = service;
-        // Nobody knows what became of those on lost nodes; their replacements are among the others.
-        let known = || service.instances.iter().filter(|instance| !instance.lost);
+        // Nobody knows what became of those on lost nodes; their replacements are among the others. What a deployment
+        // brings meanwhile, and what is kept warm, has its own count.
+        let of_count = |instance: &&InstanceStatus| !instance.lost && instance.cohort == Cohort::Live;
+        let known = || service.instances.iter().filter(of_count);
         let there = known().filter(|instance| instance.state != InstanceState::Stopped).count();
         // As long as there are too many, the ones that fail may be those that go.
         if there <= *desired as usize && known().any(is_stuck) {
@@ -189,6 +191,21 @@ mod tests {
             status.services[0].healthy = 2;
             status.services[0].instances[2].lost = true;
             assert_eq!(progress(&status, &wanted), Progress::Reached, "{heard_last} when it was heard last");
+        }
+    }
+
+    #[test]
+    fn what_a_canary_brings_and_what_is_kept_warm_is_not_counted() {
+        let wanted = BTreeMap::from([(ServiceName::new("web").unwrap(), 2)]);
+        for state in ["healthy", "starting", "crash_looping"] {
+            let mut status = status(2, &["healthy", "healthy", state]);
+            status.services[0].healthy = 2;
+            assert!(
+                !matches!(progress(&status, &wanted), Progress::Reached | Progress::Stuck),
+                "a third one is none too many"
+            );
+            status.services[0].instances[2].cohort = Cohort::Other;
+            assert_eq!(progress(&status, &wanted), Progress::Reached, "{state}, and of another release");
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rung_model::appfile::rollout::{Share, WithoutTraffic};
 use rung_model::rollout::{Stage, Verdict};
-use rung_model::{DeploymentKind, Intent, Phase};
+use rung_model::{DeploymentKind, InstanceId, Intent, Phase};
 
 use crate::files::{add, app, canary, service, worker};
 use crate::scene::Scene;
@@ -288,6 +288,53 @@ fn what_is_scaled_during_a_canary_is_scaled_for_both_releases() {
     scene.play("success", |scene| scene.has_ended("shop"));
     scene.play("the old ones gone", |scene| scene.assigned("shop").len() == 4);
     assert_eq!((of_release(&scene, 1), of_release(&scene, 2)), (0, 4));
+}
+
+#[test]
+fn what_is_scaled_down_during_a_canary_shrinks_in_both_releases() {
+    for goes_on in [true, false] {
+        let mut scene = standing(4, &["50%", "100%"]);
+        assert_eq!((of_release(&scene, 1), of_release(&scene, 2)), (4, 2));
+        // A request that an old one is busy with is waited for.
+        scene.in_flight.insert(InstanceId::new("shop-web-a4").unwrap(), 1);
+        scene.hold_floor("shop", "web", 2);
+        scene.scale("shop", "web", 2);
+        scene.play("both have shrunk", |scene| scene.routed("shop", "web").len() == 3);
+        scene.play("all that are not busy have ended", |scene| scene.assigned("shop").len() == 4);
+        assert_eq!((of_release(&scene, 1), of_release(&scene, 2)), (3, 1), "a busy one was ended");
+        scene.in_flight.clear();
+        scene.play("the busy one has ended", |scene| scene.assigned("shop").len() == 3);
+        assert_eq!((of_release(&scene, 1), of_release(&scene, 2)), (2, 1));
+        assert_eq!(
+            scene.routed("shop", "web"),
+            ["shop-web-a5", "shop-web-a1", "shop-web-a2"],
+            "the oldest stay"
+        );
+        assert_eq!(scene.share(), Some(Share(5000)), "the share of visitors is another one");
+        assert_eq!(scene.phase("shop"), Phase::Rolling);
+        if goes_on {
+            scene.go_on("shop");
+        } else {
+            scene.cancel("shop");
+        }
+        scene.play("the end", |scene| scene.has_ended("shop"));
+        scene.play("one release is left", |scene| scene.assigned("shop").len() == 2);
+        let left = if goes_on { (0, 2) } else { (2, 0) };
+        assert_eq!((of_release(&scene, 1), of_release(&scene, 2)), left);
+    }
+}
+
+#[test]
+fn what_is_scaled_to_nothing_and_back_during_a_canary_comes_back_in_both_releases() {
+    let mut scene = standing(2, &["50%", "100%"]);
+    scene.hold_floor("shop", "web", 0);
+    scene.scale("shop", "web", 0);
+    scene.play("nothing runs", |scene| scene.assigned("shop").is_empty());
+    assert_eq!(scene.phase("shop"), Phase::Rolling, "{}", scene.trouble("shop"));
+    scene.scale("shop", "web", 2);
+    scene.play("both are back", |scene| scene.routed("shop", "web").len() == 3);
+    assert_eq!((of_release(&scene, 1), of_release(&scene, 2)), (2, 1));
+    assert_eq!(scene.share(), Some(Share(5000)));
 }
 
 #[test]

@@ -2,62 +2,63 @@
 
 use std::path::Path;
 
-use rung_e2e::engine::{Access, Dockerd, PASSWORD, Registry};
+use rung_api::wire::InstanceStatus;
+use rung_e2e::engine::{Access, Dockerd, Registry};
 use rung_e2e::{Rung, Start, eventually, example};
 use rung_model::observed::InstanceState;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// An image's web server: pages from `/www`, and a script that tells its environment.
-const SERVE: &str = r#"CMD ["httpd","-f","-p","8080","-h","/www"]"#;
-const EXPOSE: &str = "EXPOSE 8080";
+pub const SERVE: &str = r#"CMD ["httpd","-f","-p","8080","-h","/www"]"#;
+pub const EXPOSE: &str = "EXPOSE 8080";
 const TELL: &str = "#!/bin/sh\necho 'Content-Type: text/plain'\necho\nid -u\nenv\n";
 
-struct Stage {
-    engine: Dockerd,
-    config: TempDir,
+pub struct Stage {
+    pub engine: Dockerd,
+    pub config: TempDir,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let config = tempfile::tempdir().expect("a temporary directory");
         Self { engine: Dockerd::start(), config }
     }
 
     /// `rung up` for the user whose `~/.docker` is the stage's.
-    fn rung(&self) -> Rung {
+    pub fn rung(&self) -> Rung {
         Rung::start_with(Start { environment: self.env(), ..Start::default() })
     }
 
-    fn env(&self) -> Vec<(String, String)> {
+    pub fn env(&self) -> Vec<(String, String)> {
         let config = self.config.path().display().to_string();
         vec![("DOCKER_HOST".into(), self.engine.host()), ("DOCKER_CONFIG".into(), config)]
     }
 
     /// An image that serves this page, and more.
-    fn image(&self, name: &str, page: &str, more: &[&str]) {
+    pub fn image(&self, name: &str, page: &str, more: &[&str]) {
         let files = [("www/index.html", page), ("www/cgi-bin/tell", TELL)];
         self.engine.import_with(name, more, &files);
     }
 
-    fn web(&self, name: &str, page: &str) {
+    pub fn web(&self, name: &str, page: &str) {
         self.image(name, page, &[SERVE, EXPOSE]);
     }
 }
 
 /// The directory of an app that is its app file only.
-fn app(file: &str) -> TempDir {
+pub fn app(file: &str) -> TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
     write(directory.path(), file);
     directory
 }
 
-fn write(directory: &Path, file: &str) {
+pub fn write(directory: &Path, file: &str) {
     std::fs::write(directory.join("rung.toml"), file).expect("an app file");
 }
 
 /// BusyBox's server, as the first process of a container, passes over SIGTERM: its grace period is short.
-fn of_image(name: &str, image: &str, more: &str) -> String {
+pub fn of_image(name: &str, image: &str, more: &str) -> String {
     format!("app = \"{name}\"\n[build]\nimage = \"{image}\"\n{more}\n[services.web]\nstop_grace = \"1s\"\n")
 }
 
@@ -71,7 +72,7 @@ fn timeline(rung: &Rung, app: &str) -> String {
 #[test]
 fn an_image_is_pinned_when_it_is_deployed_and_a_tag_that_moved_is_told() {
     let stage = Stage::new();
-    let registry = Registry::start(Access::Anybody);
+    let mut registry = Registry::start(Access::Anybody);
     stage.web("shop:1", "the first");
     let image = registry.push(&stage.engine, "shop:1", "acme/shop:stable");
     let rung = stage.rung();
@@ -105,6 +106,8 @@ fn an_image_is_pinned_when_it_is_deployed_and_a_tag_that_moved_is_told() {
     let releases: Vec<Value> = rung.cli(&["releases", "--app", "image", "--json"]).succeeds().json();
     assert_eq!(releases.len(), 2, "a release was made of what is there already: {releases:#?}");
 
+    // What was run once is here: going back asks nobody.
+    registry.down();
     rung.cli(&["rollback", "--app", "image"]).succeeds();
     assert!(rung.page("image", "/").contains("the first"), "the release before had another image");
 }
@@ -238,13 +241,57 @@ fn images_run_as_their_authors_expect() {
     stage.image("own:1", "own", &[SERVE]);
     rung.deploy(app(&(of_image("own", "own:1", "") + "port = 8080\n")).path()).succeeds();
     assert!(rung.page("own", "/").contains("own"));
+}
 
-    // HEALTHCHECK: it is healthy when the image says so, and not before.
-    let check = "HEALTHCHECK --interval=200ms --timeout=2s --retries=1 CMD test -e /tmp/ready";
-    stage.image("check:1", "checked", &[SERVE, EXPOSE, check]);
-    let directory =
-        app(&(of_image("check", "check:1", "") + "health = { grace = \"2s\", interval = \"200ms\" }\n"));
-    rung.deploy(directory.path()).ends_with(1).mentions("HEALTHCHECK");
+/// Waits until an instance of the app is as it should be.
+fn wait_for_instance(rung: &Rung, app: &str, what: &str, is_so: impl Fn(&InstanceStatus) -> bool) {
+    eventually(what, || {
+        let instances = rung.instances(app);
+        if instances.iter().any(&is_so) { Ok(()) } else { Err(format!("{instances:?}")) }
+    });
+}
+
+#[test]
+fn an_image_s_own_healthcheck_decides_and_no_deploy_waits_for_its_interval() {
+    let stage = Stage::new();
+    let rung = stage.rung();
+    // It never passes.
+    let check =
+        "HEALTHCHECK --interval=200ms --timeout=2s --retries=1 CMD echo not yet && test -e /tmp/ready";
+    stage.image("never:1", "checked", &[SERVE, EXPOSE, check]);
+    let hasty = "health = { grace = \"2s\", interval = \"200ms\" }\n";
+    rung.deploy(app(&(of_image("never", "never:1", "") + hasty)).path())
+        .ends_with(1)
+        .mentions("HEALTHCHECK")
+        .mentions("not yet");
+
+    // As most images have it: the engine itself looks for the first time after half a minute.
+    stage.image("usual:1", "well", &[SERVE, EXPOSE, "HEALTHCHECK CMD test ! -e /tmp/ill"]);
+    rung.deploy(app(&of_image("usual", "usual:1", "")).path()).succeeds();
+    rung.wait_until_settled("usual", "web", 1);
+
+    // One that takes its time, and says so: until then it is neither counted as ill nor started again.
+    let slow = "HEALTHCHECK --start-period=5m CMD echo x >> /tmp/n; test $(grep -c x /tmp/n) -ge 10";
+    stage.image("slow:1", "at last", &[SERVE, EXPOSE, slow]);
+    let strict = "health = { grace = \"1s\", interval = \"200ms\", restart_after = 2 }\n";
+    rung.deploy(app(&(of_image("slow", "slow:1", "") + strict)).path()).succeeds();
+    assert_eq!(rung.wait_until_settled("slow", "web", 1)[0].restarts, 0, "it was not given its time");
+
+    // Ill later on: un-routed, started again, and well.
+    let check = "HEALTHCHECK --interval=200ms --retries=1 CMD test ! -e /tmp/ill || { echo so ill; exit 1; }";
+    stage.image("later:1", "well", &[SERVE, EXPOSE, check]);
+    rung.deploy(app(&(of_image("later", "later:1", "") + hasty)).path()).succeeds();
+    rung.wait_until_settled("later", "web", 1);
+    let container = stage.engine.docker(&["ps", "-q", "--filter", "ancestor=later:1"]);
+    stage.engine.docker(&["exec", &container, "touch", "/tmp/ill"]);
+    wait_for_instance(&rung, "later", "it is ill, gets no requests, and says why", |instance| {
+        let reason = instance.reason.as_deref().unwrap_or_default();
+        !instance.routed && reason.contains("HEALTHCHECK fails: so ill")
+    });
+    wait_for_instance(&rung, "later", "it was started again, and is well", |instance| {
+        instance.restarts > 0 && instance.routed && instance.state == InstanceState::Healthy
+    });
+    assert!(rung.page("later", "/").contains("well"));
 }
 
 #[test]
@@ -285,83 +332,6 @@ fn images_that_can_not_run_are_refused_with_the_way_out() {
     assert!(rung.page("shop", "/").contains("the first"), "a restart needed the registry");
     registry.up();
     rung.deploy(directory.path()).succeeds();
-}
-
-#[test]
-fn credentials_are_asked_for_at_each_pull() {
-    let stage = Stage::new();
-    let registry = Registry::start(Access::Ada);
-    stage.web("shop:1", "private");
-    let image = registry.push(&stage.engine, "shop:1", "acme/shop:1");
-    let config = stage.config.path().join("config.json");
-    let programs = tempfile::tempdir().expect("a temporary directory");
-    let mut env = stage.env();
-    let path = std::env::var("PATH").expect("there is one");
-    env.push(("PATH".into(), format!("{}:{path}", programs.path().display())));
-    let rung = Rung::start_with(Start { environment: env, ..Start::default() });
-    let directory = app(&of_image("shop", &image, ""));
-
-    rung.deploy(directory.path()).ends_with(1).mentions("docker login");
-    std::fs::write(&config, registry.client_config("wrong")).expect("a file");
-    rung.deploy(directory.path()).ends_with(1).mentions("config.json").mentions("docker login");
-    std::fs::write(&config, registry.client_config(PASSWORD)).expect("a file");
-    rung.deploy(directory.path()).succeeds();
-    assert!(rung.page("shop", "/").contains("private"));
-
-    // A helper whose first token has ended: it is asked again, and the second is good.
-    let helper = programs.path().join("docker-credential-story");
-    let state = programs.path().join("asked");
-    let script = format!(
-        "#!/bin/sh\nread registry\nif [ -e {0} ]; then secret='{PASSWORD}'; else secret=ended; fi\ntouch {0}\nprintf '{{\"ServerURL\":\"%s\",\"Username\":\"ada\",\"Secret\":\"%s\"}}' \"$registry\" \"$secret\"\n",
-        state.display()
-    );
-    std::fs::write(&helper, script).expect("a helper");
-    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
-    std::fs::write(&config, format!("{{\"credHelpers\":{{\"{}\":\"story\"}}}}", registry.name()))
-        .expect("a file");
-    stage.web("shop:2", "the second");
-    registry.push(&stage.engine, "shop:2", "acme/shop:1");
-    rung.deploy(directory.path()).succeeds();
-    assert!(rung.page("shop", "/").contains("the second"));
-
-    // It is gone in the middle of everything: what serves goes on, and the next deploy says what is missing.
-    std::fs::remove_file(&helper).expect("it is there");
-    rung.deploy(directory.path()).ends_with(1).mentions("docker-credential-story").mentions("docker login");
-    assert!(rung.page("shop", "/").contains("the second"));
-    let secrets = rung.cli(&["logs", "--app", "shop"]).everything() + &rung.output();
-    assert!(!secrets.contains(PASSWORD), "a password is in a log");
-}
-
-#[test]
-fn an_engine_that_goes_away_is_told_and_its_instances_come_back_with_it() {
-    let mut stage = Stage::new();
-    stage.web("shop:1", "still here");
-    let rung = stage.rung();
-    let directory = app(&(of_image("shop", "shop:1", "") + "health = { interval = \"200ms\" }\n"));
-    rung.deploy(directory.path()).succeeds();
-    rung.wait_until_settled("shop", "web", 1);
-    stage.engine.down();
-    eventually("the instance says that the engine does not answer", || {
-        let instances = rung.instances("shop");
-        let reason = instances.first().and_then(|instance| instance.reason.clone()).unwrap_or_default();
-        if reason.contains("no container engine answers") { Ok(()) } else { Err(format!("{instances:?}")) }
-    });
-    assert!(rung.instances("shop").iter().all(|instance| instance.state != InstanceState::Healthy));
-    rung.deploy(directory.path()).ends_with(1).mentions("no container engine answers");
-    // Nothing new is given to a node without an engine, and what waits says for what.
-    eventually("the node says that it has no engine", || {
-        let said = rung.cli(&["doctor"]).everything();
-        if said.contains("no container engine answers") { Ok(()) } else { Err(said) }
-    });
-    rung.cli(&["scale", "web=2", "--no-wait", "--app", "shop"]).succeeds();
-    eventually("the second instance waits for an engine", || {
-        let problems = rung.app("shop").problems.join("; ");
-        let is_told = problems.contains("can't be placed yet") && problems.contains("no container engine");
-        if is_told { Ok(()) } else { Err(problems) }
-    });
-    stage.engine.up();
-    rung.wait_until_settled("shop", "web", 2);
-    assert!(rung.page("shop", "/").contains("still here"));
 }
 
 #[test]

@@ -105,6 +105,39 @@ fn a_canary_waits_for_a_word_and_another_one_is_aborted() {
 }
 
 #[test]
+fn scaling_during_a_canary_changes_both_releases_and_waits_only_for_the_one_that_serves() {
+    let policy = "strategy = \"canary\"\nsteps = [\"50%\", \"100%\"]\nkeep = \"10m\"";
+    let (rung, app) = deployed("scaled", policy);
+    let load = visitors(&rung, &app);
+    let mut deploy = begin(&rung, &app);
+    wait_until_at(&rung, "scaled", 0, Stage::AwaitingWord);
+    let scale = |count: &str, healthy: &str| {
+        rung.cli(&["scale", count, "--app", "scaled"]).succeeds().mentions(healthy);
+    };
+    let runs = |count: usize| {
+        eventually(&format!("{count} instances run"), || match rung.lives("scaled") {
+            lives if lives.len() == count => Ok(()),
+            lives => Err(format!("{lives:?}")),
+        });
+    };
+    scale("web=4", "4 of 4 healthy");
+    runs(6);
+    // Down again while visitors are at both: the old release does not keep what nobody asks for.
+    scale("web=1", "1 of 1 healthy");
+    runs(2);
+    assert_eq!(last(&rung, "scaled").phase, Phase::Rolling, "scaling has ended the step");
+    load.wait_for(50);
+    rung.cli(&["continue", "--no-wait", "--app", "scaled"]).succeeds();
+    assert!(deploy.wait().expect("waiting for rung deploy").success());
+    // The old one is kept warm, and nobody waits for it.
+    scale("web=2", "2 of 2 healthy");
+    runs(3);
+    load.wait_for(50);
+    load.stop().assert_none_lost("scaling up and down in the middle of a canary");
+    assert!(rung.page("scaled", "/").contains("version 2 "));
+}
+
+#[test]
 fn blue_and_green_change_places_and_back_without_a_start_or_a_lost_request() {
     let (rung, app) = deployed("twins", "strategy = \"bluegreen\"\nkeep = \"5m\"");
     let blue = rung.lives("twins");

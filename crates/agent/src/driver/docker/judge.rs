@@ -8,6 +8,7 @@ use std::time::Duration;
 use rung_model::appfile::{Check, Health};
 use tokio::net::TcpStream;
 
+use super::image_check::Word;
 use super::spec::Record;
 use super::{Containers, read_record};
 use crate::artifacts::chain;
@@ -99,20 +100,13 @@ impl Containers {
     }
 
     async fn as_the_image_says(&self, record: &Record) -> Result<(), Failing> {
-        let found = self.engine.container(&record.name).await;
-        let state = found.map_err(|error| Failing::Check(chain(&error)))?.state;
-        let health = state.health.as_ref().filter(|health| !matches!(health.status.as_str(), "" | "none"));
-        match health {
-            Some(health) => match health.status.as_str() {
-                "healthy" => Ok(()),
-                "starting" => Err(Failing::Check("the image's HEALTHCHECK has not passed yet".to_owned())),
-                _ => {
-                    let said = health.log.iter().flatten().last().map(|run| run.output.trim()).unwrap_or("");
-                    Err(Failing::Check(format!("the image's HEALTHCHECK fails: {said}")))
-                }
-            },
-            None if record.port.is_some() => self.listening(record).await,
-            None => {
+        let failed = |error: EngineError| Failing::Check(chain(&error));
+        match self.image_check(record).await.map_err(failed)? {
+            Word::Healthy => Ok(()),
+            Word::Failing(why) => Err(Failing::Check(why)),
+            Word::Nothing if record.port.is_some() => self.listening(record).await,
+            Word::Nothing => {
+                let state = self.engine.container(&record.name).await.map_err(failed)?.state;
                 let age = jiff::Timestamp::now().as_millisecond() - record.started_ms;
                 let is_up = state.is_running() && u128::try_from(age).unwrap_or(0) >= UP_FOR.as_millis();
                 if is_up { Ok(()) } else { Err(Failing::Check("was started just now".to_owned())) }
@@ -121,7 +115,8 @@ impl Containers {
     }
 
     /// The engine's own listener at 127.0.0.1 takes every connection, whether anybody is behind it or not: what counts
-    /// is who listens in the container.
+    /// is who listens in the container. But it must be there: an engine that was killed takes it along and leaves the
+    /// container running.
     async fn listening(&self, record: &Record) -> Result<(), Failing> {
         let Some(port) = record.port else { return Ok(()) };
         let Some(listeners) = record.pid.and_then(procfs::listeners_seen_by) else {
@@ -130,7 +125,7 @@ impl Containers {
         let reaches = |ip: IpAddr| !ip.is_loopback();
         let on_port: Vec<_> = listeners.iter().filter(|l| l.address.port() == port.inside).collect();
         if on_port.iter().any(|listener| reaches(listener.address.ip())) {
-            return Ok(());
+            return connect(port.host).await;
         }
         let inside = port.inside;
         if let Some(listener) = on_port.first() {
@@ -155,7 +150,8 @@ impl Containers {
     pub async fn check(&self, directory: &Path, command: &str, timeout: Duration) -> Result<(), String> {
         let record = read_record(directory).ok_or("has no container any more")?;
         let mut said = Vec::new();
-        let outcome = match tokio::time::timeout(timeout, self.exec(&record, command, &mut said)).await {
+        let argv = ["/bin/sh", "-c", command].map(str::to_owned);
+        let outcome = match tokio::time::timeout(timeout, self.exec(&record, &argv, &mut said)).await {
             Ok(Ok(0)) => return Ok(()),
             Ok(Ok(code)) => format!("exited with code {code}"),
             Ok(Err(error)) => chain(&error),
@@ -166,7 +162,12 @@ impl Containers {
         Err(outcome)
     }
 
-    async fn exec(&self, record: &Record, command: &str, said: &mut Vec<u8>) -> Result<i32, EngineError> {
+    pub(super) async fn exec(
+        &self,
+        record: &Record,
+        argv: &[String],
+        said: &mut Vec<u8>,
+    ) -> Result<i32, EngineError> {
         use http_body_util::BodyExt;
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -178,9 +179,7 @@ impl Containers {
         struct Ended {
             exit_code: Option<i32>,
         }
-        let body = serde_json::json!({
-            "Cmd": ["/bin/sh", "-c", command], "AttachStdout": true, "AttachStderr": true,
-        });
+        let body = serde_json::json!({ "Cmd": argv, "AttachStdout": true, "AttachStderr": true });
         let made: Made =
             self.engine.post_for(&format!("/containers/{}/exec", record.name), Some(&body)).await?;
         let path = Query::default().on(&format!("/exec/{}/start", made.id));
