@@ -57,6 +57,11 @@ const NEEDS: &[Need] = &[
         package: "etcd-server",
         what_for: "the store of several machines, and the stories of clusters",
     },
+    Need {
+        probe: &["keepalived", "--version"],
+        package: "keepalived",
+        what_for: "the stories of the floating address",
+    },
     Need { probe: &["mount", "--version"], package: "mount", what_for: "the story of the full disk" },
     Need {
         probe: &["faketime", "--version"],

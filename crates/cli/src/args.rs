@@ -138,6 +138,9 @@ pub struct UpArgs {
     /// The global `--api`: where the API is served; `None`: 127.0.0.1:7864, or the next free port.
     #[arg(skip)]
     pub api: Option<String>,
+    /// An address of one of this machine's networks that moves between the machines whose ingress answers (keepalived)
+    #[arg(long, value_name = "IP")]
+    pub floating: Option<IpAddr>,
     /// A setting of the ingress, like hsts-s=31536000 or proxy-protocol-from=10.0.0.0/8; may be said several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = ingress_setting)]
     pub ingress: Vec<IngressSetting>,
@@ -180,6 +183,9 @@ pub struct JoinArgs {
     /// Of a server or an ingress: serve apps over TLS too
     #[arg(long, value_name = "ADDR", num_args = 0..=1)]
     pub https: Option<Option<String>>,
+    /// Of a server or an ingress: an address of one of this machine's networks that moves between the machines whose ingress answers (keepalived)
+    #[arg(long, value_name = "IP")]
+    pub floating: Option<IpAddr>,
     /// Of a server or an ingress: one of its settings, like hsts-s=31536000; may be said several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = ingress_setting)]
     pub ingress: Vec<IngressSetting>,

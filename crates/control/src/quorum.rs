@@ -17,7 +17,6 @@
 mod authority;
 mod climb;
 mod member;
-mod process;
 mod record;
 mod restore;
 mod room;

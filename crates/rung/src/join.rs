@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::data::Data;
+use crate::floating::{self, Part};
 use crate::membership::{Membership, refuse_servers};
 use crate::up::{PORTS_TRIED, STOP_MARGIN, WORKERS, check_ingress, parse_address, told_when_slow};
 use crate::{node_name, server, up};
@@ -88,6 +89,7 @@ async fn member(data: &Data, trust: &TrustDirectory, args: &JoinArgs) -> anyhow:
 
 /// What was started, and how to end it.
 struct Node {
+    floating: Option<Part>,
     stop_ingress: watch::Sender<bool>,
     stop_agent: watch::Sender<Shutdown>,
     ingress: tokio::task::JoinHandle<()>,
@@ -113,6 +115,14 @@ impl Node {
         if let Some(http) = supervisor.http() {
             println!("apps are served at http://{http}");
         }
+        let floating = match args.floating {
+            Some(address) if membership.role == NodeRole::Worker => {
+                let message = format!("--floating {address}: a worker serves no visitors");
+                let hint = "give the address to servers and ingresses";
+                return Err(Hinted::usage(message, hint).into());
+            }
+            said => floating::take_part(said, &supervisor, data, |event| eprintln!("{event}")).await?,
+        };
         let members = Members::default();
         let file = trust.path().join("members.json");
         tokio::spawn(rung_api::members::follow(client.clone(), members.clone(), file));
@@ -141,7 +151,7 @@ impl Node {
         tokio::spawn(write_events(events));
         let ingress = tokio::spawn(supervisor.run(stopping, told));
         tokio::spawn(membership.keep_renewed(trust, identity, client));
-        Ok(Self { stop_ingress, stop_agent, ingress, agent })
+        Ok(Self { floating, stop_ingress, stop_agent, ingress, agent })
     }
 
     /// Ends only when the agent does, which it does not by itself.
@@ -162,6 +172,9 @@ impl Node {
                 Ok(ended) => ended.context("the agent panicked")??,
                 Err(_) => eprintln!("some instances do not end; they are found again at the next start"),
             }
+        }
+        if let Some(floating) = self.floating {
+            floating.stop().await;
         }
         self.stop_ingress.send_replace(true);
         let _ = told_when_slow("requests in flight, half a minute at most", self.ingress).await;

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod data;
+mod floating;
 mod join;
 mod known;
 mod membership;

@@ -57,6 +57,7 @@ pub fn as_up(args: &JoinArgs) -> UpArgs {
         http: Some(args.http.clone().unwrap_or_else(|| JoinArgs::HTTP.to_owned())),
         https: args.https.clone(),
         address: args.address,
+        floating: args.floating,
         api: Some(std::net::SocketAddr::new(args.listen(), API_PORT).to_string()),
         ingress: args.ingress.clone(),
         labels: args.labels.clone(),

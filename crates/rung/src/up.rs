@@ -25,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::data::Data;
+use crate::floating::{self, Part};
 use crate::{addresses, join, upgrade};
 
 /// How many ports after the usual one are tried when nobody asked for a certain one.
@@ -63,6 +64,7 @@ struct Platform {
     backing: Backing,
     upgrades: mpsc::Receiver<PathBuf>,
     endings: mpsc::Receiver<Ending>,
+    floating: Option<Part>,
     stop_ingress: watch::Sender<bool>,
     stop_agent: watch::Sender<Shutdown>,
     ingress: tokio::task::JoinHandle<()>,
@@ -98,7 +100,7 @@ pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::
     };
     let mut deploying = pin!(deploy_first(platform.client.clone(), up.directory.clone(), options, up.keep));
     let mut is_deploying = true;
-    let kept = upgrade::Kept { instances: up.keep, ingress: &up.ingress };
+    let kept = upgrade::Kept { instances: up.keep, ingress: &up.ingress, floating: up.floating };
     loop {
         tokio::select! {
             () = &mut deploying, if is_deploying => is_deploying = false,
@@ -215,6 +217,9 @@ impl Platform {
         let (stop_ingress, stopping) = watch::channel(false);
         let (told, events) = mpsc::unbounded_channel();
         tokio::spawn(write_ingress_events(control.clone(), events));
+        let recorder = control.clone();
+        let tell = move |event| recorder.record(None, "floating", event);
+        let floating = floating::take_part(up.floating, &supervisor, data, tell).await?;
         let ingress = tokio::spawn(supervisor.run(stopping, told));
         let (stop_agent, stopping) = watch::channel(Shutdown::No);
         let config = AgentConfig {
@@ -246,6 +251,7 @@ impl Platform {
             backing,
             upgrades,
             endings,
+            floating,
             stop_ingress,
             stop_agent,
             ingress,
@@ -261,6 +267,9 @@ impl Platform {
 
     /// Requests are finished first; then instances are stopped, unless they are to be left.
     async fn stop(self, keep: bool) -> anyhow::Result<()> {
+        if let Some(floating) = self.floating {
+            floating.stop().await;
+        }
         self.stop_ingress.send_replace(true);
         let _ = told_when_slow("requests in flight, half a minute at most", self.ingress).await;
         self.stop_agent.send_replace(if keep { Shutdown::KeepInstances } else { Shutdown::StopInstances });

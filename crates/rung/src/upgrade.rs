@@ -94,6 +94,8 @@ pub struct Kept<'a> {
     /// Whether instances outlive the platform.
     pub instances: bool,
     pub ingress: &'a [IngressSetting],
+    /// The address that moves between machines.
+    pub floating: Option<IpAddr>,
 }
 
 /// In the server: becomes the program. Returns only with the reason why not; nothing is stopped by then.
@@ -146,6 +148,15 @@ fn become_anew(data: &Data, program: &Path, addresses: Addresses, kept: Kept<'_>
     }
     if kept.instances {
         command.arg("--keep");
+    }
+    match kept.floating {
+        Some(floating) if knows(program, "--floating") => {
+            command.args(["--floating", &floating.to_string()]);
+        }
+        Some(floating) => {
+            eprintln!("{} knows no --floating: {floating} stays as it is, unwatched", program.display())
+        }
+        None => {}
     }
     if !kept.ingress.is_empty() && !knows(program, "--ingress") {
         eprintln!("{} knows no --ingress: the ingress goes on with its usual settings", program.display());

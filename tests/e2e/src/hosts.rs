@@ -293,6 +293,14 @@ impl Host {
         }
     }
 
+    /// Ctrl-C, and its end.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().expect("rung runs here");
+        process::signal(child.id(), libc::SIGINT);
+        let status = child.wait().expect("it is a child of this process");
+        assert!(status.success(), "rung on {} ended with {status}:\n{}", self.name, self.output());
+    }
+
     /// Ends whatever has to do with this machine, without a word.
     fn end_everything(&mut self) {
         let deadline = Instant::now() + TEARDOWN;

@@ -24,6 +24,8 @@ mod exclusive;
 mod failed_deploys;
 #[path = "stories/first_minutes.rs"]
 mod first_minutes;
+#[path = "stories/floating.rs"]
+mod floating;
 #[path = "stories/gateway.rs"]
 mod gateway;
 #[path = "stories/images.rs"]

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rung_process::Process;
 use rung_store::etcd::ETCD_MAX_TXN_OPS;
 
 use super::authority::{self, Files};
-use super::process::Process;
 use super::record::{Record, Start};
 use super::{QuorumError, Tell};
 
@@ -79,15 +79,7 @@ pub(super) fn check_program() -> Result<(), QuorumError> {
 /// Stops a member that an earlier server of this data directory left, whatever it was for.
 pub(super) async fn stop_any(data: &Path) {
     if let Some(process) = Process::adopt(&pid_file(data)) {
-        stop(&process).await;
-    }
-}
-
-async fn stop(process: &Process) {
-    process.terminate();
-    if tokio::time::timeout(STOPS_WITHIN, process.ended()).await.is_err() {
-        process.kill();
-        process.ended().await;
+        process.stop(STOPS_WITHIN).await;
     }
 }
 
@@ -96,10 +88,10 @@ impl Member {
     pub(super) async fn ensure(data: &Path, record: &Record) -> Result<Self, QuorumError> {
         authority::ensure(data, &record.name, record.client.ip())?;
         let process = match Process::adopt(&pid_file(data)) {
-            Some(process) if serves(&process, data, record) => process,
+            Some(process) if process.has_arguments(&arguments(data, record)) => process,
             // Of a cluster that is not this one any more, or with other options.
             Some(process) => {
-                stop(&process).await;
+                process.stop(STOPS_WITHIN).await;
                 start(data, record)?
             }
             None => start(data, record)?,
@@ -125,7 +117,7 @@ impl Member {
     }
 
     pub async fn stop(&self) {
-        stop(&self.process()).await;
+        self.process().stop(STOPS_WITHIN).await;
     }
 
     /// Starts it again whenever it ends. Never returns.
@@ -151,18 +143,6 @@ impl Member {
             }
         }
     }
-}
-
-/// Whether the process is the member that the record means, with the options that it would be given now.
-fn serves(process: &Process, data: &Path, record: &Record) -> bool {
-    let given = std::fs::read(format!("/proc/{}/cmdline", process.pid())).unwrap_or_default();
-    let mut wanted = Vec::new();
-    for argument in arguments(data, record) {
-        wanted.extend(argument.into_encoded_bytes());
-        wanted.push(0);
-    }
-    // Behind the program's name.
-    given.splitn(2, |byte| *byte == 0).nth(1) == Some(wanted.as_slice())
 }
 
 fn start(data: &Path, record: &Record) -> Result<Process, QuorumError> {

@@ -1,8 +1,11 @@
-//! A process that outlives the one that started it, and is found again.
+//! A process that outlives the one that started it, and is found again: etcd, keepalived.
 //!
-//! It is known by the boot, its pid and when it began, so that a pid that was given to somebody else is never taken for
+//! Whoever starts it writes down who it is; after a `kill -9` of the starter the next one reads that and adopts it. It is known by the boot, its pid and when it began, so that a pid that was given to somebody else is never taken for
 //! it. Signals go through a descriptor of the process, for the same reason.
+//!
+//! Not for instances: those have a shim as their parent, which knows how they ended.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
@@ -75,6 +78,26 @@ impl Process {
 
     pub fn pid(&self) -> i32 {
         self.identity.pid
+    }
+
+    /// Whether it was started by these arguments, behind the program's name.
+    pub fn has_arguments(&self, arguments: &[OsString]) -> bool {
+        let given = std::fs::read(format!("/proc/{}/cmdline", self.pid())).unwrap_or_default();
+        let mut wanted = Vec::new();
+        for argument in arguments {
+            wanted.extend(argument.as_encoded_bytes());
+            wanted.push(0);
+        }
+        given.splitn(2, |byte| *byte == 0).nth(1) == Some(wanted.as_slice())
+    }
+
+    /// Asks it to end, and kills it when it does not in time.
+    pub async fn stop(&self, within: Duration) {
+        self.terminate();
+        if tokio::time::timeout(within, self.ended()).await.is_err() {
+            self.kill();
+            self.ended().await;
+        }
     }
 
     /// Returns when it has ended.
