@@ -10,12 +10,21 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("rung-artifact", &["rung-model"]),
     ("rung-trust", &["rung-model"]),
     ("rung-api", &["rung-model", "rung-trust"]),
+    ("rung-process", &["rung-api"]),
     (
         "rung-control",
-        &["rung-model", "rung-planner", "rung-store", "rung-artifact", "rung-trust", "rung-api"],
+        &[
+            "rung-model",
+            "rung-planner",
+            "rung-store",
+            "rung-artifact",
+            "rung-trust",
+            "rung-api",
+            "rung-process",
+        ],
     ),
     ("rung-agent", &["rung-model", "rung-artifact", "rung-trust", "rung-api"]),
-    ("rung-ingress", &["rung-model", "rung-trust", "rung-api"]),
+    ("rung-ingress", &["rung-model", "rung-trust", "rung-api", "rung-process"]),
     ("rung-cli", &["rung-model", "rung-artifact", "rung-trust", "rung-api"]),
     (
         "rung-sim",
