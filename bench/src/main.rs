@@ -3,10 +3,11 @@
 //! `first-rung` measures what the first rung promises (see `bench/RESULTS.md` for the last run) beside Docker Swarm.
 //! The application is this very program (`rung-bench serve`): it starts in about a millisecond, so that what is
 //! measured is the platform. `ingress` measures what a request costs in the ingress, beside other proxies. `releases`
-//! measures going back, canaries that are taken back, and jobs on time. Rounds are interleaved, medians are shown with
+//! measures going back, canaries that are taken back, and jobs on time. `cluster` loses machines of network namespaces. Rounds are interleaved, medians are shown with
 //! their range, and what could not be measured is named.
 
 mod canary;
+mod cluster;
 mod containers;
 mod deploys;
 mod ingress;
@@ -18,6 +19,7 @@ mod releases;
 mod rest;
 mod sampler;
 mod serve;
+mod stream;
 mod swarm;
 mod table;
 mod timed;
@@ -47,6 +49,8 @@ enum What {
     Ingress(ingress::Arguments),
     /// Rollbacks, canaries, and jobs on time
     Releases(releases::Arguments),
+    /// Machines that are lost, drained and started again, and an address that moves
+    Cluster(cluster::Arguments),
     /// The application that is deployed
     #[command(hide = true)]
     Serve,
@@ -77,6 +81,7 @@ fn main() -> anyhow::Result<()> {
         What::Hold(arguments) => ingress::hold(&arguments),
         What::Ingress(arguments) => ingress::run(&arguments),
         What::Releases(arguments) => releases::run(&arguments),
+        What::Cluster(arguments) => cluster::run(&arguments),
         What::FirstRung(arguments) => first_rung(&arguments),
     }
 }

@@ -57,12 +57,17 @@ fn ip(arguments: &str) {
 impl Hosts {
     /// So many machines, `10.77.0.1` and on.
     pub fn new(count: u8) -> Self {
+        Self::with_binary(count, rung_binary())
+    }
+
+    /// The same, with another `rung` than the one under test.
+    pub fn with_binary(count: u8, binary: &Path) -> Self {
         let stage = format!("rung{}-{}", std::process::id(), STAGES.fetch_add(1, Ordering::Relaxed));
         let switch = Namespace(format!("{stage}-sw"));
         ip(&format!("netns add {}", switch.0));
         ip(&format!("-n {} link add bridge0 type bridge", switch.0));
         ip(&format!("-n {} link set bridge0 up", switch.0));
-        let hosts = (1..=count).map(|number| Host::new(&stage, &switch.0, number)).collect();
+        let hosts = (1..=count).map(|number| Host::new(binary, &stage, &switch.0, number)).collect();
         Self { hosts, switch }
     }
 
@@ -116,6 +121,7 @@ impl Hosts {
 /// A machine, and the one `rung` that is started on it.
 #[derive(Debug)]
 pub struct Host {
+    binary: PathBuf,
     namespace: Namespace,
     pub address: Ipv4Addr,
     name: String,
@@ -126,7 +132,7 @@ pub struct Host {
 }
 
 impl Host {
-    fn new(stage: &str, switch: &str, number: u8) -> Self {
+    fn new(binary: &Path, stage: &str, switch: &str, number: u8) -> Self {
         let namespace = Namespace(format!("{stage}-{number}"));
         let name = &namespace.0;
         ip(&format!("netns add {name}"));
@@ -137,6 +143,7 @@ impl Host {
         ip(&format!("-n {name} addr add 10.77.0.{number}/24 dev eth0"));
         ip(&format!("-n {name} link set eth0 up"));
         Self {
+            binary: binary.to_owned(),
             namespace,
             address: Ipv4Addr::new(10, 77, 0, number),
             name: format!("host-{number}"),
@@ -174,7 +181,7 @@ impl Host {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(rung_binary());
+        let mut command = Command::new(&self.binary);
         command.args(arguments).env("RUNG_DATA", self.data()).current_dir(self.own.path());
         command.env_remove("RUNG_API").env_remove("RUNG_TOKEN").env_remove("RUNG_CA").stdin(Stdio::null());
         let file = self.namespace_file();
@@ -268,6 +275,13 @@ impl Host {
     /// The pid of the one process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("rung runs here").id()
+    }
+
+    /// Whether one of its interfaces has an address.
+    pub fn has_address(&self, address: &str) -> bool {
+        let shown = self.inside(|| Command::new("ip").args(["addr", "show"]).output());
+        let shown = shown.expect("iproute2 is installed").stdout;
+        String::from_utf8_lossy(&shown).contains(&format!(" {address}/"))
     }
 
     /// Everything that runs on this machine.

@@ -1,7 +1,6 @@
 //! An address that moves between the machines whose ingress answers. Root only; with Debian's keepalived.
 
 use std::net::SocketAddr;
-use std::process::Command;
 
 use rung_e2e::{Hosts, TestApp, eventually, http, process};
 
@@ -20,15 +19,12 @@ fn stage() -> (Hosts, TestApp) {
     (hosts, app)
 }
 
-fn has_it(hosts: &Hosts, number: usize) -> bool {
-    let shown = hosts.host(number).inside(|| Command::new("ip").args(["-4", "addr", "show"]).output());
-    String::from_utf8_lossy(&shown.expect("iproute2 is installed").stdout).contains(ADDRESS)
-}
-
 /// The one machine of the two that has the address.
 fn holder(hosts: &Hosts) -> usize {
     eventually("one of the ingresses has the address", || {
-        match [2, 3].into_iter().filter(|number| has_it(hosts, *number)).collect::<Vec<_>>()[..] {
+        match [2, 3].into_iter().filter(|number| hosts.host(*number).has_address(ADDRESS)).collect::<Vec<_>>()
+            [..]
+        {
             [one] => Ok(one),
             ref several => Err(format!("{several:?}\n{}", hosts.host(2).output())),
         }
@@ -57,7 +53,7 @@ fn the_address_moves_to_the_other_ingress_when_a_machine_is_lost_or_stopped() {
 
     hosts.power_off(first);
     page(&hosts);
-    assert!(has_it(&hosts, second), "the other machine does not have the address");
+    assert!(hosts.host(second).has_address(ADDRESS), "the other machine does not have the address");
 
     // It comes back and does not take the address away from who serves.
     hosts.mend(first);
@@ -71,7 +67,7 @@ fn the_address_moves_to_the_other_ingress_when_a_machine_is_lost_or_stopped() {
 
     // A machine that is stopped gives it up by itself.
     hosts.host_mut(second).stop();
-    assert!(!has_it(&hosts, second), "it was stopped and still has the address");
+    assert!(!hosts.host(second).has_address(ADDRESS), "it was stopped and still has the address");
     assert_eq!(holder(&hosts), first);
     page(&hosts);
 }
@@ -107,7 +103,7 @@ fn a_killed_rung_keeps_the_address_and_one_whose_ingress_is_gone_too_loses_it() 
     }
     let second = 5 - first;
     eventually("the address is where an ingress is", || {
-        if has_it(&hosts, second) && !has_it(&hosts, first) {
+        if hosts.host(second).has_address(ADDRESS) && !hosts.host(first).has_address(ADDRESS) {
             Ok(())
         } else {
             Err(hosts.host(second).output())
