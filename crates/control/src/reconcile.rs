@@ -312,6 +312,9 @@ impl Reconcile {
 
     pub fn step(&mut self, event: Event, clock: Clock) -> Vec<Effect> {
         let mut effects = Vec::new();
+        if self.is_listed && self.liveness.is_overdue(clock.elapsed) {
+            self.is_dirty |= self.liveness.look(self.world.nodes.keys(), clock.elapsed);
+        }
         self.take_in(event, clock, &mut effects);
         if self.is_listed {
             // Nodes that are heard by other servers are heard.

@@ -14,6 +14,7 @@ use rung_model::{
     App, AppName, AssignedInstance, Deployment, Digest, InstanceId, InstanceState, Intent, NodeId, NodeRole,
     Outcome, Phase, Release, ReleaseNumber, RouteDocument, ServiceName,
 };
+use rung_planner::liveness::RETURN_WITHIN;
 use rung_planner::schedule::{Refusal, desired_instances};
 use rung_planner::{Held, World};
 
@@ -259,11 +260,20 @@ fn brake(reconcile: &Reconcile) -> Option<String> {
         reconcile.liveness().silent().iter().map(NodeId::as_str).take(BRAKED_NAMED).collect();
     let more = reconcile.liveness().silent().len().saturating_sub(silent.len());
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!silent.is_empty()).then(|| {
+    let silent = silent.join(", ");
+    if silent.is_empty() {
+        return None;
+    }
+    Some(if reconcile.liveness().is_returning() {
         format!(
-            "most nodes fell silent at once ({}{more}): nothing is moved until they are heard again, or you say that \
-             they are off for good (`rung node remove NODE`)",
-            silent.join(", ")
+            "most nodes fell silent at once and are back, but for {silent}{more}: nothing is moved from there until nobody \
+             came back for {} s",
+            RETURN_WITHIN.as_secs()
+        )
+    } else {
+        format!(
+            "most nodes fell silent at once ({silent}{more}): nothing is moved until they are heard again, or you say that \
+             they are off for good (`rung node remove NODE`)"
         )
     })
 }

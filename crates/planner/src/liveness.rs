@@ -2,8 +2,18 @@
 //!
 //! What is heard is not in the store: it lives with the leader, and a new leader counts every node alive for a whole
 //! window. When most nodes fall silent at once it is more likely that this server is cut off, or that something all of
-//! them share has failed, than that all of them died: then a brake holds, and no node counts as lost until they are heard
-//! again or are removed.
+//! them share has failed, than that all of them died: then a brake holds, and none of them counts as lost until they are
+//! heard again or are removed.
+//!
+//! ```text
+//!             most are silent                       some are back
+//!   released ────────────────► braked ─────────────────────────────────────► returning
+//!      ▲                         │  ▲                                         │   │  ▲ │ one more
+//!      │  a person removed some, │  └────── most are silent again ────────────┘   │  └─┘ is back
+//!      └─ and the rest are few ──┘                                                │
+//!      ▲                                                                          │
+//!      └──── all are back, or nobody was for RETURN_WITHIN: the rest are lost ────┘
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,14 +24,22 @@ use rung_model::NodeId;
 pub const LOST_AFTER: Duration = Duration::from_secs(8);
 /// Two beats in a row are missing: it may be among those that vanish at once.
 const SUSPECT_AFTER: Duration = Duration::from_millis(4500);
+/// Those that vanished at once come back one after the other: an agent tries again after up to seven seconds, and a switch
+/// that has failed may keep each of its ports shut for thirty (the spanning tree's two delays) before it forwards. So long
+/// the others are waited for, each time one of them is back.
+pub const RETURN_WITHIN: Duration = Duration::from_secs(30);
 
 /// See the module's text. Times are the leadership's `elapsed`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Liveness {
     heard: BTreeMap<NodeId, Duration>,
     lost: BTreeSet<NodeId>,
-    /// Those that vanished at once; while there are any the brake holds.
+    /// Those that vanished at once and were not heard since; while there are any the brake holds.
     silent: BTreeSet<NodeId>,
+    /// Most are heard again, and the silent ones have time until then.
+    returning_until: Option<Duration>,
+    /// When there will be something to see, if nothing is heard until then.
+    due: Option<Duration>,
 }
 
 impl Liveness {
@@ -33,7 +51,7 @@ impl Liveness {
 
     /// Looks at the nodes that there are. True when one was lost or is not any more, or the brake changed.
     pub fn look<'n>(&mut self, nodes: impl Iterator<Item = &'n NodeId>, now: Duration) -> bool {
-        let before = (self.lost.clone(), self.silent.clone());
+        let before = (self.lost.clone(), self.silent.clone(), self.returning_until);
         let nodes: BTreeSet<&NodeId> = nodes.collect();
         self.heard.retain(|node, _| nodes.contains(node));
         self.lost.retain(|node| nodes.contains(node));
@@ -44,17 +62,33 @@ impl Liveness {
         let known = self.heard.len() - self.lost.len();
         if silent.len() * 2 > known {
             self.silent = silent;
+            self.returning_until = None;
         } else {
-            // They come back one after the other: those that are not heard yet get a whole window from the first on.
-            let some_are_back = self.silent.iter().any(|node| nodes.contains(node) && !silent.contains(node));
-            if some_are_back {
-                self.heard.extend(silent.into_iter().map(|node| (node, now)));
-            }
-            self.silent.clear();
+            self.release(&nodes, &silent, now);
             let gone = self.silent_for(LOST_AFTER, now);
-            self.lost.extend(gone);
+            self.lost.extend(gone.difference(&self.silent).cloned());
         }
-        before != (self.lost.clone(), self.silent.clone())
+        self.due = self.next_look(now);
+        before != (self.lost.clone(), self.silent.clone(), self.returning_until)
+    }
+
+    /// Most nodes are heard: the brake lets go of each that is back, and of the others when their time is over.
+    fn release(&mut self, nodes: &BTreeSet<&NodeId>, silent: &BTreeSet<NodeId>, now: Duration) {
+        let held = self.silent.iter();
+        let (there, removed): (BTreeSet<_>, BTreeSet<_>) =
+            held.cloned().partition(|node| nodes.contains(node));
+        let left: BTreeSet<NodeId> = there.intersection(silent).cloned().collect();
+        let some_are_back = left.len() < there.len();
+        // That they are fewer than most because others joined says nothing of them; that some were removed does.
+        let nobody_says_why = self.returning_until.is_none() && removed.is_empty();
+        if some_are_back || nobody_says_why {
+            self.returning_until = Some(now + RETURN_WITHIN);
+        }
+        self.silent = left;
+        if self.silent.is_empty() || self.returning_until.is_none_or(|until| now >= until) {
+            self.silent.clear();
+            self.returning_until = None;
+        }
     }
 
     /// Nodes that are not lost yet and were not heard for so long.
@@ -67,16 +101,27 @@ impl Liveness {
     pub fn next_look(&self, now: Duration) -> Option<Duration> {
         let alive = self.heard.iter().filter(|(node, _)| !self.lost.contains(*node));
         let times = alive.flat_map(|(_, heard)| [*heard + SUSPECT_AFTER, *heard + LOST_AFTER]);
-        times.filter(|at| *at > now).min()
+        times.chain(self.returning_until).filter(|at| *at > now).min()
+    }
+
+    /// Nobody looked when there was something to see: this server stood still, and whoever happens to be heard first must
+    /// not make the others the few that are lost. It looks before it listens.
+    pub fn is_overdue(&self, now: Duration) -> bool {
+        self.due.is_some_and(|due| now > due)
     }
 
     pub fn is_lost(&self, node: &NodeId) -> bool {
         self.lost.contains(node)
     }
 
-    /// Most nodes are silent, and nothing is moved.
+    /// Most nodes fell silent, and what runs on those that still are is not moved.
     pub fn is_braked(&self) -> bool {
         !self.silent.is_empty()
+    }
+
+    /// The brake holds for the last of those that fell silent, for a while.
+    pub fn is_returning(&self) -> bool {
+        self.returning_until.is_some()
     }
 
     /// The nodes that the brake holds for: whether they are lost is not decided.
@@ -87,6 +132,8 @@ impl Liveness {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn nodes(count: usize) -> Vec<NodeId> {
@@ -148,17 +195,102 @@ mod tests {
     }
 
     #[test]
-    fn when_they_return_one_after_the_other_the_last_ones_get_a_whole_window() {
+    fn when_they_return_one_after_the_other_the_last_ones_get_half_a_minute_each_time() {
         let nodes = nodes(4);
         let mut liveness = Liveness::default();
         beat(&mut liveness, &nodes, &nodes, 0, 10);
         beat(&mut liveness, &nodes, &nodes[..1], 12, 60);
+        assert!(liveness.is_braked() && !liveness.is_returning());
+        beat(&mut liveness, &nodes, &nodes[..2], 62, 86);
+        assert!(liveness.silent().iter().eq(&nodes[2..]), "a switch opens its ports slowly: {liveness:?}");
+        assert!(liveness.is_returning() && nodes.iter().all(|node| !liveness.is_lost(node)), "{liveness:?}");
+        beat(&mut liveness, &nodes, &nodes[..3], 88, 116);
+        assert!(
+            nodes.iter().all(|node| !liveness.is_lost(node)),
+            "the last one's time is not over: {liveness:?}"
+        );
+        beat(&mut liveness, &nodes, &nodes[..3], 118, 118);
+        assert!(liveness.is_lost(&nodes[3]) && !liveness.is_braked(), "it did not come back: {liveness:?}");
+    }
+
+    #[test]
+    fn one_that_fails_while_others_return_is_lost_like_any_other() {
+        let nodes = nodes(6);
+        let mut liveness = Liveness::default();
+        beat(&mut liveness, &nodes, &nodes, 0, 10);
+        beat(&mut liveness, &nodes, &nodes[..2], 12, 30);
         assert!(liveness.is_braked());
-        beat(&mut liveness, &nodes, &nodes[..2], 62, 66);
-        assert!(!liveness.is_braked() && nodes.iter().all(|node| !liveness.is_lost(node)), "{liveness:?}");
-        beat(&mut liveness, &nodes, &nodes[..3], 68, 72);
-        assert!(!liveness.is_lost(&nodes[2]), "it is back in time");
-        assert!(liveness.is_lost(&nodes[3]), "it was not heard for a whole window more");
+        // All but the last are back, and the first fails.
+        beat(&mut liveness, &nodes, &nodes[1..5], 32, 40);
+        assert!(liveness.is_lost(&nodes[0]), "it never was among those that vanished: {liveness:?}");
+        assert!(liveness.silent().iter().eq(&nodes[5..]), "{liveness:?}");
+    }
+
+    #[test]
+    fn machines_that_join_do_not_make_the_silent_ones_few() {
+        let nodes = nodes(8);
+        let mut liveness = Liveness::default();
+        beat(&mut liveness, &nodes[..3], &nodes[..3], 0, 10);
+        beat(&mut liveness, &nodes[..3], &nodes[..1], 12, 30);
+        assert!(liveness.is_braked());
+        let alive = [&nodes[..1], &nodes[3..]].concat();
+        beat(&mut liveness, &nodes, &alive, 32, 60);
+        assert!(!liveness.is_lost(&nodes[1]) && !liveness.is_lost(&nodes[2]), "{liveness:?}");
+    }
+
+    #[test]
+    fn a_server_that_stood_still_brakes_before_it_listens() {
+        let nodes = nodes(2);
+        let mut liveness = Liveness::default();
+        beat(&mut liveness, &nodes, &nodes, 0, 10);
+        assert!(!liveness.is_overdue(at(14.0)) && liveness.is_overdue(at(30.0)));
+        liveness.look(nodes.iter(), at(30.0));
+        liveness.heard(&nodes[0], at(30.0));
+        liveness.look(nodes.iter(), at(30.0));
+        assert!(!liveness.is_lost(&nodes[1]), "it was this server that was not there: {liveness:?}");
+        liveness.heard(&nodes[1], at(31.0));
+        liveness.look(nodes.iter(), at(31.0));
+        assert!(!liveness.is_braked(), "{liveness:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// However those that fell silent at once come back, as long as none keeps the others waiting for too long.
+        #[test]
+        fn of_those_that_vanish_at_once_and_return_none_is_ever_lost(
+            alive in 1_usize..6,
+            spread in prop::collection::vec((0_u64..1000, 0_u64..27_000), 6..12),
+            silent_ms in 12_000_u64..200_000,
+        ) {
+            let nodes = nodes(alive + spread.len());
+            let mut liveness = Liveness::default();
+            // The last beat of each before the silence, and the first after it, each soon after another's.
+            let fell = 20_000;
+            let mut back = fell + silent_ms;
+            let mut silences = Vec::new();
+            for (last, pause) in &spread {
+                silences.push((fell - last, back));
+                back += pause;
+            }
+            let beats = |node: usize, ms: u64| {
+                let is_silent = node >= alive && {
+                    let (from, until) = silences[node - alive];
+                    from < ms && ms < until
+                };
+                !is_silent && (ms + node as u64 * 500).is_multiple_of(2000)
+            };
+            for ms in (0..back + 60_000).step_by(500) {
+                let now = Duration::from_millis(ms);
+                for number in (0..nodes.len()).filter(|number| beats(*number, ms)) {
+                    liveness.heard(&nodes[number], now);
+                }
+                liveness.look(nodes.iter(), now);
+                let lost = nodes.iter().find(|node| liveness.is_lost(node));
+                prop_assert!(lost.is_none(), "{lost:?} is lost at {now:?}, silences {silences:?}: {liveness:?}");
+            }
+            prop_assert!(!liveness.is_braked(), "all are back, and it still holds: {liveness:?}");
+        }
     }
 
     #[test]

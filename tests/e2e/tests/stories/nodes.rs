@@ -137,3 +137,50 @@ fn a_second_ingress_serves_the_same_apps_also_while_the_server_is_gone() {
     load.wait_for(200);
     load.stop().assert_none_lost("serving by a second ingress while the server is gone");
 }
+
+#[test]
+fn when_most_machines_fall_silent_at_once_nothing_is_moved_until_somebody_says_so() {
+    let hosts = cluster(3);
+    let app = TestApp::new("shop", 4);
+    let server = hosts.host(1);
+    server.deploy(app.directory()).succeeds();
+    let ids = || {
+        let mut ids: Vec<_> = server.instances("shop").into_iter().map(|instance| instance.id).collect();
+        ids.sort();
+        ids
+    };
+    for node in ["host-1", "host-2", "host-3", "host-4"] {
+        server.wait_until_routed("shop", 1, |on| on == node);
+    }
+    let before = ids();
+
+    // A switch fails, and comes back after longer than a machine may be silent.
+    (2..=4).for_each(|number| hosts.cut(number));
+    let began = Instant::now();
+    eventually("the brake holds for longer than any loss takes to be seen", || {
+        assert_eq!(ids(), before, "something was moved {:?} after the switch failed", began.elapsed());
+        let said = server.cli(&["status", "--app", "shop"]).succeeds().out;
+        let holds = said.contains("most nodes fell silent at once (host-2, host-3, host-4)");
+        if holds && began.elapsed() > Duration::from_secs(12) { Ok(()) } else { Err(said) }
+    });
+    server.cli(&["node", "list"]).succeeds().mentions("silent");
+    (2..=4).for_each(|number| hosts.mend(number));
+    eventually("they are heard again", || {
+        let said = server.cli(&["status", "--app", "shop"]).succeeds().out;
+        if said.contains("silent") { Err(said) } else { Ok(()) }
+    });
+    server.wait_until_routed("shop", 4, |_| true);
+    assert_eq!(ids(), before, "their return moved something");
+
+    // This time two of them are gone for good, and a person knows.
+    (2..=4).for_each(|number| hosts.cut(number));
+    eventually("the brake holds", || {
+        let said = server.cli(&["node", "list"]).succeeds().out;
+        if said.matches("silent").count() == 3 { Ok(()) } else { Err(said) }
+    });
+    for node in ["host-2", "host-3"] {
+        server.cli(&["node", "remove", node]).succeeds();
+    }
+    server.wait_until_routed("shop", 4, |on| on == "host-1");
+    server.cli(&["node", "list"]).succeeds().mentions("lost");
+}
