@@ -1,9 +1,11 @@
 //! Stories of several servers and several nodes: who leads, who is lost, and what must be alone.
 //!
-//! Two servers with the real [`rung_control::reconcile::Reconcile`] over one store, one of which leads; four nodes that
-//! take assignments, ask for leases, keep processes and report. Cables are pulled on either side of a server, servers
-//! stand still and wake up believing that they lead, messages are late, nodes sleep, processes crash. [`audit`] looks at
-//! every start and every commit.
+//! Three servers with the real [`rung_control::reconcile::Reconcile`] over one store, one of which leads; four nodes that
+//! take assignments, ask for leases, keep processes and report. Cables are pulled on either side of a server or a node, in
+//! one direction or both; servers stand still and wake up believing that they lead, or die and begin with nothing; clocks
+//! step; machines lose their power, and their disks; messages are late, lost and doubled; processes crash. Some stories
+//! are stormy, in others there is time between two faults for what takes long: a loss, a lease that ends, a move.
+//! [`audit`] looks at every start and every commit.
 //!
 //! The nodes are simpler than those of one machine: nothing is fetched, and nothing is routed. What is real is what decides
 //! over several nodes: liveness, the planner, the fence, and the order of question, answer and stop on which leases hang.
@@ -19,12 +21,12 @@ use std::time::Duration;
 use fastrand::Rng;
 use rung_model::{Assignment, InstanceId, Observed};
 use rung_store::memory::{Core, LogLimits};
-use rung_store::{Guard, Op, Txn};
+use rung_store::{Guard, Op, Revision, Txn};
 
 use machine::Machine;
 use server::Server;
 
-const SERVERS: usize = 2;
+const SERVERS: usize = 3;
 const NODES: usize = 4;
 /// From then on nothing goes wrong any more.
 const FAULTS_END: Duration = Duration::from_secs(150);
@@ -52,8 +54,15 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    /// Those that are known to be found, each with what is said of what it breaks.
-    pub const FOUND: [(Self, &str); 1] = [(Self::LeasesFromMemory, "are alive")];
+    /// Each with what is said of what it breaks.
+    pub const ALL: [(Self, &str); 6] = [
+        (Self::LeasesFromMemory, "are alive"),
+        (Self::LaunchesWithoutLease, "are alive"),
+        (Self::OutlivesItsLease, "are alive"),
+        (Self::NoFence, "although another leads"),
+        (Self::TakesOlderAssignments, "went back"),
+        (Self::LosesBatches, "is not at rest"),
+    ];
 }
 
 /// What a story came to.
@@ -64,9 +73,11 @@ pub struct Summary {
     pub faults: u64,
     /// Exclusive instances that ended because nobody extended their lease.
     pub ended_alone: u64,
+    /// How often the exclusive service went on on another node.
+    pub moves: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Happening {
     // At a server.
     Tick(usize),
@@ -77,13 +88,20 @@ enum Happening {
     },
     Commit {
         server: usize,
+        life: u64,
+        /// The token under which it was planned.
+        fence: Option<Revision>,
         guards: Vec<Guard>,
         ops: Vec<Op>,
     },
+    /// To the process that asked: one that was started since knows nothing of it.
     Written {
         server: usize,
+        life: u64,
         outcome: Option<Txn>,
     },
+    /// The lease of whoever leads is looked at.
+    Campaign,
     Elect(usize),
     /// A server learns that another one leads.
     Deposed(usize),
@@ -147,6 +165,13 @@ pub fn run(seed: u64, mistake: Mistake) -> Result<Summary, String> {
     }
 }
 
+/// How much time there is between two faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Stormy,
+    Calm,
+}
+
 struct Story {
     mistake: Mistake,
     rng: Rng,
@@ -158,6 +183,13 @@ struct Story {
     machines: Vec<Machine>,
     lives: u64,
     highest_fence: u64,
+    /// Where the exclusive instance was started last.
+    last_home: Option<usize>,
+    /// What a person asked for and was told is done.
+    scaled_to: Option<u32>,
+    /// When the lease of the key `leader` was kept last.
+    kept: Duration,
+    pace: Pace,
     faults_have_ended: bool,
     summary: Summary,
     broken: Option<String>,
@@ -179,6 +211,10 @@ impl Story {
             store,
             lives: 0,
             highest_fence: 0,
+            last_home: None,
+            scaled_to: None,
+            kept: Duration::ZERO,
+            pace: if rng.bool() { Pace::Stormy } else { Pace::Calm },
             faults_have_ended: false,
             summary: Summary::default(),
             broken: None,
@@ -205,8 +241,9 @@ impl Story {
             H::Tick(server) => self.tick(server),
             H::Watch(server) => self.watch(server),
             H::Beat { server, node } => self.heard(server, node),
-            H::Commit { server, guards, ops } => self.commit(server, guards, ops),
-            H::Written { server, outcome } => self.written(server, outcome),
+            H::Commit { server, life, fence, guards, ops } => self.commit(server, life, fence, &guards, ops),
+            H::Written { server, life, outcome } => self.written(server, life, outcome),
+            H::Campaign => self.campaign(),
             H::Elect(server) => self.elect(server),
             H::Deposed(server) => self.deposed(server),
             H::LeasesAsked { server, node, asked } => self.leases_asked(server, node, asked),
@@ -239,6 +276,21 @@ impl Story {
         let slow = !self.faults_have_ended && self.rng.u32(0..8) == 0;
         let longest = if slow { 4000 } else { 5 };
         self.after_ms(0, longest, happening);
+    }
+
+    /// One that may get lost on its way, or come twice: whoever sends it says it again until there is an answer.
+    fn send_unsure(&mut self, happening: Happening) {
+        if self.faults_have_ended {
+            return self.send(happening);
+        }
+        match self.rng.u32(0..40) {
+            0 => {}
+            1 => {
+                self.send(happening.clone());
+                self.send(happening);
+            }
+            _ => self.send(happening),
+        }
     }
 
     fn seconds(&mut self, from: u64, to: u64) -> Duration {

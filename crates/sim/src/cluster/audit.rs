@@ -1,15 +1,16 @@
 //! The invariants of several nodes: 3, 4, 5 and 7 of `ARCHITECTURE.md`.
 
-use rung_model::{AssignedInstance, Assignment, Generation, InstanceId, keys};
+use rung_model::{AssignedInstance, Assignment, Document as _, Generation, InstanceId, keys};
+
+use rung_store::Revision;
 
 use super::stage::{ASKED, MEMORY, is_exclusive};
 use super::{NODES, Story};
 
 impl Story {
     /// Invariant 3: a fenced leader changes nothing.
-    pub(super) fn audit_leader(&mut self, server: usize) {
+    pub(super) fn audit_leader(&mut self, server: usize, fence: Option<Revision>) {
         let leads = self.store.get(keys::LEADER).value.map(|held| held.created);
-        let fence = self.servers[server].fence;
         if fence.is_none() || fence != leads {
             self.fail(format!("server {server} wrote although another leads"));
         }
@@ -50,11 +51,21 @@ impl Story {
             self.fail(format!("{id} has the token {fence}, and {} was given before", self.highest_fence));
         }
         self.highest_fence = fence;
+        let was_elsewhere = self.last_home.replace(node).is_some_and(|home| home != node);
+        self.summary.moves += u64::from(was_elsewhere);
     }
 
-    /// Invariant 7: when faults stop, it converges.
+    /// Invariant 7: when faults stop, it converges. Invariant 6: what was acknowledged is there.
     pub(super) fn look(&mut self) {
         self.is_over = true;
+        if let Some(told) = self.scaled_to
+            && self.batch_wanted() != told as usize
+        {
+            self.fail(format!(
+                "{told} others were asked for and acknowledged, {} stand there",
+                self.batch_wanted()
+            ));
+        }
         let of = |exclusive: bool| {
             let processes = self.machines.iter().flat_map(|machine| machine.processes.values());
             processes.filter(|process| is_exclusive(&process.assigned) == exclusive).count()
@@ -69,8 +80,7 @@ impl Story {
             let id = self.machines[machine].id.clone();
             let held = self.store.get(&keys::assign(&id)).value;
             let assigned = held.map_or(0, |entry| {
-                let assignment: Assignment =
-                    serde_json::from_slice(&entry.value).expect("only documents are stored");
+                let assignment = Assignment::from_json(&entry.value).expect("only documents are stored");
                 assignment.instances.len()
             });
             let alive = self.machines[machine].processes.len();

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rung_model::{
-    AssignedInstance, Assignment, InstanceId, InstanceState, Intent, NodeId, Observed, ObservedInstance, keys,
+    AssignedInstance, Assignment, Document as _, InstanceId, InstanceState, Intent, NodeId, Observed,
+    ObservedInstance, keys,
 };
 use rung_store::Op;
 
@@ -20,13 +21,26 @@ const TURN_MS: u64 = 1000;
 
 pub struct Machine {
     pub id: NodeId,
-    /// Nothing of it reaches anybody, and it hears nothing.
-    pub cut_until: Duration,
+    /// Nothing of it reaches anybody.
+    pub mute_until: Duration,
+    /// Nothing reaches it.
+    pub deaf_until: Duration,
+    /// It has no power.
+    pub off_until: Duration,
     /// Which servers it does not reach, until when.
     pub parted_until: [Duration; SERVERS],
     pub told: Assignment,
     pub processes: BTreeMap<InstanceId, Process>,
+    /// Never goes back: an agent that lost its disk says since when it runs, instead.
     reports: u64,
+    /// What a server has taken of what it told, but for its number.
+    taken: Option<Observed>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    Kept,
+    Lost,
 }
 
 pub struct Process {
@@ -42,7 +56,33 @@ impl Machine {
         let id = NodeId::new(format!("node-{number}")).expect("a good name");
         let told = Assignment::empty(id.clone());
         let parted_until = [Duration::ZERO; SERVERS];
-        Self { id, cut_until: Duration::ZERO, parted_until, told, processes: BTreeMap::new(), reports: 0 }
+        Self {
+            id,
+            mute_until: Duration::ZERO,
+            deaf_until: Duration::ZERO,
+            off_until: Duration::ZERO,
+            parted_until,
+            told,
+            processes: BTreeMap::new(),
+            reports: 0,
+            taken: None,
+        }
+    }
+
+    pub fn cut(&mut self, until: Duration) {
+        self.mute_until = self.mute_until.max(until);
+        self.deaf_until = self.deaf_until.max(until);
+    }
+
+    /// Its processes are gone at once. What it was told is on its disk, unless that is gone, too.
+    pub fn lose_power(&mut self, until: Duration, disk: Disk) {
+        self.cut(until);
+        self.off_until = self.off_until.max(until);
+        self.processes.clear();
+        if disk == Disk::Lost {
+            self.told = Assignment::empty(self.id.clone());
+            self.taken = None;
+        }
     }
 
     fn observed(&self) -> Observed {
@@ -70,7 +110,7 @@ impl Machine {
         Observed {
             node: self.id.clone(),
             assignment: self.told.generation,
-            sequence: self.reports,
+            sequence: 0,
             agent_started: Timestamp::UNIX_EPOCH,
             instances: instances.collect(),
             runs: BTreeMap::new(),
@@ -83,38 +123,54 @@ impl Story {
     /// Beats, asks for its assignment and for leases, and reports: once a second, each of them as a message of its own.
     pub(super) fn node_turn(&mut self, node: usize) {
         self.after_ms(TURN_MS, TURN_MS + 100, Happening::NodeTurn(node));
-        if self.now >= self.machines[node].cut_until {
-            for server in (0..SERVERS).filter(|server| self.is_reached(node, *server)).collect::<Vec<_>>() {
-                self.send(Happening::Beat { server, node });
-            }
-            let server = self.rng.usize(0..SERVERS);
-            if self.is_reached(node, server) && self.now >= self.servers[server].paused_until {
-                let id = self.machines[node].id.clone();
-                if let Some(assignment) = self.assignment_of(server, &id) {
-                    self.send(Happening::Assigned { node, assignment: Box::new(assignment) });
-                }
-            }
-            let server = self.rng.usize(0..SERVERS);
-            if self.is_reached(node, server) {
-                self.send(Happening::LeasesAsked { server, node, asked: self.now });
-            }
-            let server = self.rng.usize(0..SERVERS);
-            if self.is_reached(node, server) && self.reaches_the_store(server) {
-                self.machines[node].reports += 1;
-                let observed = Box::new(self.machines[node].observed());
-                self.send(Happening::Reported { node, observed });
-            }
+        if self.now < self.machines[node].off_until {
+            return;
+        }
+        if self.now >= self.machines[node].mute_until {
+            self.talk(node);
         }
         self.converge(node);
+    }
+
+    fn talk(&mut self, node: usize) {
+        for server in (0..SERVERS).filter(|server| self.is_reached(node, *server)).collect::<Vec<_>>() {
+            self.send_unsure(Happening::Beat { server, node });
+        }
+        let server = self.rng.usize(0..SERVERS);
+        if self.is_reached(node, server) && self.now >= self.servers[server].paused_until {
+            let machine = &self.machines[node];
+            let held = self.assignment_of(server, &machine.id);
+            if let Some(assignment) = held.filter(|held| held.generation != machine.told.generation) {
+                self.send_unsure(Happening::Assigned { node, assignment: Box::new(assignment) });
+            }
+        }
+        let server = self.rng.usize(0..SERVERS);
+        if self.is_reached(node, server) {
+            self.send_unsure(Happening::LeasesAsked { server, node, asked: self.now });
+        }
+        let server = self.rng.usize(0..SERVERS);
+        if self.is_reached(node, server) && self.reaches_the_store(server) {
+            let machine = &mut self.machines[node];
+            let observed = machine.observed();
+            if machine.taken.as_ref() != Some(&observed) {
+                machine.reports += 1;
+                let observed = Box::new(Observed { sequence: machine.reports, ..observed });
+                self.send_unsure(Happening::Reported { node, observed });
+            }
+        }
     }
 
     fn is_reached(&self, node: usize, server: usize) -> bool {
         self.now >= self.machines[node].parted_until[server]
     }
 
+    fn hears(&self, node: usize) -> bool {
+        self.now >= self.machines[node].deaf_until
+    }
+
     pub(super) fn assigned(&mut self, node: usize, assignment: Assignment) {
         let known = self.machines[node].told.generation;
-        if self.now < self.machines[node].cut_until || assignment.generation == known {
+        if !self.hears(node) || assignment.generation == known {
             return;
         }
         if assignment.generation < known && self.mistake != Mistake::TakesOlderAssignments {
@@ -145,7 +201,7 @@ impl Story {
 
     /// Counted from when it was asked: extends what is there, and allows what shall be launched.
     pub(super) fn leases_read(&mut self, node: usize, asked: Duration, instances: &[InstanceId]) {
-        if self.now < self.machines[node].cut_until || self.now > asked + ANSWER_WITHIN {
+        if !self.hears(node) || self.now > asked + ANSWER_WITHIN {
             return;
         }
         let until = asked + LEASE;
@@ -214,13 +270,12 @@ impl Story {
     pub(super) fn reported(&mut self, node: usize, observed: &Observed) {
         let key = keys::observed(&self.machines[node].id);
         let held = self.store.get(&key).value;
-        let held: Option<Observed> =
-            held.map(|entry| serde_json::from_slice(&entry.value).expect("only documents are stored"));
+        let held = held.map(|entry| Observed::from_json(&entry.value).expect("only documents are stored"));
         if held.is_some_and(|held| held.sequence >= observed.sequence) {
             return;
         }
-        let value = serde_json::to_vec(observed).expect("documents of the model serialize");
-        self.txn(&[], vec![Op::Put { key, value, lease: None }]);
+        self.txn(&[], vec![Op::Put { key, value: observed.to_json(), lease: None }]);
+        self.machines[node].taken = Some(Observed { sequence: 0, ..observed.clone() });
     }
 
     /// A process dies by itself; the agent starts it again in its next turn, or when it has a lease for it.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+use rung_control::election;
 use rung_control::reconcile::{Effect, Event, Reconcile};
-use rung_model::{Assignment, InstanceId, Intent, NodeId, keys};
+use rung_model::{Assignment, Document as _, InstanceId, Intent, NodeId, keys};
 use rung_planner::Clock;
 use rung_store::{Guard, Op, Revision, Txn};
 
@@ -19,6 +21,10 @@ pub struct Server {
     pub cut_until: Duration,
     /// It stands still, and does not know.
     pub paused_until: Duration,
+    /// By how much its wall clock is ahead, in seconds.
+    pub clock_ahead: i64,
+    /// Counts its processes.
+    life: u64,
 }
 
 impl Server {
@@ -30,7 +36,15 @@ impl Server {
             next_tick: None,
             cut_until: Duration::ZERO,
             paused_until: Duration::ZERO,
+            clock_ahead: 0,
+            life: 0,
         }
+    }
+
+    /// Its process dies, and another one begins with nothing.
+    fn restart(&mut self, epoch: u64) {
+        let (cut_until, clock_ahead, life) = (self.cut_until, self.clock_ahead, self.life + 1);
+        *self = Self { cut_until, clock_ahead, life, ..Self::new(epoch) };
     }
 }
 
@@ -40,14 +54,20 @@ impl Story {
     }
 
     fn step(&mut self, server: usize, event: Event) {
-        let clock = Clock { elapsed: self.now, wall: wall(self.now) };
+        let wall = wall(self.now) + SignedDuration::from_secs(self.servers[server].clock_ahead);
+        let clock = Clock { elapsed: self.now, wall };
         for effect in self.servers[server].reconcile.step(event, clock) {
             match effect {
                 Effect::Commit { mut guards, ops, .. } => {
+                    let life = self.servers[server].life;
+                    let fence = guards.iter().find_map(|guard| match guard {
+                        Guard::Created { revision, .. } => Some(*revision),
+                        _ => None,
+                    });
                     if self.mistake == Mistake::NoFence {
                         guards.retain(|guard| !matches!(guard, Guard::Created { .. }));
                     }
-                    self.send(Happening::Commit { server, guards, ops });
+                    self.send(Happening::Commit { server, life, fence, guards, ops });
                 }
                 Effect::List => {
                     self.servers[server].watching_from = None;
@@ -96,18 +116,25 @@ impl Story {
         self.step(server, Event::Heard { node });
     }
 
-    pub(super) fn commit(&mut self, server: usize, guards: Vec<Guard>, ops: Vec<Op>) {
+    pub(super) fn commit(
+        &mut self,
+        server: usize,
+        life: u64,
+        fence: Option<Revision>,
+        guards: &[Guard],
+        ops: Vec<Op>,
+    ) {
         if !self.reaches_the_store(server) {
-            return self.send(Happening::Written { server, outcome: None });
+            return self.send(Happening::Written { server, life, outcome: None });
         }
-        let mut outcome = self.txn(&guards, ops);
+        let mut outcome = self.txn(guards, ops);
         if matches!(outcome, Txn::Committed(_)) {
-            self.audit_leader(server);
+            self.audit_leader(server, fence);
         }
         if !self.faults_have_ended && self.rng.u32(0..25) == 0 {
             outcome = Txn::Unknown;
         }
-        self.send(Happening::Written { server, outcome: Some(outcome) });
+        self.send(Happening::Written { server, life, outcome: Some(outcome) });
     }
 
     pub(super) fn txn(&mut self, guards: &[Guard], ops: Vec<Op>) -> Txn {
@@ -123,8 +150,34 @@ impl Story {
         }
     }
 
-    pub(super) fn written(&mut self, server: usize, outcome: Option<Txn>) {
-        self.step(server, Event::Written(outcome));
+    pub(super) fn written(&mut self, server: usize, life: u64, outcome: Option<Txn>) {
+        if life == self.servers[server].life {
+            self.step(server, Event::Written(outcome));
+        }
+    }
+
+    /// Its process is killed. Another one knows nothing, and leads when it is elected.
+    pub(super) fn kill(&mut self, server: usize) {
+        let epoch = self.store.epoch();
+        self.servers[server].restart(epoch);
+        self.after_ms(200, 2000, Happening::Watch(server));
+    }
+
+    /// Whoever leads keeps the lease of its key as long as it reaches the store and is awake. When it has not for as long
+    /// as that lasts, one of those that can leads next.
+    pub(super) fn campaign(&mut self) {
+        self.after_ms(300, 700, Happening::Campaign);
+        let is_well =
+            |server: usize| self.reaches_the_store(server) && self.now >= self.servers[server].paused_until;
+        let leads = (0..SERVERS).find(|server| self.servers[*server].fence.is_some());
+        if leads.is_some_and(is_well) {
+            self.kept = self.now;
+        } else if self.now >= self.kept + election::LEASE {
+            let able: Vec<usize> = (0..SERVERS).filter(|server| is_well(*server)).collect();
+            if let Some(next) = self.rng.choice(able) {
+                self.elect(next);
+            }
+        }
     }
 
     /// The key of whoever led is gone by its lease; the one that led learns of it sooner or later.
@@ -144,6 +197,7 @@ impl Story {
         let put = Op::Put { key: keys::LEADER.to_owned(), value: b"a server".to_vec(), lease: None };
         if let Txn::Committed(fence) = self.txn(&[], vec![put]) {
             self.servers[server].fence = Some(fence);
+            self.kept = self.now;
             self.summary.leaders += 1;
             self.step(server, Event::Lead(Some(fence)));
         }
@@ -169,15 +223,13 @@ impl Story {
             self.assignment_of(server, &id)
         } else if self.reaches_the_store(server) {
             let read = self.store.get(&keys::assign(&id)).value;
-            read.map(|entry| serde_json::from_slice(&entry.value).expect("only documents are stored"))
+            read.map(|entry| Assignment::from_json(&entry.value).expect("only documents are stored"))
         } else {
             return;
         };
         let instances = assignment.map(|assignment: Assignment| assignment.instances).unwrap_or_default();
         let running = instances.into_iter().filter(|(_, assigned)| assigned.intent == Intent::Run);
         let instances: Vec<InstanceId> = running.map(|(id, _)| id).collect();
-        if self.now >= self.machines[node].cut_until {
-            self.send(Happening::LeasesRead { node, asked, instances });
-        }
+        self.send_unsure(Happening::LeasesRead { node, asked, instances });
     }
 }

@@ -7,11 +7,11 @@ use rung_model::{
     App, AppName, AssignedInstance, Deployment, DeploymentKind, DeploymentNumber, Node, NodeFacts, NodeId,
     Phase, Release, ReleaseNumber, Scale, ServiceName, appfile, keys,
 };
-use rung_store::{Guard, Op};
+use rung_store::{Guard, Op, Txn};
 use serde::Serialize;
 
-use super::machine::LEASE;
-use super::{FAULTS_END, Happening, NODES, REST_WITHIN, SERVERS, Story};
+use super::machine::{Disk, LEASE};
+use super::{FAULTS_END, Happening, NODES, Pace, REST_WITHIN, SERVERS, Story};
 use crate::apps::digest;
 
 /// Of every service, from SIGTERM to SIGKILL.
@@ -61,6 +61,7 @@ impl Story {
         }
         self.put_app();
         self.at(Duration::ZERO, Happening::Elect(0));
+        self.at(Duration::from_secs(1), Happening::Campaign);
         (0..SERVERS).for_each(|server| self.at(Duration::ZERO, Happening::Watch(server)));
         self.at(Duration::from_secs(5), Happening::PersonScales);
         self.at(Duration::from_secs(10), Happening::Fault);
@@ -136,10 +137,13 @@ impl Story {
         self.after_ms(3000, 20_000, Happening::PersonScales);
         let held = self.store.get(&keys::app(&app())).value.expect("nobody destroys it");
         let mut record = self.record();
-        record.scale.insert(batch(), Scale { count: self.rng.u32(0..11), from_file: 5 });
+        let count = self.rng.u32(0..11);
+        record.scale.insert(batch(), Scale { count, from_file: 5 });
         let guard = Guard::Modified { key: held.key.clone(), revision: held.modified };
         let value = serde_json::to_vec(&record).expect("documents of the model serialize");
-        self.txn(&[guard], vec![Op::Put { key: held.key, value, lease: None }]);
+        if let Txn::Committed(_) = self.txn(&[guard], vec![Op::Put { key: held.key, value, lease: None }]) {
+            self.scaled_to = Some(count);
+        }
     }
 
     pub(super) fn batch_wanted(&self) -> usize {
@@ -151,29 +155,47 @@ impl Story {
             return;
         }
         self.summary.faults += 1;
-        self.after_ms(500, 12_000, Happening::Fault);
-        let until = self.now + self.seconds(1, 45);
+        match self.pace {
+            Pace::Stormy => self.after_ms(500, 12_000, Happening::Fault),
+            Pace::Calm => self.after_ms(10_000, 45_000, Happening::Fault),
+        }
+        let until = self.now + self.seconds(1, 60);
         let (server, node) = (self.rng.usize(0..SERVERS), self.rng.usize(0..NODES));
-        match self.rng.u32(0..9) {
-            0..=2 => self.machines[node].cut_until = until,
-            3 => {
-                // A switch fails: most of them at once.
-                (0..NODES - 1).for_each(|node| self.machines[node].cut_until = until);
+        match self.rng.u32(0..16) {
+            0..=2 => self.machines[node].cut(until),
+            // What counts most is where something runs that must be alone.
+            3 | 4 => {
+                let home = self.last_home.unwrap_or(node);
+                self.machines[home].cut(until);
             }
-            4 => self.servers[server].cut_until = until,
-            5 => self.servers[server].paused_until = until,
-            6 => self.crash(node),
-            7 => {
+            5 => {
+                // A switch fails: most of them at once, and they come back one after the other.
+                for node in 0..NODES - 1 {
+                    let late = self.seconds(0, 10);
+                    self.machines[node].cut(until + late);
+                }
+            }
+            6 => self.machines[node].mute_until = until,
+            7 => self.machines[node].deaf_until = until,
+            8 => {
+                let disk = if self.rng.bool() { Disk::Kept } else { Disk::Lost };
+                self.machines[node].lose_power(until, disk);
+            }
+            9 => self.crash(node),
+            10 => self.servers[server].cut_until = until,
+            11 => self.servers[server].paused_until = until,
+            12 => self.kill(server),
+            13 => self.servers[server].clock_ahead = self.rng.i64(-7200..7200),
+            14 => {
                 // A server and a node are on one side, everything else on the other.
                 self.servers[server].cut_until = until;
-                self.machines[node].parted_until[(server + 1) % SERVERS] = until;
+                for other in (0..SERVERS).filter(|other| *other != server) {
+                    self.machines[node].parted_until[other] = until;
+                }
             }
             _ => self.after_ms(0, 100, Happening::Elect(server)),
         }
         self.at(until, Happening::Mended);
-        // Whoever is left leads when the lease of the one before is over.
-        self.after_ms(3000, 6000, Happening::Elect(server));
-        self.after_ms(3000, 6000, Happening::Elect((server + 1) % SERVERS));
     }
 
     pub(super) fn mended(&mut self) {
@@ -184,7 +206,8 @@ impl Story {
         self.faults_have_ended = true;
         let now = self.now;
         for machine in &mut self.machines {
-            (machine.cut_until, machine.parted_until) = (now, [now; SERVERS]);
+            (machine.mute_until, machine.deaf_until, machine.off_until) = (now, now, now);
+            machine.parted_until = [now; SERVERS];
         }
         for server in &mut self.servers {
             (server.cut_until, server.paused_until) = (now, now);
