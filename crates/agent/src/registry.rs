@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
 
 use rung_model::image::DEFAULT_REGISTRY;
 
@@ -19,6 +20,8 @@ use crate::engine::base64_url;
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 /// A helper that asks a cloud takes a second or two.
 const HELPER_WAIT: Duration = Duration::from_secs(30);
+/// Tokens of clouds have some kilobytes.
+const ANSWER_MAX: u64 = 64 * 1024;
 /// What a helper says with this name for a user is a token.
 const TOKEN_USER: &str = "<token>";
 
@@ -168,15 +171,14 @@ async fn ask_helper(
         registry: registry.to_owned(),
         source,
     };
-    let mut command = tokio::process::Command::new(&program);
+    let mut command = Command::new(&program);
     command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
     if let Some(mut input) = child.stdin.take() {
         // A helper that does not read its input says no by itself.
         let _ = input.write_all(registry.as_bytes()).await;
     }
-    let ended = tokio::time::timeout(HELPER_WAIT, child.wait_with_output()).await;
-    let output = match ended {
+    let output = match tokio::time::timeout(HELPER_WAIT, answer_of(child)).await {
         Ok(output) => output.map_err(failed)?,
         Err(_) => return Err(CredentialsError::Silent { helper: program }),
     };
@@ -203,6 +205,23 @@ async fn ask_helper(
         registry: registry.to_owned(),
         source: program,
     }))
+}
+
+/// What a helper says until its end; of one that never stops talking the beginning.
+async fn answer_of(mut child: Child) -> std::io::Result<Output> {
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(beginning(out), beginning(err))?;
+    // The pipes are closed now: one that would go on writing ends.
+    let status = child.wait().await?;
+    Ok(Output { status, stdout, stderr })
+}
+
+async fn beginning(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(ANSWER_MAX).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
 }
 
 fn decode_base64(text: &str) -> Option<Vec<u8>> {
@@ -260,6 +279,17 @@ mod tests {
             error.contains("docker-credential-of-no-such-name") && error.contains("docker login"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_helper_that_never_stops_talking_fills_no_memory() {
+        let output = block_on(async {
+            let mut endless = Command::new("yes");
+            let endless = endless.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+            answer_of(endless.spawn().unwrap()).await.unwrap()
+        });
+        assert_eq!(output.stdout.len() as u64, ANSWER_MAX);
+        assert!(!output.status.success(), "its answer was cut off and taken for a whole one");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A team's repository, and its own git.
 
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -65,6 +66,16 @@ impl Repository {
     #[track_caller]
     pub fn git(&self, arguments: &[&str]) -> Said {
         ending::run(format!("git {}", arguments.join(" ")), self.command(arguments))
+    }
+
+    /// One that reads this from its standard input.
+    #[track_caller]
+    pub fn git_reading(&self, arguments: &[&str], input: &str) -> Said {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(input.as_bytes()).and_then(|()| file.rewind()).expect("it can be written");
+        let mut command = self.command(arguments);
+        command.stdin(file);
+        ending::run(format!("git {}", arguments.join(" ")), command)
     }
 
     /// `git push`, with the token in the remote's address.

@@ -199,6 +199,15 @@ fn what_git_can_hold_and_rung_can_t_run_is_refused_by_name() {
         symlink("../../../../etc", inside("conf")).expect("a link");
     });
     said.mentions("conf");
+
+    // A tree that would write into git's own directory wherever it is checked out; no git makes one by itself.
+    let (file, tree) = (repository.id("HEAD:rung.toml"), repository.id("HEAD^{tree}"));
+    let listing = format!("040000 tree {tree}\t.git\n100644 blob {file}\trung.toml\n");
+    let made = repository.git_reading(&["mktree"], &listing).succeeds().out;
+    let commit = repository.git(&["commit-tree", made.trim(), "-p", "HEAD", "-m", "a trap"]).succeeds().out;
+    let said = repository.push(&rung, "hostile", &[&format!("{}:refs/heads/main", commit.trim())]);
+    said.ends_with(1).mentions("fsck error");
+    assert_eq!(remote_head(&rung, &repository, "hostile"), repository.id("HEAD"), "the branch has moved");
     assert!(rung.page("hostile", "/").contains("version 1 "));
 }
 
