@@ -73,6 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def page_index(self, asked):
+        time.sleep(int(FLAGS.get("BE_LAGGING", "0")) / 1000)
         if fails():
             self.answer(f"version {VERSION} fails\n", 500)
         else:

@@ -41,12 +41,17 @@ fn whatever_is_changed_under_load_loses_no_request() {
         rung.cli(&arguments).succeeds();
         load.wait_for(50);
     }
+    for value in ["first", "rotated"] {
+        rung.set_secret("shop", "TOKEN", value).succeeds();
+        load.wait_for(50);
+    }
     rung.wait_until_settled("shop", "web", 3);
     let tally = load.stop();
-    tally.assert_none_lost("deploys, rollbacks, scalings, a config change and a restart");
+    tally.assert_none_lost("deploys, rollbacks, scalings, a config change, a restart and a secret's rotation");
     let versions: Vec<&str> = tally.versions.iter().map(String::as_str).collect();
     assert_eq!(versions, ["1", "2", "3", "4", "5"], "every version has answered");
     assert_eq!(rung.page("shop", "/env?name=COLOUR"), "green");
+    assert_eq!(rung.page("shop", "/env?name=TOKEN"), "rotated");
     assert!(
         rung.page("shop", "/").contains("version 2 "),
         "the config change and the restart kept what was rolled back to"

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use rung_e2e::{Load, Rung, Said, TestApp, eventually};
+use rung_e2e::{Load, Rung, Said, TestApp, eventually, process};
 use rung_model::deployment::Phase;
 
 fn deployed(name: &str) -> (Rung, TestApp) {
@@ -58,6 +58,15 @@ fn a_release_command_that_fails_changes_nothing() {
     let (rung, mut app) = deployed("stuck");
     app.set("BE_RELEASE_FAILS", "the table is locked");
     deploy_in_vain(&rung, &mut app).ends_with(1).mentions("the table is locked");
+}
+
+#[test]
+fn a_release_command_that_hangs_is_ended_when_its_time_is_over_and_changes_nothing() {
+    let (rung, mut app) = deployed("hanging");
+    app.sections[0] = "[deploy]\nrelease = \"exec sleep 8641\"\nrelease_timeout = \"1s\"".into();
+    deploy_in_vain(&rung, &mut app).ends_with(1).mentions("release command").mentions("took longer than 1 s");
+    let left = process::all().into_iter().filter(|life| process::describe(life.pid).contains("sleep 8641"));
+    assert_eq!(left.collect::<Vec<_>>(), [], "the release command goes on");
 }
 
 #[test]

@@ -222,6 +222,37 @@ fn deploys_leave_a_run_and_its_tree_alone() {
 }
 
 #[test]
+fn a_job_runs_the_release_that_serves_unless_it_is_pinned_to_another_one() {
+    let mut app = with_jobs("loyal", &["[jobs.tell]\ncommand = 'echo version $(cat version)'"]);
+    let rung = serving(&app);
+    app.version = "2".into();
+    rung.deploy(app.directory()).succeeds();
+    let tells = |version: &str| {
+        rung.cli(&["job", "run", "tell", "--app", "loyal"]).succeeds().mentions(&format!("version {version}"));
+    };
+    tells("2");
+    rung.cli(&["job", "pin", "tell", "v1", "--app", "loyal"]).succeeds();
+    tells("1");
+    rung.cli(&["job", "list", "--app", "loyal"]).succeeds().mentions("pinned to v1");
+    app.version = "3".into();
+    rung.deploy(app.directory()).succeeds();
+    tells("1");
+    rung.cli(&["job", "pin", "tell", "--none", "--app", "loyal"]).succeeds();
+    tells("3");
+}
+
+#[test]
+fn a_schedule_that_can_not_be_read_is_explained_and_nothing_is_deployed() {
+    let rung = Rung::start();
+    let app = with_jobs("typo", &["[jobs.early]\nschedule = \"0 25 * * *\"\ncommand = 'true'"]);
+    rung.deploy(app.directory())
+        .ends_with(1)
+        .mentions("its hour `25` can't be read: 25 is beyond 23")
+        .mentions("an hour is 0 to 23, like `3`, `9,17`, `9-17` or `*/2`");
+    assert!(rung.try_app("typo").is_err(), "something was begun");
+}
+
+#[test]
 fn a_run_can_be_cancelled() {
     let app = with_jobs("hasty", &["[jobs.long]\ncommand = 'exec sleep 1000'"]);
     let rung = serving(&app);

@@ -73,6 +73,22 @@ fn a_canary_that_fails_every_fifth_request_is_aborted_by_itself_and_says_by_whic
 }
 
 #[test]
+fn a_canary_that_answers_late_is_aborted_by_itself_although_it_never_fails() {
+    let policy = "strategy = \"canary\"\nsteps = [\"20% 10m\", \"100%\"]\nabort_if = { p95 = \"400ms\" }";
+    let (rung, mut app) = deployed("late", policy);
+    app.set("BE_LAGGING", "1000");
+    let load = visitors(&rung, &app);
+    rung.deploy(app.directory())
+        .ends_with(3)
+        .mentions("answers more slowly than v1: p95 1")
+        .mentions("the limit is 400 ms");
+    load.wait_for(50);
+    load.stop().assert_none_lost("a canary that was late");
+    rung.wait_until_settled("late", "web", 2);
+    assert!(rung.page("late", "/").contains("version 1 "));
+}
+
+#[test]
 fn a_canary_waits_for_a_word_and_another_one_is_aborted() {
     let (rung, mut app) = deployed("patience", "strategy = \"canary\"\nsteps = [\"50%\", \"100%\"]");
     let load = visitors(&rung, &app);
