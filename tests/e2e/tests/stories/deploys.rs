@@ -47,7 +47,8 @@ fn whatever_is_changed_under_load_loses_no_request() {
     }
     rung.wait_until_settled("shop", "web", 3);
     let tally = load.stop();
-    tally.assert_none_lost("deploys, rollbacks, scalings, a config change, a restart and a secret's rotation");
+    tally
+        .assert_none_lost("deploys, rollbacks, scalings, a config change, a restart and a secret's rotation");
     let versions: Vec<&str> = tally.versions.iter().map(String::as_str).collect();
     assert_eq!(versions, ["1", "2", "3", "4", "5"], "every version has answered");
     assert_eq!(rung.page("shop", "/env?name=COLOUR"), "green");

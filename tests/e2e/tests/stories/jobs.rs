@@ -228,7 +228,9 @@ fn a_job_runs_the_release_that_serves_unless_it_is_pinned_to_another_one() {
     app.version = "2".into();
     rung.deploy(app.directory()).succeeds();
     let tells = |version: &str| {
-        rung.cli(&["job", "run", "tell", "--app", "loyal"]).succeeds().mentions(&format!("version {version}"));
+        rung.cli(&["job", "run", "tell", "--app", "loyal"])
+            .succeeds()
+            .mentions(&format!("version {version}"));
     };
     tells("2");
     rung.cli(&["job", "pin", "tell", "v1", "--app", "loyal"]).succeeds();

@@ -257,6 +257,33 @@ fn of_two_pushes_at_once_one_deploys_and_the_other_is_told() {
     other.push(&rung, "rivals", &["main"]).ends_with(1).mentions("rejected");
 }
 
+/// Waits until what was pushed as the second deployment is being rolled out.
+fn wait_until_it_rolls(rung: &Rung, app: &str) {
+    eventually("the deployment rolls", || match rung.deployments(app).iter().max_by_key(|d| d.number) {
+        Some(last) if last.phase == Phase::Rolling && last.number.0 == 2 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+#[test]
+fn a_push_whose_person_has_gone_is_deployed_and_moves_the_branch_in_the_end() {
+    let (rung, mut app, repository) = pushed("gone");
+    app.set("BE_SLOW_TO_START", "3000");
+    next(&mut app, &repository, "2");
+    let mut push = repository.pushing(&rung, "gone", &["main"]);
+    wait_until_it_rolls(&rung, "gone");
+    // As a terminal does that is closed: without a word.
+    push.kill().and_then(|()| push.wait()).expect("ending git push");
+    eventually("the branch is where it was pushed to", || {
+        let (there, pushed) = (remote_head(&rung, &repository, "gone"), repository.id("HEAD"));
+        if there == pushed { Ok(()) } else { Err(format!("{there} instead of {pushed}")) }
+    });
+    let last = rung.deployments("gone").into_iter().max_by_key(|d| d.number).expect("deployments");
+    assert_eq!(last.phase, Phase::Succeeded, "the branch moved before the deployment had ended");
+    assert!(rung.page("gone", "/").contains("version 2 "));
+    repository.push(&rung, "gone", &["main"]).succeeds().mentions("Everything up-to-date");
+}
+
 #[test]
 fn a_push_that_a_killed_rung_cut_off_is_made_again() {
     let (mut rung, mut app, repository) = pushed("cut-off");
@@ -264,12 +291,7 @@ fn a_push_that_a_killed_rung_cut_off_is_made_again() {
     next(&mut app, &repository, "2");
     let before = remote_head(&rung, &repository, "cut-off");
     let push = repository.pushing(&rung, "cut-off", &["main"]);
-    eventually("the deployment rolls", || {
-        match rung.deployments("cut-off").iter().max_by_key(|d| d.number) {
-            Some(last) if last.phase == Phase::Rolling && last.number.0 == 2 => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    wait_until_it_rolls(&rung, "cut-off");
     rung.kill_9();
     let push = push.wait_with_output().expect("waiting for the push");
     assert!(!push.status.success(), "it said that all is well: {}", String::from_utf8_lossy(&push.stderr));
