@@ -72,7 +72,10 @@ pub fn prepare(node: &Node, image: &Image, wanted: Wanted<'_>) -> Result<Contain
     }
     let fresh = ensure_container_volumes(&mounts)?;
     let port = wanted.port.map(|port| port.inside);
-    let identity = Identity { id: wanted.id, service: wanted.service.map(ServiceName::as_str), port };
+    // A container's loopback is its own: what listens on the machine's is not reached from there.
+    let services = None;
+    let service = wanted.service.map(ServiceName::as_str);
+    let identity = Identity { id: wanted.id, service, port, services };
     let mut labels = Labels::from([
         ("rung.app", release.app.to_string()),
         ("rung.release", release.number.to_string()),

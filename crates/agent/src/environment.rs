@@ -53,6 +53,8 @@ pub struct Identity<'a> {
     pub id: &'a str,
     pub service: Option<&'a str>,
     pub port: Option<u16>,
+    /// At which port services are reached from here, when they are.
+    pub services: Option<u16>,
 }
 
 /// An instance's or a run's environment: the app's own, then what Rung alone knows, which wins.
@@ -97,6 +99,11 @@ fn of_life(
     if let Some(port) = identity.port {
         set("PORT", port.to_string());
         set("HOST", host.to_owned());
+    }
+    if let Some(port) = identity.services {
+        for (variable, address) in &launch.services {
+            set(&format!("{variable}_URL"), format!("http://{address}:{port}"));
+        }
     }
     for (name, path) in volumes {
         set(&volume_variable(name), path.display().to_string());

@@ -105,6 +105,12 @@ impl Capabilities {
                 "instances may use every system call that their user may; keep the machine's kernel up to date",
             ),
             fact(
+                "callers of services",
+                self.kind == Kind::OwnUsers,
+                "`allow` in app files is not enforced: apps that run as one user can't be told apart, and each may call \
+                 every service; run rung as root",
+            ),
+            fact(
                 "network",
                 false,
                 "instances can reach each other's ports on 127.0.0.1; let only apps that trust each other share a machine",

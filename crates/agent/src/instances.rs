@@ -159,7 +159,8 @@ impl Instances {
         let (mounts, volumes) =
             environment::mounts(&node.layout, &assigned.app, service.mounts.iter(), node.kind());
         ensure_volumes(&mounts, isolation)?;
-        let identity = Identity { id: id.as_str(), service: Some(assigned.service.as_str()), port };
+        let name = assigned.service.as_str();
+        let identity = Identity { id: id.as_str(), service: Some(name), port, services: node.services };
         let mut env = environment::of_release(&launch, &identity, &volumes, node.kind(), &tmp);
         env.extend(environment::of_fence(assigned));
         let spec = Spec {

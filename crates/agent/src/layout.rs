@@ -25,6 +25,11 @@ impl Layout {
         self.root.join("ledger.json")
     }
 
+    /// Read by the machine's proxy, too.
+    pub fn users(&self) -> PathBuf {
+        self.root.join("users.json")
+    }
+
     pub fn assignment(&self) -> PathBuf {
         self.root.join("assignment.json")
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rung_api::seal::{KeyError, SealKey, write_private};
 use rung_api::wire::Launch;
-use rung_model::{AppName, AssignedInstance, Assignment, Document, InstanceId, ReleaseNumber};
+use rung_model::{AppName, AssignedInstance, Assignment, Document, InstanceId, ReleaseNumber, Users};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
@@ -104,6 +104,7 @@ impl Ledger {
         let book: Book = read_json(&layout.ledger())?.unwrap_or_else(|| Book::new(&layout));
         let mut ledger = Self { layout, key, book, launches: BTreeMap::new() };
         ledger.read_launches();
+        ledger.tell_users()?;
         Ok(ledger)
     }
 
@@ -232,7 +233,19 @@ impl Ledger {
         let path = self.layout.ledger();
         write_private(&path, &serde_json::to_vec(&self.book).expect("a ledger serializes"))
             .map_err(|source| LedgerError::Write { path: path.display().to_string(), source })?;
+        self.tell_users()?;
         Ok(uid)
+    }
+
+    /// Says whose the users are, for the proxy: by them it tells who calls. Before the first process of a user is there.
+    fn tell_users(&self) -> Result<(), LedgerError> {
+        if self.book.uids.is_empty() {
+            return Ok(());
+        }
+        // What builds run as calls nobody, and is no app's name.
+        let of_app = |(owner, uid): (&String, &u32)| Some((*uid, AppName::new(owner.as_str()).ok()?));
+        let users = Users(self.book.uids.iter().filter_map(of_app).collect());
+        write_quickly(&self.layout.users(), &serde_json::to_vec(&users).expect("users serialize"))
     }
 }
 

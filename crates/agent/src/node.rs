@@ -34,6 +34,8 @@ pub struct Node {
     pub capabilities: Capabilities,
     /// What the command line says of the machine.
     pub labels: Labels,
+    /// At which port this machine's proxy answers for the cluster's services.
+    pub services: Option<u16>,
     pub leases: Leases,
     pub(crate) ledger: Mutex<Ledger>,
     /// Held while a release is fetched.

@@ -64,6 +64,8 @@ pub struct AgentConfig {
     pub program: PathBuf,
     /// What the command line says of the machine.
     pub labels: Labels,
+    /// At which port this machine's proxy answers for the cluster's services, when it does.
+    pub services: Option<u16>,
 }
 
 /// What the one who runs the agent wants of it.
@@ -179,6 +181,7 @@ async fn open(config: &AgentConfig, mode: leases::Mode) -> Result<Shared, AgentE
         images,
         capabilities,
         labels: config.labels.clone(),
+        services: config.services,
         leases: Leases::new(mode),
         ledger: std::sync::Mutex::new(ledger),
         fetching: tokio::sync::Mutex::default(),

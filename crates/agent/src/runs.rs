@@ -246,7 +246,7 @@ impl RunsDriver {
             }
         };
         ensure_volumes(&mounts, isolation)?;
-        let identity = Identity { id: run.id.as_str(), service: None, port: None };
+        let identity = Identity { id: run.id.as_str(), service: None, port: None, services: node.services };
         let mut env = environment::of_release(&launch, &identity, &volumes, node.kind(), &tmp);
         extend_env(&mut env, run, io);
         Ok(Start::Process(Box::new(Spec {

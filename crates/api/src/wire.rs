@@ -212,6 +212,9 @@ pub struct ServiceStatus {
     /// Why some of them can't be placed yet.
     #[serde(default)]
     pub unplaced: Option<String>,
+    /// Where other services reach it, from instances beside this server: `http://127.99.3.1:7700`.
+    #[serde(default)]
+    pub inside: Option<String>,
     pub instances: Vec<InstanceStatus>,
 }
 
@@ -295,6 +298,10 @@ pub struct Launch {
     pub release: rung_model::Release,
     /// Config and secrets, opened.
     pub env: BTreeMap<String, String>,
+    /// Where the services are that it may call, by how their variables begin (`RUNG_SERVICE_API`).
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub services: BTreeMap<String, std::net::Ipv4Addr>,
 }
 
 impl std::fmt::Debug for Launch {

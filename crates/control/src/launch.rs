@@ -1,10 +1,13 @@
 //! What an agent needs to start a release: the release itself and its environment, with the secrets opened.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use rung_api::wire::Launch;
 use rung_api::{Code, ErrorBody};
-use rung_model::{AppName, ReleaseNumber};
+use rung_model::address::variable;
+use rung_model::{AppName, Release, ReleaseNumber};
+use rung_planner::World;
 
 use crate::shared::Control;
 
@@ -19,6 +22,26 @@ impl Control {
         for (name, version) in &release.secrets {
             env.insert(name.to_string(), self.open_secret(app, name, *version).await?);
         }
-        Ok(Launch { release, env })
+        let services = self.read(|world| services(world, &release));
+        Ok(Launch { release, env, services })
     }
+}
+
+/// Those of other apps that allow this one now, and its own, whose names win.
+fn services(world: &World, release: &Release) -> BTreeMap<String, Ipv4Addr> {
+    let caller = &release.app;
+    let mut found = BTreeMap::new();
+    for (app, document) in world.routes.iter().filter(|(app, _)| *app != caller) {
+        for (service, inside) in &document.value.inside {
+            if inside.callers.contains(caller) {
+                found.insert(variable(Some(app), service), inside.address);
+            }
+        }
+    }
+    for (service, declared) in &release.file.services {
+        if let Some(address) = world.address(caller, service).filter(|_| declared.port) {
+            found.insert(variable(None, service), address);
+        }
+    }
+    found
 }

@@ -60,6 +60,8 @@ pub struct ControlConfig {
     pub node: NodeId,
     /// Where apps are served, for URLs that are shown to people.
     pub http: String,
+    /// At which port this machine's instances call services.
+    pub services: Option<u16>,
     pub version: String,
     /// Asked to replace this process by another binary.
     pub upgrades: tokio::sync::mpsc::Sender<PathBuf>,

@@ -129,6 +129,7 @@ fn services(reconcile: &Reconcile, app: &App) -> Vec<ServiceStatus> {
             port: declared.port,
             scale: app.scale.get(name).copied(),
             unplaced: None,
+            inside: None,
             instances: Vec::new(),
         });
     }
@@ -172,6 +173,7 @@ fn find_or_add<'a>(
             port,
             scale: None,
             unplaced: None,
+            inside: None,
             instances: Vec::new(),
         });
         statuses.len() - 1

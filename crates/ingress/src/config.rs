@@ -16,6 +16,10 @@ pub struct Config {
     pub https: Vec<RawFd>,
     /// Inherited listening sockets for other machines of the cluster.
     pub peers: Vec<RawFd>,
+    /// Inherited listening sockets for instances of this machine that call services.
+    pub services: Vec<RawFd>,
+    /// Says whose the users of this machine are, where apps are told apart by them.
+    pub users: Option<PathBuf>,
     /// Where this machine keeps who it is, when it is one of several.
     pub trust: Option<PathBuf>,
     pub redirect: RedirectSetting,
@@ -117,6 +121,7 @@ impl Config {
     /// Reads `--name value` pairs. The token comes from `RUNG_TOKEN`, where other users can't see it.
     pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
         let (mut listen, mut https, mut peers) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut services, mut users) = (Vec::new(), None);
         let mut trust = None;
         let (mut redirect, mut hsts) = (RedirectSetting::On, None);
         let (mut directory, mut api) = (None, Vec::new());
@@ -142,6 +147,10 @@ impl Config {
                 }
                 "--https-fd" => https.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?),
                 "--peer-fd" => peers.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?),
+                "--services-fd" => {
+                    services.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?);
+                }
+                "--users" => users = Some(PathBuf::from(value)),
                 "--trust-dir" => trust = Some(PathBuf::from(value)),
                 "--redirect" => {
                     redirect = match value.as_str() {
@@ -206,6 +215,8 @@ impl Config {
             listen,
             https,
             peers,
+            services,
+            users,
             trust,
             redirect,
             hsts,
@@ -224,10 +235,12 @@ impl Config {
 }
 
 /// What is the supervisor's to say; the rest may be a person's.
-const NOT_SETTINGS: [&str; 9] = [
+const NOT_SETTINGS: [&str; 11] = [
     "--listen-fd",
     "--https-fd",
     "--peer-fd",
+    "--services-fd",
+    "--users",
     "--trust-dir",
     "--data",
     "--api",
@@ -253,6 +266,11 @@ pub fn check_settings(settings: &[String]) -> Result<(), ConfigError> {
 pub struct TrustedProxies(Vec<(u128, u32)>);
 
 impl TrustedProxies {
+    /// Whoever calls from this machine.
+    pub(crate) fn loopback() -> Self {
+        Self::parse("127.0.0.0/8").expect("it is a network")
+    }
+
     /// `10.0.0.0/8,::1`: addresses or networks, with commas between.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut networks = Vec::new();

@@ -51,7 +51,10 @@ pub struct Status {
     pub ready: bool,
     pub draining: bool,
     pub connections: u64,
-    /// So many of its listening sockets, the last ones, are for HTTPS.
+    /// So many of its listening sockets, the first ones, are for calls of services.
+    #[serde(default)]
+    pub services: usize,
+    /// So many of the last ones are for HTTPS.
     #[serde(default)]
     pub https: usize,
     /// So many after these are for other machines of the cluster.

@@ -19,6 +19,10 @@ pub(crate) enum Failure {
     /// The service speaks HTTP/2 only, and the request is one that HTTP/1.1 has.
     NeedsHttp1,
     NoRoute,
+    /// The address that was called inside the cluster is no service's.
+    NoService,
+    /// The service is not for the app that calls.
+    CallerRefused,
     NotReady,
     NoInstance(Absence),
     HoldFull,
@@ -57,9 +61,9 @@ impl Failure {
             Self::RequestTimeout => 408,
             Self::NeedsHttp2 => 426,
             Self::NeedsHttp1 => 501,
-            Self::NoRoute => 404,
+            Self::NoRoute | Self::NoService => 404,
             Self::Unauthorized => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::CallerRefused => 403,
             Self::BodyTooLarge => 413,
             Self::RateLimited => 429,
             Self::HeadTooLarge => 431,
@@ -85,6 +89,8 @@ impl Failure {
             Self::NeedsHttp2 => "needs_http2",
             Self::NeedsHttp1 => "needs_http1",
             Self::NoRoute => "no_route",
+            Self::NoService => "no_service",
+            Self::CallerRefused => "caller_refused",
             Self::NotReady => "not_ready",
             Self::NoInstance(_) => "no_instance",
             Self::HoldFull => "hold_full",
@@ -113,11 +119,13 @@ impl Failure {
             | Self::NeedsHttp2
             | Self::NeedsHttp1
             | Self::Forbidden
+            | Self::CallerRefused
             | Self::Unauthorized
             | Self::RateLimited
             | Self::BodyTooLarge
             | Self::HeadTooLarge => Side::Client,
             Self::NoRoute
+            | Self::NoService
             | Self::NotReady
             | Self::NoInstance(Absence::Intended)
             | Self::HoldFull
@@ -145,6 +153,8 @@ impl Failure {
             Self::NeedsHttp2 => "The application speaks HTTP/2 only: come by HTTP/2.".into(),
             Self::NeedsHttp1 => "The application speaks HTTP/2 only, and takes no WebSockets.".into(),
             Self::NoRoute => "No application answers to this host and path.".into(),
+            Self::NoService => "No service of the cluster has this address.".into(),
+            Self::CallerRefused => with("This service is not for this caller"),
             Self::NotReady => "The routes are not known yet. Try again in a moment.".into(),
             Self::NoInstance(_) => with("No instance of the application can take the request"),
             Self::HoldFull => with("The application is changing hands and too many requests wait already"),

@@ -91,11 +91,14 @@ pub(crate) struct Exchange<'c, S> {
 
 impl<S: ClientStream> Exchange<'_, S> {
     pub(crate) async fn run(mut self) -> After {
-        if let Some(proof) = self.worker.https().and_then(|https| https.proof(self.request)) {
-            return self.prove(&proof).await;
-        }
-        if let Some(port) = self.worker.https().and_then(|https| https.redirect(self.request)) {
-            return self.redirect(port).await;
+        // What is between a visitor and a host is nothing to those who call inside.
+        if let Some(https) = self.worker.https().filter(|_| self.request.call.is_none()) {
+            if let Some(proof) = https.proof(self.request) {
+                return self.prove(&proof).await;
+            }
+            if let Some(port) = https.redirect(self.request) {
+                return self.redirect(port).await;
+            }
         }
         if self.request.upgrade && !self.buffer.is_empty() {
             let why = "bytes follow the request to upgrade before it was answered";
@@ -113,11 +116,13 @@ impl<S: ClientStream> Exchange<'_, S> {
                 let seen = &mut self.record.route;
                 self.worker.choose(self.request, self.head, &tried, &mut lot, seen)
             };
-            self.request.visitor.set(lot.and_then(|lot| lot.fresh));
+            // A service that calls keeps no cookies.
+            let fresh = lot.filter(|_| self.request.call.is_none()).and_then(|lot| lot.fresh);
+            self.request.visitor.set(fresh);
             let chosen = match choice {
                 Choice::Target(chosen) => chosen,
                 Choice::Gate(policy) => {
-                    match gate::pass(&policy, self.request, self.head, self.worker.trusted()) {
+                    match gate::pass(&policy, self.request, self.head, self.worker.trusted(None)) {
                         Verdict::Pass => continue,
                         Verdict::Preflight => return self.preflight(body).await,
                         Verdict::Refuse(failure) => return self.fail_body(failure, "", body).await,
@@ -517,7 +522,8 @@ impl<S: ClientStream> Exchange<'_, S> {
         let mut out = self.worker.buffers.lend_output();
         self.record.status = failure.status();
         self.record.error = Some(failure.name());
-        let pages = self.worker.pages(&self.request.host);
+        let is_inside = self.request.call.is_some();
+        let pages = if is_inside { None } else { self.worker.pages(&self.request.host) };
         let page = error_page::Page { failure, explanation, own: pages.as_deref() };
         self.record.bytes = error_page::write(&mut out, &page, self.request, connection);
         self.write(out, connection).await

@@ -124,6 +124,7 @@ impl Follower {
         reports.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The proxy of a node passes connections; limits are for who takes requests of clients.
         let takes_clients = !self.shared.config.listen.is_empty();
+        let takes_requests = takes_clients || !self.shared.config.services.is_empty();
         let mut shares = tokio::time::interval(share::EVERY);
         shares.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tells = tokio::time::interval(TELL_EVERY);
@@ -139,7 +140,7 @@ impl Follower {
                     self.sharing.tick(&self.client, &self.shared.config.proxy, self.registry.limits());
                     continue;
                 }
-                _ = tells.tick(), if takes_clients => {
+                _ = tells.tick(), if takes_requests => {
                     self.tell().await;
                     continue;
                 }

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::access_log::Record;
 use crate::buffer::Buffer;
+use crate::callers::Call;
 use crate::error_page::Failure;
 use crate::exchange::{After, Exchange};
 use crate::head::{self, HEAD_MAX, Request, Sender};
@@ -30,6 +31,8 @@ struct Connection<S> {
     /// The same, spelled.
     address: String,
     buffer: Buffer,
+    /// Set for calls from inside the cluster.
+    call: Option<Rc<Call>>,
     request: Request,
     timer: Timer,
 }
@@ -44,7 +47,12 @@ enum Next {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<S: ClientStream>(worker: Rc<Worker>, stream: S, peer: IpAddr) {
+pub(crate) async fn serve<S: ClientStream>(
+    worker: Rc<Worker>,
+    stream: S,
+    peer: IpAddr,
+    call: Option<Rc<Call>>,
+) {
     let timer = worker.timers.timer();
     let mut connection = Connection {
         worker,
@@ -52,7 +60,8 @@ pub(crate) async fn serve<S: ClientStream>(worker: Rc<Worker>, stream: S, peer: 
         peer,
         address: peer.to_string(),
         buffer: Buffer::default(),
-        request: Request::default(),
+        request: Request { call: call.clone(), ..Request::default() },
+        call,
         timer,
     };
     let mut head = Vec::new();
@@ -129,7 +138,7 @@ impl<S: ClientStream> Connection<S> {
                     ip: self.peer,
                     address: &self.address,
                     scheme: self.stream.scheme(),
-                    trusted: self.worker.trusted(),
+                    trusted: self.worker.trusted(self.call.as_deref()),
                 };
                 match head::read(self.buffer.filled(), &mut self.request, out, &sender) {
                     Ok(Some(length)) => {
@@ -174,11 +183,11 @@ impl<S: ClientStream> Connection<S> {
 
     async fn into_http2(self) {
         let first = self.buffer.filled().to_vec();
-        let Self { worker, stream, peer, mut buffer, timer, .. } = self;
+        let Self { worker, stream, peer, call, mut buffer, timer, .. } = self;
         drop(timer);
         buffer.consume(buffer.len());
         worker.buffers.take_back(&mut buffer);
-        http2::serve(worker, Rewound::new(first, stream), peer).await;
+        http2::serve(worker, Rewound::new(first, stream), peer, call).await;
     }
 
     async fn exchange(&mut self, head: &mut Vec<u8>) -> After {

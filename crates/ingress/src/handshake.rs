@@ -35,9 +35,9 @@ pub(crate) async fn serve_tls(
         let speaks_http2 = protocol == Some(b"h2");
         let client = TlsClient::new(session);
         if speaks_http2 {
-            http2::serve(worker, Rewound::new(Vec::new(), client), peer).await;
+            http2::serve(worker, Rewound::new(Vec::new(), client), peer, None).await;
         } else {
-            serve(worker, client, peer).await;
+            serve(worker, client, peer, None).await;
         }
     }
 }

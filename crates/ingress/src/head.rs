@@ -7,10 +7,12 @@
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use httparse::{Header, Status};
 
 use crate::body::Framing;
+use crate::callers::Call;
 use crate::config::TrustedProxies;
 use crate::dress::Dress;
 use crate::stream::Scheme;
@@ -61,6 +63,8 @@ pub(crate) struct Request {
     pub(crate) wants_json: bool,
     /// How the client sent it, by the word of a trusted proxy where one is in front.
     pub(crate) scheme: Scheme,
+    /// A call of a service from inside the cluster, as every request of its connection is.
+    pub(crate) call: Option<Rc<Call>>,
     /// For the answer: how many seconds browsers shall remember to come by HTTPS only.
     pub(crate) hsts_s: Option<u64>,
     /// For the answer: the number by which a visitor who was not known is told again.

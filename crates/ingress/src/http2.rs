@@ -23,6 +23,7 @@ use http::Request as Parts;
 
 use crate::access_log::Record;
 use crate::buffer::Buffer;
+use crate::callers::Call;
 use crate::error_page::Failure;
 use crate::exchange::{After, Exchange};
 use crate::head::{self, HEAD_MAX, Rejection, Request, Sender, Version};
@@ -76,7 +77,12 @@ impl Drop for OpenStream {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<S: ClientStream>(worker: Rc<Worker>, io: Rewound<S>, peer: IpAddr) {
+pub(crate) async fn serve<S: ClientStream>(
+    worker: Rc<Worker>,
+    io: Rewound<S>,
+    peer: IpAddr,
+    call: Option<Rc<Call>>,
+) {
     let scheme = io.scheme();
     let timer = worker.timers.timer();
     timer.arm(worker.limits().head);
@@ -90,7 +96,8 @@ pub(crate) async fn serve<S: ClientStream>(worker: Rc<Worker>, io: Rewound<S>, p
         .handshake(io);
     let Ok(Ok(connection)) = timer.limit(handshake).await else { return };
     timer.disarm();
-    Served { worker, connection, timer, peer, scheme, streams: Rc::default(), is_leaving: false }.run().await;
+    let streams = Rc::default();
+    Served { worker, connection, timer, peer, call, scheme, streams, is_leaving: false }.run().await;
 }
 
 struct Served<S: ClientStream> {
@@ -98,6 +105,7 @@ struct Served<S: ClientStream> {
     connection: Connection<Rewound<S>, Bytes>,
     timer: Timer,
     peer: IpAddr,
+    call: Option<Rc<Call>>,
     scheme: Scheme,
     streams: Rc<Streams>,
     /// The client was told to send nothing new.
@@ -119,6 +127,7 @@ impl<S: ClientStream> Served<S> {
                     let stream = Stream {
                         worker: self.worker.clone(),
                         peer: self.peer,
+                        call: self.call.clone(),
                         scheme: self.scheme,
                         _open: OpenStream::new(&self.streams),
                     };
@@ -176,6 +185,7 @@ impl<S: ClientStream> Served<S> {
 struct Stream {
     worker: Rc<Worker>,
     peer: IpAddr,
+    call: Option<Rc<Call>>,
     scheme: Scheme,
     _open: OpenStream,
 }
@@ -183,7 +193,7 @@ struct Stream {
 impl Stream {
     async fn serve(self, incoming: Parts<RecvStream>, respond: SendResponse<Bytes>) {
         let (parts, body) = incoming.into_parts();
-        let mut request = Request::default();
+        let mut request = Request { call: self.call.clone(), ..Request::default() };
         let mut head = self.worker.buffers.lend_output();
         let read = self.read(&parts, body.is_end_stream(), &mut request, &mut head);
         let kind = *read.as_ref().unwrap_or(&BodyKind::None);
@@ -223,7 +233,7 @@ impl Stream {
         out: &mut Vec<u8>,
     ) -> Result<BodyKind, Rejection> {
         let address = self.peer.to_string();
-        let trusted = self.worker.trusted();
+        let trusted = self.worker.trusted(self.call.as_deref());
         let sender = Sender { ip: self.peer, address: &address, scheme: self.scheme, trusted };
         let read = translate::head(parts, has_ended).and_then(|(text, kind)| {
             match head::read(&text, request, out, &sender)? {

@@ -24,6 +24,9 @@
 //! Instances on other machines are reached through the proxy of their node ([`upstream`]), which is this process in
 //! another role there ([`peer`]); [`cluster`] says who is who.
 //!
+//! Instances of this machine call services of the cluster by addresses that the services have inside; [`callers`] says who
+//! calls, and whom. Everything behind that is the way of visitors' requests.
+//!
 //! What it deliberately does not do: it knows nothing of the store and decides nothing about what is routed; it does not
 //! check the health of instances beyond what requests show; it orders no certificates (it shows what the server ordered,
 //! [`managed`]), and caches nothing.
@@ -32,6 +35,7 @@ mod access_log;
 mod balance;
 mod body;
 mod buffer;
+mod callers;
 mod certificates;
 mod clock;
 mod cluster;
@@ -74,6 +78,7 @@ mod routing;
 mod run;
 mod share;
 mod slots;
+mod sock_diag;
 mod sockets;
 mod split;
 mod squeeze;
@@ -96,4 +101,6 @@ pub use control::{Control, Status};
 pub use development::AuthorityError;
 pub use floating::{Floating, FloatingError};
 pub use run::{RunError, run_process};
-pub use supervisor::{ClusterSetting, Listen, Supervisor, SupervisorConfig, SupervisorError};
+pub use supervisor::{
+    ClusterSetting, Listen, ServicesSetting, Supervisor, SupervisorConfig, SupervisorError,
+};

@@ -74,7 +74,9 @@ pub fn run_process(args: &[String]) -> Result<(), RunError> {
     let open_max = raise_descriptor_limit();
     std::fs::create_dir_all(&config.directory)
         .map_err(|source| RunError::Directory { path: config.directory.clone(), source })?;
-    let mut listeners = listening(&config.listen, Entrance::Http)?;
+    // In this order the control socket hands them over, and their numbers tell them apart.
+    let mut listeners = listening(&config.services, Entrance::Services)?;
+    listeners.extend(listening(&config.listen, Entrance::Http)?);
     let https = prepare_https(&config)?;
     listeners.extend(https.sockets);
     listeners.extend(listening(&config.peers, Entrance::Peers)?);
@@ -94,7 +96,6 @@ pub fn run_process(args: &[String]) -> Result<(), RunError> {
     result
 }
 
-/// Plain sockets come first, so that the control socket can tell them apart by a number.
 fn listening(numbers: &[RawFd], entrance: Entrance) -> Result<Vec<Listening>, RunError> {
     let take = |number: &RawFd| {
         let number = *number;
@@ -230,7 +231,11 @@ impl Process {
         drop(self.log);
         let count =
             |entrance| self.listeners.iter().filter(|listening| listening.entrance == entrance).count();
-        let counts = (count(Entrance::Https), count(Entrance::Peers));
+        let counts = Counts {
+            services: count(Entrance::Services),
+            https: count(Entrance::Https),
+            peers: count(Entrance::Peers),
+        };
         let facts = Rc::new(Facts {
             status: status(self.shared.clone(), counts, followed.clone(), phases),
             listeners: self.listeners.into_iter().map(|listening| listening.socket).collect(),
@@ -334,9 +339,17 @@ async fn leave(shared: &Shared) {
     }
 }
 
+/// Of the listening sockets.
+#[derive(Debug, Clone, Copy)]
+struct Counts {
+    services: usize,
+    https: usize,
+    peers: usize,
+}
+
 fn status(
     shared: Arc<Shared>,
-    (https, peers): (usize, usize),
+    counts: Counts,
     followed: watch::Receiver<Following>,
     phase: watch::Receiver<Phase>,
 ) -> Box<dyn Fn() -> Status> {
@@ -351,8 +364,9 @@ fn status(
             ready: following.is_ready && phase == Phase::Serving,
             draining: phase == Phase::Draining,
             connections: shared.open() as u64,
-            https,
-            peers,
+            services: counts.services,
+            https: counts.https,
+            peers: counts.peers,
         }
     })
 }

@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Limits;
 use crate::control::{Control, Status};
 use crate::development::{AUTHORITY, AuthorityError, DevelopmentAuthority};
-use crate::listeners::{PORTS_TRIED, bind, bind_next_free};
+use crate::listeners::{PORTS_TRIED, bind, bind_loopback_at, bind_next_free};
 
 /// After the first restart, which is at once.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -49,6 +49,8 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 const SILENCES: u32 = 2;
 /// Its own messages; the access log is another file. Cut at a start when it has grown beyond.
 const MESSAGES_MAX: u64 = 1_000_000;
+/// Remembers at which port services were called last.
+const SERVICES_PORT: &str = "services-port";
 /// Each start of rung polls by the next of these names, so that an ingress and those before it, which may still drain
 /// after several starts in a row, are several to the server.
 const PROXY_NAMES: [&str; 8] =
@@ -62,6 +64,15 @@ pub struct ClusterSetting {
     pub trust: PathBuf,
     /// Where requests of other machines come in for instances of this one.
     pub peers: Option<Listen>,
+}
+
+/// Instances of this machine call services by its proxy.
+#[derive(Debug, Clone)]
+pub struct ServicesSetting {
+    /// The port where it is free, else the next one that is.
+    pub port: u16,
+    /// Where the agent says whose this machine's users are, when apps are told apart by them.
+    pub users: Option<PathBuf>,
 }
 
 /// Where connections are accepted.
@@ -109,6 +120,8 @@ pub struct SupervisorConfig {
     /// Not served unless asked for.
     pub https: Option<Listen>,
     pub cluster: Option<ClusterSetting>,
+    /// A machine that runs no instances calls no services.
+    pub services: Option<ServicesSetting>,
     /// Any of them.
     pub api: Vec<Address>,
     /// The ingress's own directory: documents, control socket, logs.
@@ -135,6 +148,7 @@ pub struct Supervisor {
     http: Option<(TcpListener, SocketAddr)>,
     https: Option<(TcpListener, SocketAddr)>,
     peers: Option<(TcpListener, SocketAddr)>,
+    services: Option<(TcpListener, SocketAddr)>,
     remarks: Vec<String>,
     /// The ingress of an earlier process, which serves until ours does.
     earlier: Option<Earlier>,
@@ -184,8 +198,18 @@ impl Supervisor {
             DevelopmentAuthority::ensure(&directory.join(AUTHORITY))?;
             https = Some((listener, address));
         }
+        let mut services = None;
+        if let Some(setting) = &config.services {
+            match open_services(setting, sockets.services, &directory) {
+                Ok(opened) => services = Some(opened),
+                // Visitors are served all the same.
+                Err(error) => remarks.push(format!(
+                    "services can't call each other on this machine: listening on its loopback device failed: {error}"
+                )),
+            }
+        }
         let arguments = Vec::new();
-        Ok(Self { config, directory, http, https, peers, remarks, earlier, proxy, arguments })
+        Ok(Self { config, directory, http, https, peers, services, remarks, earlier, proxy, arguments })
     }
 
     /// Further arguments for the ingress, as `rung ingress` takes them.
@@ -203,6 +227,11 @@ impl Supervisor {
     /// Where requests of other machines come in.
     pub fn peers(&self) -> Option<SocketAddr> {
         self.peers.as_ref().map(|(_, address)| *address)
+    }
+
+    /// At which port services are called, on every address of theirs.
+    pub fn services(&self) -> Option<u16> {
+        self.services.as_ref().map(|(_, address)| address.port())
     }
 
     /// Where requests over TLS are served, if they are.
@@ -285,10 +314,16 @@ impl Supervisor {
         if let Some(cluster) = &self.config.cluster {
             command.arg("--trust-dir").arg(&cluster.trust);
         }
+        if let Some(users) = self.config.services.as_ref().and_then(|setting| setting.users.as_ref()) {
+            command.arg("--users").arg(users);
+        }
         let mut descriptors = vec![ready];
-        for (option, socket) in
-            [("--listen-fd", &self.http), ("--https-fd", &self.https), ("--peer-fd", &self.peers)]
-        {
+        for (option, socket) in [
+            ("--listen-fd", &self.http),
+            ("--https-fd", &self.https),
+            ("--peer-fd", &self.peers),
+            ("--services-fd", &self.services),
+        ] {
             if let Some((listener, _)) = socket {
                 command.args([option, &listener.as_raw_fd().to_string()]);
                 descriptors.push(listener.as_raw_fd());
@@ -423,15 +458,39 @@ struct Sockets {
     http: Vec<TcpListener>,
     https: Vec<TcpListener>,
     peers: Vec<TcpListener>,
+    services: Vec<TcpListener>,
+}
+
+/// Takes the socket over, or listens at the port that was used last, which instances that went on were told.
+fn open_services(
+    setting: &ServicesSetting,
+    living: Vec<TcpListener>,
+    directory: &Path,
+) -> io::Result<(TcpListener, SocketAddr)> {
+    let kept = directory.join(SERVICES_PORT);
+    let last = std::fs::read_to_string(&kept).ok().and_then(|text| text.trim().parse::<u16>().ok());
+    let listener = match living.into_iter().next() {
+        Some(listener) => listener,
+        None => {
+            let usual = (0..PORTS_TRIED).filter_map(|step| setting.port.checked_add(step));
+            bind_loopback_at(last.into_iter().chain(usual))?
+        }
+    };
+    let address = listener.local_addr()?;
+    if last != Some(address.port()) {
+        std::fs::write(&kept, address.port().to_string())?;
+    }
+    Ok((listener, address))
 }
 
 fn meet(directory: &Path) -> io::Result<Living> {
     let control = Control::connect(directory)?;
     let status = control.status()?;
-    let mut http = control.listeners()?;
+    let mut services = control.listeners()?;
+    let mut http = services.split_off(status.services.min(services.len()));
     let peers = http.split_off(http.len().saturating_sub(status.peers));
     let https = http.split_off(http.len().saturating_sub(status.https));
-    Ok(Living { control, sockets: Sockets { http, https, peers }, status })
+    Ok(Living { control, sockets: Sockets { http, https, peers, services }, status })
 }
 
 /// Names tell proxies apart in the whole cluster.

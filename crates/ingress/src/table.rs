@@ -1,7 +1,7 @@
 //! The routing table: from host and path to a service's instances. Immutable; a new one replaces it whole.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use rung_model::route::Destination;
 use rung_model::{Absence, AppName, Hold, InstanceId, Protocol, RouteDocument, ServiceName, Split};
 
 use crate::balance::{Registry, ServiceLoad, Target, Tried, pick};
+use crate::callers::Callee;
 use crate::cluster::Cluster;
 use crate::head::Request;
 use crate::overload::Room;
@@ -20,7 +21,7 @@ use crate::split::{self, Lot};
 /// A service as requests see it.
 #[derive(Debug)]
 pub(crate) struct Service {
-    /// Those of a candidate come last.
+    /// Those of a candidate come last; of both, those on this machine come first.
     pub(crate) targets: Vec<Target>,
     split: Option<Divided>,
     pub(crate) hold: Option<Hold>,
@@ -95,6 +96,15 @@ impl Service {
         Ok(full)
     }
 
+    /// The same for callers on this machine: an instance beside them as long as one is well, else any.
+    pub(crate) fn pick_near(&self, lot: Option<&Lot>, tried: &Tried) -> Option<&Target> {
+        let eligible = self.eligible(lot, tried);
+        let near = &eligible[..eligible.partition_point(|target| target.relay.is_none())];
+        let is_well = |target: &Target| !tried.contains(target.load.slot) && !target.load.is_ejected();
+        let picked = if near.iter().any(is_well) { pick(near, tried) } else { None };
+        picked.or_else(|| pick(eligible, tried))
+    }
+
     fn eligible(&self, lot: Option<&Lot>, tried: &Tried) -> &[Target] {
         let Some((split, lot)) = self.split.as_ref().zip(lot) else { return &self.targets };
         let (others, candidates) = self.targets.split_at(split.others);
@@ -125,6 +135,8 @@ pub(crate) struct Table {
     /// Set when there is exactly one app, other environments aside: it answers to addresses and `localhost` too.
     only: Option<Arc<AppRoutes>>,
     routed: SlotSet,
+    /// By the addresses that services have inside the cluster.
+    callees: HashMap<Ipv4Addr, Callee>,
     /// Where instances of this machine listen that get requests, for those of other machines.
     local: HashMap<InstanceId, SocketAddr>,
 }
@@ -138,6 +150,7 @@ impl Table {
             only: None,
             routed: SlotSet::default(),
             local: HashMap::new(),
+            callees: HashMap::new(),
         }
     }
 
@@ -205,7 +218,11 @@ impl Table {
             let is_other = |endpoint: &&rung_model::Endpoint| Some(endpoint.cohort) != candidate;
             let (others, candidates): (Vec<_>, Vec<_>) = backend.endpoints.iter().partition(is_other);
             let split = backend.split.clone().map(|rule| Divided { rule, others: others.len() });
-            let targets: Vec<Target> = others.into_iter().chain(candidates).map(&mut target).collect();
+            let mut targets: Vec<Target> = others.into_iter().chain(candidates).map(&mut target).collect();
+            let (first, last) = targets.split_at_mut(split.as_ref().map_or(0, |split| split.others));
+            for part in [first, last] {
+                part.sort_by_key(|target| target.relay.is_some());
+            }
             if let Some(cluster) = cluster {
                 let here = backend.endpoints.iter().filter(|endpoint| cluster.is_here(endpoint));
                 self.local.extend(here.map(|endpoint| (endpoint.instance.clone(), endpoint.address)));
@@ -223,7 +240,27 @@ impl Table {
             };
             services.insert(name.clone(), Arc::new(service));
         }
+        self.inside(document, &services, registry);
         self.rules(document, &services, registry)
+    }
+
+    fn inside(
+        &mut self,
+        document: &RouteDocument,
+        services: &HashMap<ServiceName, Arc<Service>>,
+        registry: &mut Registry,
+    ) {
+        for (name, inside) in &document.inside {
+            let callee = Callee {
+                app: document.app.clone(),
+                name: name.clone(),
+                callers: inside.callers.clone(),
+                service: services.get(name).cloned(),
+                tallied: registry.route(&document.app, format!("{name} (from inside)")),
+            };
+            // An address is one service's; should a document be older than another, both proxies shall agree all the same.
+            self.callees.entry(inside.address).or_insert(callee);
+        }
     }
 
     fn rules(
@@ -253,6 +290,10 @@ impl Table {
 
     pub(crate) fn local_address(&self, instance: &InstanceId) -> Option<SocketAddr> {
         self.local.get(instance).copied()
+    }
+
+    pub(crate) fn callee(&self, address: Ipv4Addr) -> Option<&Callee> {
+        self.callees.get(&address)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rung_model::route::{Overload, Pages, Redirect};
-use rung_model::{Hold, InstanceId, Protocol};
+use rung_model::{Absence, Hold, InstanceId, Protocol};
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::access_log::{AccessLog, LocalLog, Record};
 use crate::balance::{InFlight, RetryBudget, ServiceLoad, Target, Tried};
 use crate::buffer::BufferPool;
+use crate::callers::{Call, Callers};
 use crate::certificates::Certificates;
 use crate::cluster::Cluster;
 use crate::config::{Config, Limits, TrustedProxies};
@@ -102,6 +103,8 @@ pub(crate) enum Entrance {
     Https,
     /// Other machines of the cluster.
     Peers,
+    /// Instances of this machine that call services.
+    Services,
 }
 
 /// A listening socket and what its connections begin with.
@@ -125,6 +128,9 @@ pub(crate) struct Shared {
     pub(crate) cluster: Option<Arc<Cluster>>,
     /// Where other machines' requests come in.
     peers: Option<Arc<PeerDoor>>,
+    /// Who they are that call services, and whose word of their own callers is believed.
+    callers: Callers,
+    loopback: TrustedProxies,
     /// Open client connections, in all threads, and how many there may be.
     open: AtomicUsize,
     open_max: usize,
@@ -148,11 +154,14 @@ impl Shared {
         let peers = cluster
             .as_ref()
             .map(|cluster| Arc::new(PeerDoor::new(cluster.identity.clone(), cluster.members.clone())));
+        let callers = Callers::new(config.users.clone());
         Self {
             config,
             https,
             cluster,
             peers,
+            callers,
+            loopback: TrustedProxies::loopback(),
             open: AtomicUsize::new(0),
             open_max,
             knows_routes: AtomicBool::new(false),
@@ -259,8 +268,9 @@ impl Worker {
         &self.shared.config.limits
     }
 
-    pub(crate) fn trusted(&self) -> &TrustedProxies {
-        &self.shared.config.trusted
+    /// Whose word counts of who comes behind them: what calls a service was called itself.
+    pub(crate) fn trusted(&self, call: Option<&Call>) -> &TrustedProxies {
+        if call.is_some() { &self.shared.loopback } else { &self.shared.config.trusted }
     }
 
     pub(crate) fn https(&self) -> Option<&Https> {
@@ -295,6 +305,9 @@ impl Worker {
         lot: &mut Option<Lot>,
         seen: &mut Option<InTally>,
     ) -> Choice {
+        if let Some(call) = &request.call {
+            return self.choose_inside(call, head, tried, lot, seen);
+        }
         let nothing = |failure| Choice::Nothing { failure, explanation: String::new() };
         let table = self.table.borrow();
         let entry = match table.find(request, head) {
@@ -338,26 +351,42 @@ impl Worker {
             Some(cookie) => pick_again(service, cookie, request, head, lot.as_ref(), tried),
         };
         let own_timeout = policy.and_then(|policy| policy.rule.response_timeout);
-        match (picked, service.hold) {
-            (Some(target), _) => Choice::Target(Chosen {
-                address: target.relay.as_ref().map_or(target.address, |relay| relay.address),
-                relay: target.relay.clone(),
-                in_flight: InFlight::begin(&target.load),
-                response_timeout: own_timeout.unwrap_or(service.response_timeout),
-                protocol: service.protocol,
-                service: service.load.slot,
-                counts: target.counts.clone(),
-                rivals: service.targets.len() - 1,
-                is_again: tried.contains(target.load.slot),
-                is_bounded: overload.is_some(),
-                turn: RefCell::new(overload.map(|_| Turn::begin(&target.load))),
-                version: table.version,
-            }),
-            (None, Some(hold)) => Choice::Hold { hold, load: service.load.clone() },
-            (None, None) => Choice::Nothing {
-                failure: Failure::NoInstance(service.absence),
-                explanation: service.explanation.clone(),
-            },
+        let Some(target) = picked else { return without_instance(service) };
+        let mut chosen = Chosen::new(service, target, tried, table.version);
+        chosen.response_timeout = own_timeout.unwrap_or(service.response_timeout);
+        chosen.is_bounded = overload.is_some();
+        chosen.turn = RefCell::new(overload.map(|_| Turn::begin(&target.load)));
+        Choice::Target(chosen)
+    }
+
+    /// The same for a call from inside the cluster: the address says which service it is, and no route is asked.
+    fn choose_inside(
+        &self,
+        call: &Call,
+        head: &[u8],
+        tried: &Tried,
+        lot: &mut Option<Lot>,
+        seen: &mut Option<InTally>,
+    ) -> Choice {
+        let table = self.table.borrow();
+        let Some(callee) = table.callee(call.address) else {
+            let is_ready = self.shared.knows_routes.load(Ordering::Relaxed);
+            let failure = if is_ready { Failure::NoService } else { Failure::NotReady };
+            return Choice::Nothing { failure, explanation: String::new() };
+        };
+        seen.get_or_insert_with(|| self.tallies.begin(&callee.tallied));
+        if !callee.admits(&call.caller) {
+            let explanation = callee.refusal(&call.caller);
+            return Choice::Nothing { failure: Failure::CallerRefused, explanation };
+        }
+        let Some(service) = &callee.service else {
+            let explanation = format!("{} has no instance yet", callee.name);
+            return Choice::Nothing { failure: Failure::NoInstance(Absence::Intended), explanation };
+        };
+        *lot = service.draw(*lot, head);
+        match service.pick_near(lot.as_ref(), tried) {
+            Some(target) => Choice::Target(Chosen::new(service, target, tried, table.version)),
+            None => without_instance(service),
         }
     }
 
@@ -396,6 +425,36 @@ impl Worker {
         *self.table.borrow_mut() = table;
         self.tallies.forget_retired();
         self.changed.notify_waiters();
+    }
+}
+
+impl Chosen {
+    /// Where a route asks for nothing beside it.
+    fn new(service: &Service, target: &Target, tried: &Tried, version: u64) -> Self {
+        Self {
+            address: target.relay.as_ref().map_or(target.address, |relay| relay.address),
+            relay: target.relay.clone(),
+            in_flight: InFlight::begin(&target.load),
+            response_timeout: service.response_timeout,
+            protocol: service.protocol,
+            service: service.load.slot,
+            counts: target.counts.clone(),
+            rivals: service.targets.len() - 1,
+            is_again: tried.contains(target.load.slot),
+            is_bounded: false,
+            turn: RefCell::new(None),
+            version,
+        }
+    }
+}
+
+fn without_instance(service: &Service) -> Choice {
+    match service.hold {
+        Some(hold) => Choice::Hold { hold, load: service.load.clone() },
+        None => Choice::Nothing {
+            failure: Failure::NoInstance(service.absence),
+            explanation: service.explanation.clone(),
+        },
     }
 }
 
@@ -542,7 +601,7 @@ async fn accept(worker: Rc<Worker>, entrance: Entrance, listener: tokio::net::Tc
         }
         match listener.accept().await {
             Ok((stream, peer)) => {
-                begin(&worker, entrance, stream, peer.ip());
+                begin(&worker, entrance, stream, peer);
                 // The other threads get their share of a burst.
                 tokio::task::yield_now().await;
             }
@@ -562,7 +621,8 @@ async fn accept(worker: Rc<Worker>, entrance: Entrance, listener: tokio::net::Tc
 }
 
 /// Serves a connection in a task of its own.
-fn begin(worker: &Rc<Worker>, entrance: Entrance, stream: TcpStream, peer: IpAddr) {
+fn begin(worker: &Rc<Worker>, entrance: Entrance, stream: TcpStream, from: SocketAddr) {
+    let peer = from.ip();
     // Without it the last part of an answer waits for an acknowledgement; a failure costs only that.
     let _ = stream.set_nodelay(true);
     let open = OpenConnection::new(worker.clone());
@@ -586,10 +646,18 @@ fn begin(worker: &Rc<Worker>, entrance: Entrance, stream: TcpStream, peer: IpAdd
         }
         (Entrance::Http, _, _) => drop(tokio::task::spawn_local(async move {
             if let Some((stream, client)) = introduced(&open.0, stream, peer).await {
-                serve(open.0.clone(), stream, client).await;
+                serve(open.0.clone(), stream, client, None).await;
             }
             drop(open);
         })),
+        (Entrance::Services, _, _) => {
+            // Whoever comes by an address of the machine itself is closed upon: nothing is served there.
+            let Some(call) = shared.callers.identify(&stream, from) else { return };
+            drop(tokio::task::spawn_local(async move {
+                serve(open.0.clone(), stream, peer, Some(Rc::new(call))).await;
+                drop(open);
+            }));
+        }
         // Such a socket is not listened on without what it needs.
         (Entrance::Peers | Entrance::Https, _, _) => {}
     }

@@ -208,6 +208,9 @@ pub struct Service {
     pub mounts: BTreeMap<VolumeName, String>,
     #[serde(default, skip_serializing_if = "Place::is_default")]
     pub place: Place,
+    /// Apps of the same environment that may call it, beside its own; without environment in their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<AppName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

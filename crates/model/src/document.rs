@@ -7,7 +7,8 @@
 pub use serde_json;
 
 use crate::{
-    App, Assignment, Deployment, JobState, Member, Node, Observed, Release, RouteDocument, Run, Token,
+    AddressBlock, App, Assignment, Deployment, JobState, Member, Node, Observed, Release, RouteDocument, Run,
+    Token,
 };
 
 /// A value with a JSON form of its own.
@@ -34,4 +35,17 @@ macro_rules! documents {
     )+};
 }
 
-documents!(App, Assignment, Deployment, JobState, Member, Node, Observed, Release, RouteDocument, Run, Token,);
+documents!(
+    AddressBlock,
+    App,
+    Assignment,
+    Deployment,
+    JobState,
+    Member,
+    Node,
+    Observed,
+    Release,
+    RouteDocument,
+    Run,
+    Token,
+);

@@ -1,7 +1,10 @@
 //! The keys of the store, once. Numbers are padded so that keys sort as numbers do.
 
+use crate::address::BlockNumber;
 use crate::ids::{AppName, DeploymentNumber, JobName, NodeId, ReleaseNumber, RunId, SecretName, TokenName};
 
+/// Which addresses the services of which app have.
+pub const ADDRESSES: &str = "addresses/";
 pub const APPS: &str = "apps/";
 pub const RELEASES: &str = "releases/";
 pub const DEPLOYMENTS: &str = "deployments/";
@@ -31,6 +34,10 @@ pub const TLS_CERTIFICATES: &str = "tls/certificates/";
 pub const TLS_CHALLENGES: &str = "tls/challenges/";
 /// Leased by the leader; the revision that created it is the fencing token of every write of the leader.
 pub const LEADER: &str = "leader";
+
+pub fn addresses(block: BlockNumber) -> String {
+    format!("{ADDRESSES}{:05}", block.number())
+}
 
 pub fn app(app: &AppName) -> String {
     format!("{APPS}{app}")

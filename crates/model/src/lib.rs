@@ -7,6 +7,7 @@
 //! What this crate does not do: no I/O, no clock, no randomness, no async. `clippy.toml` holds it to that.
 
 pub mod access;
+pub mod address;
 pub mod app;
 pub mod appfile;
 pub mod assignment;
@@ -33,6 +34,7 @@ pub mod tally;
 pub mod traffic;
 
 pub use access::{AppPattern, Grant, Role, Token};
+pub use address::{AddressBlock, BlockNumber, Inside, Users};
 pub use app::{App, Scale};
 pub use appfile::AppFile;
 pub use assignment::{AssignedInstance, Assignment, Intent, MakingWay};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Inside;
 use crate::appfile::rollout::Share;
 use crate::duration;
 use crate::generation::Generation;
@@ -25,6 +26,9 @@ pub struct RouteDocument {
     /// In the order of the app file; the most specific wins.
     pub rules: Vec<Route>,
     pub backends: BTreeMap<ServiceName, Backend>,
+    /// How the services are reached from inside the cluster.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inside: BTreeMap<ServiceName, Inside>,
     /// Requests are counted by cohort, and the counts are reported.
     #[serde(default)]
     pub measured: bool,
@@ -55,6 +59,7 @@ impl RouteDocument {
             hosts,
             rules,
             backends,
+            inside: BTreeMap::new(),
             measured: false,
             pages: Pages::default(),
             maintenance: Maintenance::Off,

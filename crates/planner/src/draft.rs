@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rung_model::{
-    App, AppName, AssignedInstance, Assignment, Deployment, DeploymentNumber, Document, Generation,
-    InstanceId, Intent, JobName, JobRun, JobState, MakingWay, NodeId, Release, ReleaseNumber, RouteDocument,
-    Run, RunId, RunOutcome, RunState, ServiceName, keys,
+    AddressBlock, App, AppName, AssignedInstance, Assignment, BlockNumber, Deployment, DeploymentNumber,
+    Document, Generation, InstanceId, Intent, JobName, JobRun, JobState, MakingWay, NodeId, Release,
+    ReleaseNumber, RouteDocument, Run, RunId, RunOutcome, RunState, ServiceName, keys,
 };
 
 use crate::placed::Given;
@@ -45,6 +45,7 @@ pub struct Draft<'a> {
     /// matter most, in the next plan.
     ended: Vec<(NodeId, InstanceId)>,
     routes: BTreeMap<AppName, Option<RouteDocument>>,
+    addresses: BTreeMap<BlockNumber, AddressBlock>,
     recorded_runs: BTreeMap<RunId, Run>,
     recorded_bytes: usize,
     dispatched: Vec<Dispatch>,
@@ -102,6 +103,7 @@ impl<'a> Draft<'a> {
             ground: OnceCell::new(),
             ended: Vec::new(),
             routes: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             recorded_runs: BTreeMap::new(),
             recorded_bytes: 0,
             dispatched: Vec::new(),
@@ -239,6 +241,17 @@ impl<'a> Draft<'a> {
         }
         let Some(document) = self.route_document(app) else { return true };
         self.acknowledged(document.generation)
+    }
+
+    /// The app's blocks of addresses, as changed so far.
+    pub(crate) fn address_blocks(&self, app: &AppName) -> impl Iterator<Item = &AddressBlock> {
+        let held = self.input.world.addresses.blocks_of(app).map(|held| &held.value);
+        let held = held.filter(|block| !self.addresses.contains_key(&block.number));
+        held.chain(self.addresses.values().filter(move |block| block.app == *app))
+    }
+
+    pub(crate) fn is_block_free(&self, block: BlockNumber) -> bool {
+        !self.addresses.contains_key(&block) && self.input.world.addresses.revision_of(block).is_none()
     }
 
     pub(crate) fn acknowledged(&self, generation: Generation) -> bool {
@@ -384,6 +397,10 @@ impl<'a> Draft<'a> {
         self.ground.get_mut().expect("it was just made")
     }
 
+    pub(crate) fn give_addresses(&mut self, block: AddressBlock) {
+        self.addresses.insert(block.number, block);
+    }
+
     pub(crate) fn publish(&mut self, app: &AppName, document: Option<RouteDocument>) {
         self.routes.insert(app.clone(), document);
     }
@@ -447,6 +464,11 @@ impl<'a> Draft<'a> {
             self.wake_at(at);
         }
         let mut steps = Vec::new();
+        // Before the releases that need them: whoever starts an instance of one finds them.
+        for (number, block) in std::mem::take(&mut self.addresses) {
+            let write = self.write(keys::addresses(number), &block);
+            self.push(&mut steps, format!("give addresses to {}", block.app), vec![write]);
+        }
         for (app, changed) in std::mem::take(&mut self.changed) {
             self.push(&mut steps, format!("move {app} on"), self.writes_of(&app, &changed));
         }

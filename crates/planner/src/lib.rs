@@ -14,12 +14,14 @@
 //! - [`schedule`]: chooses the node, or says for each node why not; [`preempt`] makes room for what matters more, and
 //!   [`rebalance`] finds better places when there are any.
 //! - [`lease`]: when an exclusive instance on a lost node has ended for sure.
+//! - [`addresses`]: where services are reached from inside the cluster.
 //! - [`routes`]: which instances get requests.
 //! - [`jobs`]: which scheduled times have come, and what becomes of each.
 //!
 //! What it deliberately does not do: no I/O, no clock, no randomness, no async, and nothing is remembered here
 //! between two plans beside [`Progress`], which holds when timers began and what was counted since.
 
+pub mod addresses;
 mod aftercare;
 mod course;
 mod draft;
@@ -130,6 +132,7 @@ pub fn plan(input: Input<'_>, progress: &mut Progress) -> Plan {
     for app in apps_by_priority(&draft) {
         rollout::advance_deployment(&mut draft, app);
         aftercare::tend(&mut draft, app);
+        addresses::ensure_addresses(&mut draft, app);
         reconcile::reconcile_app(&mut draft, app);
         routes::publish_routes(&mut draft, app);
         jobs::dispatch_jobs(&mut draft, app);

@@ -14,6 +14,7 @@ use rung_model::{
     RouteDocument, SecretName, ServiceName, Split,
 };
 
+use crate::addresses;
 use crate::course::{self, Changeover, Target};
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing};
@@ -52,6 +53,7 @@ fn document(draft: &Draft<'_>, app: &AppName, held: Option<&RouteDocument>) -> O
         hosts,
         secrets: routing_secrets(draft, app, &rules),
         rules,
+        inside: addresses::inside(draft, app),
         backends,
         measured,
         pages: file.map(|file| file.pages.clone()).unwrap_or_default(),
@@ -65,7 +67,7 @@ fn routing_file<'a>(draft: &'a Draft<'_>, app: &AppName) -> Option<&'a AppFile> 
     routing_release(draft, app).map(|release| &release.file)
 }
 
-fn routing_release<'a>(draft: &'a Draft<'_>, app: &AppName) -> Option<&'a Release> {
+pub(crate) fn routing_release<'a>(draft: &'a Draft<'_>, app: &AppName) -> Option<&'a Release> {
     let record = draft.app(app);
     if record.destroying.is_some() {
         return None;

@@ -4,12 +4,15 @@
 //! one gives the same world as listing everything anew (a property that the tests hold it to).
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use rung_model::{
-    App, AppName, Assignment, Deployment, DeploymentNumber, Document, Generation, JobName, JobState, Member,
-    Node, NodeId, Observed, Release, ReleaseNumber, RouteDocument, Run, RunId, keys,
+    AddressBlock, App, AppName, Assignment, BlockNumber, Deployment, DeploymentNumber, Document, Generation,
+    JobName, JobState, Member, Node, NodeId, Observed, Release, ReleaseNumber, RouteDocument, Run, RunId,
+    ServiceName, keys,
 };
 
+use crate::addresses::Addresses;
 use crate::placed::Placed;
 use crate::unknown::Unknown;
 
@@ -35,6 +38,7 @@ pub struct World {
     pub observed: BTreeMap<NodeId, Held<Observed>>,
     pub routes: BTreeMap<AppName, Held<RouteDocument>>,
     pub jobs: BTreeMap<AppName, BTreeMap<JobName, Held<JobState>>>,
+    pub addresses: Addresses,
     pub(crate) placed: Placed,
     /// By key, of the few documents that have any.
     unknown: BTreeMap<String, Unknown>,
@@ -105,6 +109,10 @@ impl World {
                 let observed: Observed = decode(key, value)?;
                 self.observed.insert(observed.node.clone(), Held { revision, value: observed });
             }
+            "addresses" => {
+                let block: AddressBlock = self.decode_keeping(key, value)?;
+                self.addresses.put(Held { revision, value: block });
+            }
             "routes" => {
                 let mut document: RouteDocument = decode(key, value)?;
                 document.generation = generation;
@@ -158,6 +166,11 @@ impl World {
             }
             "observed" => remove(&mut self.observed, first),
             "routes" => remove(&mut self.routes, first),
+            "addresses" => {
+                if let Ok(block) = first.parse() {
+                    self.addresses.delete(block);
+                }
+            }
             "runs" => {
                 if let Some(Ok(id)) = second.map(RunId::new) {
                     self.runs.remove(&id);
@@ -222,6 +235,7 @@ impl World {
             "assign" => self.assignments.get(&NodeId::new(first).ok()?).map(|held| held.revision),
             "observed" => self.observed.get(&NodeId::new(first).ok()?).map(|held| held.revision),
             "routes" => self.routes.get(&AppName::new(first).ok()?).map(|held| held.revision),
+            "addresses" => self.addresses.revision_of(first.parse::<BlockNumber>().ok()?),
             "runs" => self.runs.get(&RunId::new(second?).ok()?).map(|held| held.revision),
             "jobs" => {
                 let job = JobName::new(second?).ok()?;
@@ -239,6 +253,11 @@ impl World {
         }
     }
 
+    /// Where a service is reached from inside the cluster.
+    pub fn address(&self, app: &AppName, service: &ServiceName) -> Option<Ipv4Addr> {
+        self.addresses.of(app, service)
+    }
+
     /// Every key that is held for one app beside its own and its routes, for its destruction.
     pub fn keys_of_app(&self, app: &AppName) -> Vec<String> {
         let mut found = Vec::new();
@@ -251,6 +270,7 @@ impl World {
         found.extend(deployments.map(|number| keys::deployment(app, *number)));
         let jobs = self.jobs.get(app).into_iter().flat_map(BTreeMap::keys);
         found.extend(jobs.map(|job| keys::job(app, job)));
+        found.extend(self.addresses.blocks_of(app).map(|held| keys::addresses(held.value.number)));
         found
     }
 }

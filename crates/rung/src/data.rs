@@ -54,6 +54,11 @@ impl Data {
         self.root.join("ingress")
     }
 
+    /// The agent says there which app has which user.
+    pub fn users(&self) -> PathBuf {
+        rung_agent::layout::Layout::new(self.node()).users()
+    }
+
     pub fn node(&self) -> PathBuf {
         self.root.join("node")
     }

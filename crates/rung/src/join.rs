@@ -9,7 +9,8 @@ use rung_agent::{AgentConfig, Outside, Shutdown};
 use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, JoinArgs, UpArgs, data_directory};
-use rung_ingress::{ClusterSetting, Listen, Supervisor, SupervisorConfig};
+use rung_ingress::{ClusterSetting, Listen, ServicesSetting, Supervisor, SupervisorConfig};
+use rung_model::address::SERVICE_PORT;
 use rung_model::{Label, Labels, NodeId, NodeRole};
 use rung_trust::{Clients, Identity, Listener, Members, TrustDirectory};
 use tokio::signal::unix::{SignalKind, signal};
@@ -139,6 +140,7 @@ impl Node {
                     api: client.clone(),
                     program,
                     labels: labels(&args.labels),
+                    services: supervisor.services(),
                 };
                 Some(tokio::spawn(async move {
                     rung_agent::run(config, Some(outside), stopping).await.map_err(anyhow::Error::from)
@@ -211,6 +213,7 @@ fn supervisor_config(
             trust: data.trust(),
             peers: (!is_ingress).then_some(peers),
         }),
+        services: (!is_ingress).then(|| services_setting(data)),
         api: membership.addresses()?,
         data: data.ingress(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -257,6 +260,13 @@ async fn write_events(mut events: mpsc::UnboundedReceiver<String>) {
     while let Some(message) = events.recv().await {
         tracing::info!("{message}");
     }
+}
+
+/// For a machine that runs instances.
+pub fn services_setting(data: &Data) -> ServicesSetting {
+    // Without root every app has the same user, and nobody can be told from anybody.
+    let users = nix::unistd::geteuid().is_root().then(|| data.users());
+    ServicesSetting { port: SERVICE_PORT, users }
 }
 
 /// For the server's own machine.

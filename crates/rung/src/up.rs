@@ -168,6 +168,7 @@ impl Platform {
                 .map(|said| listen_on("--https", said.as_deref(), UpArgs::HTTPS))
                 .transpose()?,
             cluster: is_cluster.then(|| join::own_setting(data, &node, api.ip())),
+            services: Some(join::services_setting(data)),
             api: vec![socket.clone()],
             data: data.ingress(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -178,6 +179,7 @@ impl Platform {
         }
         let https = supervisor.https().zip(supervisor.development_certificate());
         let http = supervisor.http().context("the ingress listens nowhere")?;
+        let services = supervisor.services();
         let token = data.ensure_token()?;
         let (upgrade_sender, upgrades) = mpsc::channel(1);
         let (ending_sender, endings) = mpsc::channel(1);
@@ -188,6 +190,7 @@ impl Platform {
             token: token.clone(),
             node: node.clone(),
             http: http.to_string(),
+            services,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             upgrades: upgrade_sender,
             endings: ending_sender,
@@ -229,6 +232,7 @@ impl Platform {
             api: client.clone(),
             program,
             labels: join::labels(&up.labels),
+            services,
         };
         let agent = tokio::spawn(async move {
             rung_agent::run(config, outside, stopping).await.map_err(anyhow::Error::from)

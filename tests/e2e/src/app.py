@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -145,6 +147,15 @@ class Handler(BaseHTTPRequestHandler):
     def page_env(self, asked):
         value = os.environ.get(asked["name"])
         self.answer(value if value is not None else "", 200 if value is not None else 404)
+
+    def page_call(self, asked):
+        """Calls another service by the address in the environment, and answers as that did."""
+        call = urllib.request.Request(os.environ[asked["url"]] + asked.get("path", "/"))
+        try:
+            with urllib.request.urlopen(call, timeout=20) as answer:
+                self.answer(answer.read(), answer.status)
+        except urllib.error.HTTPError as error:
+            self.answer(error.read(), error.code, [("X-Refused", error.headers.get("Rung-Error", ""))])
 
     def page_headers(self, asked):
         self.answer("".join(f"{name.lower()}: {value}\n" for name, value in self.headers.items()))

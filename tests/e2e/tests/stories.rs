@@ -56,6 +56,8 @@ mod releases;
 mod secrets;
 #[path = "stories/servers.rs"]
 mod servers;
+#[path = "stories/services.rs"]
+mod services;
 #[path = "stories/stores.rs"]
 mod stores;
 #[path = "stories/strategies.rs"]

@@ -52,6 +52,7 @@ fn release(check: Check) -> Release {
         hold: Hold { max_requests: 1, max_time: Duration::from_secs(1) },
         mounts: BTreeMap::new(),
         place: Default::default(),
+        allow: Vec::new(),
     };
     // By way of the wire, where what is not said has its default.
     let file = serde_json::json!({

@@ -144,6 +144,7 @@ pub fn service(command: &str) -> Service {
         response_timeout: Duration::from_secs(10),
         protocol: Protocol::Http1,
         place: Default::default(),
+        allow: Vec::new(),
         hold: Hold { max_requests: 10, max_time: Duration::from_secs(1) },
         mounts: BTreeMap::new(),
     }
@@ -209,6 +210,7 @@ impl World {
             api: Client::new(api.parse::<Address>().unwrap(), None),
             program: env!("CARGO_BIN_EXE_rung-test-shim").into(),
             labels: Default::default(),
+            services: Some(7700),
         };
         let task = runtime.spawn(async move { rung_agent::run(config, None, asked).await.unwrap() });
         self.agent = Some(Agent { shutdown, runtime, task });
@@ -253,7 +255,7 @@ impl World {
             provenance: Default::default(),
         };
         let env = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
-        let launch = Launch { release: release.clone(), env };
+        let launch = Launch { release: release.clone(), env, services: BTreeMap::new() };
         self.server.launches.lock().unwrap().insert(("shop".into(), number), launch);
         release
     }

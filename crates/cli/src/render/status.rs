@@ -70,10 +70,18 @@ fn headline(status: &AppStatus, paint: Paint) -> String {
 
 fn services(status: &AppStatus, paint: Paint) -> Vec<String> {
     let width = status.services.iter().map(|service| service.name.as_str().len()).max().unwrap_or(0);
-    status.services.iter().map(|service| service_line(service, width, paint)).collect()
+    let shown = if status.services.len() > 1 { Inside::Shown } else { Inside::NoMatter };
+    status.services.iter().map(|service| service_line(service, width, shown, paint)).collect()
 }
 
-fn service_line(service: &ServiceStatus, width: usize, paint: Paint) -> String {
+/// Where services reach each other: of interest where there are several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    Shown,
+    NoMatter,
+}
+
+fn service_line(service: &ServiceStatus, width: usize, shown: Inside, paint: Paint) -> String {
     let ServiceStatus { name, desired, healthy, .. } = service;
     let mood = match (*healthy, *desired) {
         (_, 0) => Mood::Neutral,
@@ -87,10 +95,13 @@ fn service_line(service: &ServiceStatus, width: usize, paint: Paint) -> String {
     };
     let mut remarks = Vec::new();
     if service.exclusive {
-        remarks.push("exclusive");
+        remarks.push("exclusive".to_owned());
     }
     if !service.port {
-        remarks.push("no port");
+        remarks.push("no port".to_owned());
+    }
+    if let Some(address) = service.inside.as_ref().filter(|_| shown == Inside::Shown) {
+        remarks.push(format!("inside at {address}"));
     }
     let line = format!("  {name:width$}  {}", paint.mood(mood, &counts));
     if remarks.is_empty() { line } else { format!("{line}  {}", paint.dim(&remarks.join(", "))) }

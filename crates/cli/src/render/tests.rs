@@ -76,6 +76,7 @@ fn service(name: &str, desired: u32, instances: Vec<InstanceStatus>) -> ServiceS
         port: name == "web",
         scale: None,
         unplaced: None,
+        inside: None,
         instances,
     }
 }

@@ -26,6 +26,13 @@ impl Control {
     pub(crate) fn status_of(&self, app: &AppName) -> Result<AppStatus, ErrorBody> {
         let found = self.read_loop(|reconcile| status::app_status(reconcile, app, &self.inner.http));
         let mut status = found.ok_or_else(|| no_such_app(app))?;
+        if let Some(port) = self.inner.services {
+            for service in &mut status.services {
+                let address = self.read(|world| world.address(app, &service.name));
+                let address = address.filter(|_| service.port);
+                service.inside = address.map(|address| format!("http://{address}:{port}"));
+            }
+        }
         status.problems.extend(self.store_trouble());
         status.problems.extend(self.certificate_problems(app));
         Ok(status)

@@ -16,8 +16,8 @@ use crate::http2::{broken, connect, request, story, text};
 use crate::stage::{Stage, backend, shop};
 
 /// A service in a thread with a runtime of its own.
-struct Service {
-    endpoint: Endpoint,
+pub struct Service {
+    pub endpoint: Endpoint,
     asked: Arc<AtomicUsize>,
 }
 
@@ -53,7 +53,7 @@ impl Service {
     }
 
     /// Sends every frame back as it comes, and how many there were in the trailers.
-    fn echo(id: &str) -> Self {
+    pub fn echo(id: &str) -> Self {
         Self::start(id, |request, mut respond| async move {
             assert_eq!(request.headers()["te"], "trailers");
             assert_eq!(request.headers()["x-forwarded-for"], "127.0.0.1");

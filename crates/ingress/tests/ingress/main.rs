@@ -13,6 +13,7 @@ mod grpc;
 mod hostile;
 mod http2;
 mod leaving;
+mod inside;
 mod lifetimes;
 mod load_balancers;
 mod overload;

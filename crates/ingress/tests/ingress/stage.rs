@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
@@ -247,6 +247,8 @@ pub struct Rung {
     thread: std::thread::JoinHandle<()>,
     shutdown: watch::Sender<bool>,
     lost: watch::Sender<bool>,
+    /// At which port services are called.
+    services: u16,
     pub events: mpsc::UnboundedReceiver<String>,
 }
 
@@ -294,6 +296,11 @@ impl Stage {
 
     pub fn https(&self) -> SocketAddr {
         self.https.expect("the story serves over TLS")
+    }
+
+    /// Where the service is called that has this address.
+    pub fn inside(&self, address: Ipv4Addr) -> SocketAddr {
+        SocketAddr::from((address, self.rung.as_ref().expect("rung runs").services))
     }
 
     pub fn await_event(&mut self, what: &str) {
@@ -362,6 +369,10 @@ impl Rung {
             program,
             http: Some(Listen { address: http, next_free: false }),
             cluster: None,
+            services: Some(rung_ingress::ServicesSetting {
+                port: rung_model::address::SERVICE_PORT,
+                users: None,
+            }),
             https: https.map(|address| Listen { address, next_free: false }),
             api: vec![rung_api::Address::Tcp(api.to_string())],
             data: directory.to_owned(),
@@ -370,6 +381,7 @@ impl Rung {
         let supervisor =
             Supervisor::bind(config).expect("binding failed").arguments(arguments.iter().copied());
         let (http, https) = (supervisor.http().expect("it was asked for"), supervisor.https());
+        let services = supervisor.services().expect("the loopback device is there");
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -379,7 +391,7 @@ impl Rung {
                 }
             });
         });
-        (Self { thread, shutdown, lost, events }, http, https)
+        (Self { thread, shutdown, lost, services, events }, http, https)
     }
 }
 

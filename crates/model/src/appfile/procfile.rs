@@ -111,5 +111,6 @@ fn service_of(command: &str, port: bool) -> Service {
         hold: Hold { max_requests: defaults::HOLD_REQUESTS, max_time: defaults::HOLD_TIME },
         mounts: BTreeMap::new(),
         place: super::Place::default(),
+        allow: Vec::new(),
     }
 }

@@ -157,9 +157,9 @@ pub const SERVICE: Section = Section {
         "mounts",
         "place",
         "priority",
+        "allow",
     ],
     refused: &[
-        later("allow", "on one machine every app can reach every service"),
         elsewhere("image", "one image holds for the whole app: write it below `[build]`"),
         elsewhere("schedule", "what ends is a job: write it `[jobs.<name>]`"),
         elsewhere("env", "the environment holds for the whole app: write it below `[env]`"),

@@ -8,7 +8,7 @@ use super::error::Findings;
 use super::read::{Field, Table, clip};
 use super::schema;
 use super::{Check, Health, Service, place, values};
-use crate::ids::VolumeName;
+use crate::ids::{AppName, VolumeName};
 use crate::routes::{Hold, Protocol};
 
 /// Where the keys of a service stand, for errors that need the whole file.
@@ -42,6 +42,7 @@ pub(super) fn read(
         hold: hold(table, findings),
         mounts,
         place: place::read(table, exclusive, findings),
+        allow: allow(table, findings),
     };
     refuse_contradictions(table, port, exclusive, findings);
     refuse_page_check(table, &service, findings);
@@ -133,9 +134,35 @@ fn protocol(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Protocol {
     }
 }
 
+/// Apps are recognized by the users that they run as, which the services of one share.
+fn allow(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Vec<AppName> {
+    let mut allowed = Vec::new();
+    let Some(field) = table.field("allow") else { return allowed };
+    for element in field.elements(findings, "allow = [\"reports\"]") {
+        let Some(text) = element.text(findings, "\"reports\"") else { continue };
+        let way_out = match text.split_once(['/', '@']) {
+            Some((app, _)) => {
+                format!("write \"{}\": an app is allowed whole, in the same environment", clip(app))
+            }
+            None => "write the name of an app: allow = [\"reports\"]".to_owned(),
+        };
+        match AppName::new(text) {
+            Ok(app) if app.is_in_production() => allowed.push(app),
+            Ok(_) => element.report(findings, format!("`{}` names an environment", clip(text)), way_out),
+            Err(error) => {
+                let message = format!("`{}` is not {}: {}", clip(text), error.what, error.why);
+                element.report(findings, message, way_out);
+            }
+        }
+    }
+    allowed.sort();
+    allowed.dedup();
+    allowed
+}
+
 fn refuse_contradictions(table: &Table<'_, '_>, port: bool, exclusive: bool, findings: &mut Findings<'_>) {
     if !port {
-        for key in ["drain", "response_timeout", "protocol", "hold"] {
+        for key in ["drain", "response_timeout", "protocol", "hold", "allow"] {
             if let Some(field) = table.field(key) {
                 let message = format!("`{key}` is about requests, and `{}` has no port", clip(&table.name));
                 let way_out = if key == "drain" {

@@ -255,10 +255,8 @@ fn an_empty_file_says_what_to_write() {
 
 #[test]
 fn capabilities_of_later_are_refused_with_a_word() {
-    let text = format!(
-        "{}\n[databases.main]\nengine = \"postgres\"\n",
-        web("instances = { min = 2, max = 8 }\nallow = [\"billing\"]")
-    );
+    let text =
+        format!("{}\n[databases.main]\nengine = \"postgres\"\n", web("instances = { min = 2, max = 8 }"));
     shows(
         &text,
         expect![[r#"
@@ -269,22 +267,22 @@ fn capabilities_of_later_are_refused_with_a_word() {
               |             ^^^^^^^^^^^^^^^^^^^^
               = write a number, and change it with `rung scale`
 
-            `services.web.allow` does not work yet
-             --> rung.toml:5:1
-              |
-            5 | allow = ["billing"]
-              | ^^^^^
-              = on one machine every app can reach every service
-
             `databases` does not work yet
-             --> rung.toml:7:2
+             --> rung.toml:6:2
               |
-            7 | [databases.main]
+            6 | [databases.main]
               |  ^^^^^^^^^
               = run one beside Rung and give its address with `rung secret set DATABASE_URL`
 
-            rung.toml has 3 errors"#]],
+            rung.toml has 2 errors"#]],
     );
+}
+
+#[test]
+fn a_service_says_which_apps_may_call_it() {
+    let file = accepted(&web("allow = [\"shop\", \"reports\", \"shop\"]"));
+    let allowed = &file.services[&ServiceName::new("web").unwrap()].allow;
+    assert_eq!(allowed.iter().map(AppName::as_str).collect::<Vec<_>>(), ["reports", "shop"]);
 }
 
 #[test]
@@ -302,6 +300,10 @@ fn keys_that_contradict_each_other_are_refused() {
             web("protocol = \"h2c\"\nhealth = { path = \"/up\" }"),
             "its page is asked for by HTTP/1.1, and the service speaks h2c",
         ),
+        (web("allow = [\"shop/web\"]"), "write \"shop\": an app is allowed whole"),
+        (web("allow = [\"shop@staging\"]"), "`shop@staging` names an environment"),
+        (web("allow = [\"Shop\"]"), "`Shop` is not an app's name"),
+        (web("port = false\nallow = [\"shop\"]"), "`allow` is about requests"),
         (web("protocol = \"spdy\""), "`spdy` is not a protocol"),
         (web("health = { path = \"/up\", tcp = true }"), "`path` and `tcp` are two health checks"),
         (

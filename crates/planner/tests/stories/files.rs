@@ -76,6 +76,7 @@ pub fn service(command: &str, instances: u32) -> Service {
         hold: Hold { max_requests: 100, max_time: Duration::from_secs(30) },
         mounts: BTreeMap::new(),
         place: Default::default(),
+        allow: Vec::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 // What can't be parsed here is a mistake of the story.
 #![allow(clippy::unwrap_used)]
 
+mod addresses;
 mod aftercare;
 mod canary;
 mod deploying;

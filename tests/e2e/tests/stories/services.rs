@@ -1,0 +1,177 @@
+//! Services that call each other: on one machine, on two, and those that may not.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rung_api::wire::AppStatus;
+use rung_e2e::{Hosts, Load, Rung, Service, TestApp, eventually, http, process};
+
+fn service(name: &str, instances: u32, more: &[&str]) -> Service {
+    let mut lines = vec!["health = { path = \"/up\", interval = \"200ms\", timeout = \"2s\" }".to_owned()];
+    lines.push("drain = \"5s\"".to_owned());
+    lines.extend(more.iter().map(|line| (*line).to_owned()));
+    Service { name: name.into(), instances, lines }
+}
+
+/// `web` for visitors, and `api` for `web`.
+fn shop(api: u32) -> TestApp {
+    let mut app = TestApp::new("shop", 1);
+    app.services.push(service("api", api, &[]));
+    app
+}
+
+/// Where a service is called, on the server's machine.
+fn inside(status: &AppStatus, service: &str) -> SocketAddr {
+    let found = status.services.iter().find(|found| found.name.as_str() == service);
+    let said = found.and_then(|found| found.inside.clone());
+    let said = said.unwrap_or_else(|| panic!("{service} has no address inside: {status:?}"));
+    said.trim_start_matches("http://").parse().unwrap_or_else(|error| panic!("{said}: {error}"))
+}
+
+#[test]
+fn a_service_calls_another_one_by_the_address_in_its_environment() {
+    let rung = Rung::start();
+    let app = shop(2);
+    rung.deploy(app.directory()).succeeds();
+    let api = rung.wait_until_settled("shop", "api", 2);
+    let answered = rung.page("shop", "/call?url=RUNG_SERVICE_API_URL");
+    let by = |pid: u32| answered.contains(&format!("of process {pid}"));
+    assert!(api.iter().any(|instance| by(instance.pid.expect("a healthy one has a process"))), "{answered}");
+    let address = inside(&rung.app("shop"), "api");
+    let told = rung.page("shop", "/env?name=RUNG_SERVICE_API_URL");
+    assert_eq!(told, format!("http://{address}"), "the environment and `rung status` differ");
+    rung.cli(&["status", "--app", "shop"]).succeeds().mentions(&format!("inside at http://{address}"));
+    rung.cli(&["run", "--no-tty", "--app", "shop", "echo $RUNG_SERVICE_WEB_URL"])
+        .succeeds()
+        .mentions(&format!("http://{}", inside(&rung.app("shop"), "web")));
+    let headers = rung.page("shop", "/call?url=RUNG_SERVICE_API_URL&path=/headers");
+    assert!(headers.contains(&format!("host: {address}")), "{headers}");
+    let nobody = SocketAddr::new("127.64.0.9".parse().expect("an address"), address.port());
+    let answer = http::get(nobody, "nobody", "/").expect("an answer");
+    assert_eq!((answer.status, answer.header("rung-error")), (404, Some("no_service")));
+}
+
+#[test]
+fn calls_go_on_while_instances_die_and_a_new_release_takes_over() {
+    let mut rung = Rung::start();
+    let mut app = shop(2);
+    rung.deploy(app.directory()).succeeds();
+    let before = rung.wait_until_settled("shop", "api", 2);
+    let address = inside(&rung.app("shop"), "api");
+    let load = Load::start(address, "api.shop.internal", "/");
+    load.wait_for(100);
+    process::kill_9(before[0].pid.expect("a healthy instance has a process"));
+    load.wait_for(50);
+    rung.wait_until_settled("shop", "api", 2);
+    app.version = "2".into();
+    rung.deploy(app.directory()).succeeds();
+    load.wait_for(50);
+    // The proxy is replaced under the calls, with the same listening socket.
+    rung.kill_9();
+    rung.up(None, &[]);
+    rung.wait_until_settled("shop", "api", 2);
+    assert_eq!(inside(&rung.app("shop"), "api"), address, "a service moved to another address");
+    load.wait_for(100);
+    let tally = load.stop();
+    tally.assert_none_lost("a kill, a deploy and a restart of rung");
+    assert_eq!(tally.versions.len(), 2, "both releases have answered: {:?}", tally.versions);
+}
+
+#[test]
+fn a_service_that_is_not_there_yet_is_waited_for_by_whoever_calls() {
+    let rung = Rung::start();
+    let app = shop(0);
+    rung.deploy(app.directory()).succeeds();
+    rung.wait_until_settled("shop", "web", 1);
+    let answer = rung.get("shop", "/call?url=RUNG_SERVICE_API_URL").expect("an answer");
+    assert_eq!((answer.status, answer.header("x-refused")), (503, Some("no_instance")), "{}", answer.text());
+    rung.cli(&["scale", "api=1", "--app", "shop"]).succeeds();
+    // The caller was started before: its address has not changed.
+    rung.page("shop", "/call?url=RUNG_SERVICE_API_URL");
+    rung.cli(&["destroy", "--app", "shop", "-y"]).succeeds();
+}
+
+/// Root only, as `rung doctor` says: without it apps have the same user.
+#[test]
+fn an_app_calls_another_apps_service_where_that_allows_it() {
+    let rung = Rung::start();
+    let mut billing = TestApp::new("billing", 1);
+    billing.services.push(service("ledger", 1, &["allow = [\"reports\"]"]));
+    rung.deploy(billing.directory()).succeeds();
+    for name in ["reports", "shop"] {
+        rung.deploy(TestApp::new(name, 1).directory()).succeeds();
+        rung.wait_until_settled(name, "web", 1);
+    }
+    let ledger = format!("http://{}", inside(&rung.app("billing"), "ledger"));
+    let call = "/call?url=RUNG_SERVICE_BILLING_LEDGER_URL";
+    assert_eq!(rung.page("reports", "/env?name=RUNG_SERVICE_BILLING_LEDGER_URL"), ledger);
+    assert!(rung.page("reports", call).contains("version 1"), "reports is allowed");
+    let answer = rung.get("shop", "/env?name=RUNG_SERVICE_BILLING_LEDGER_URL").expect("an answer");
+    assert_eq!(answer.status, 404, "shop was told where the ledger is");
+
+    // Whoever knows the address all the same.
+    let mut shop = TestApp::new("shop", 1);
+    shop.set("LEDGER", &ledger);
+    rung.deploy(shop.directory()).succeeds();
+    let refused = eventually("shop is refused", || match rung.get("shop", "/call?url=LEDGER") {
+        Ok(answer) if answer.status == 403 => Ok(answer),
+        Ok(answer) => Err(format!("{}: {}", answer.status, answer.text())),
+        Err(failure) => Err(format!("{failure:?}")),
+    });
+    assert_eq!(refused.header("x-refused"), Some("caller_refused"));
+    assert!(refused.text().contains("ledger of billing does not allow shop"), "{}", refused.text());
+
+    billing.services[1].lines.retain(|line| !line.starts_with("allow"));
+    billing.services[1].lines.push("allow = [\"reports\", \"shop\"]".into());
+    rung.deploy(billing.directory()).succeeds();
+    assert!(rung.page("shop", "/call?url=LEDGER").contains("version 1"), "shop is allowed now");
+    billing.services[1].lines.retain(|line| !line.starts_with("allow"));
+    rung.deploy(billing.directory()).succeeds();
+    eventually("reports is not allowed any more", || {
+        let answer = rung.get("reports", call).map_err(|failure| format!("{failure:?}"))?;
+        if answer.status == 403 { Ok(()) } else { Err(answer.text()) }
+    });
+}
+
+#[test]
+fn over_two_machines_calls_reach_the_other_one_and_none_fails_when_instances_die() {
+    let mut hosts = Hosts::new(2);
+    hosts.host_mut(1).serve();
+    hosts.join_with(2, "worker", &["--label", "disk=ssd"]);
+    let mut app = TestApp::new("shop", 1);
+    app.services.push(service("api", 2, &["place = { require = { disk = \"ssd\" } }"]));
+    app.services.push(service("near", 2, &[]));
+    hosts.host(1).deploy(app.directory()).succeeds();
+    let status: AppStatus = hosts.host(1).cli(&["status", "--app", "shop", "--json"]).succeeds().json();
+    let nodes = |service: &str| {
+        let instances = hosts.host(1).instances("shop").into_iter();
+        let of_it = instances.filter(|instance| instance.service.as_str() == service);
+        of_it.map(|instance| instance.node.to_string()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(nodes("api"), ["host-2".to_owned()].into(), "the label was not minded");
+    assert_eq!(nodes("near").len(), 2, "there is one beside each caller");
+    let (api, near) = (inside(&status, "api"), inside(&status, "near"));
+    let load = |from: usize, address: SocketAddr| {
+        hosts.host(from).inside(|| Load::start_clients(address, "inside", "/", 4, Duration::from_millis(10)))
+    };
+    // From the machine that has none of it, and from the one that has all.
+    let (far, beside, close) = (load(1, api), load(2, api), load(1, near));
+    for load in [&far, &beside, &close] {
+        load.wait_for(100);
+    }
+    let victim =
+        hosts.host(1).instances("shop").into_iter().find(|instance| instance.service.as_str() == "api");
+    let pid = victim.and_then(|victim| victim.pid).expect("a healthy instance has a process");
+    process::kill_9(pid);
+    far.wait_for(100);
+    app.version = "2".into();
+    hosts.host(1).deploy(app.directory()).succeeds();
+    for load in [&far, &beside, &close] {
+        load.wait_for(100);
+    }
+    far.stop().assert_none_lost("calls from the other machine");
+    beside.stop().assert_none_lost("calls from the same machine");
+    close.stop().assert_none_lost("calls that have an instance beside them");
+    hosts.power_off(2);
+}
