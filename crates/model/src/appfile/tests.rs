@@ -300,7 +300,7 @@ fn keys_that_contradict_each_other_are_refused() {
             web("protocol = \"h2c\"\nhealth = { path = \"/up\" }"),
             "its page is asked for by HTTP/1.1, and the service speaks h2c",
         ),
-        (web("allow = [\"shop/web\"]"), "write \"shop\": an app is allowed whole"),
+        (web("allow = [\"shop/web\"]"), "`shop/web` is not an app's name: names use a to z, 0 to 9 and -"),
         (web("allow = [\"shop@staging\"]"), "`shop@staging` names an environment"),
         (web("allow = [\"Shop\"]"), "`Shop` is not an app's name"),
         (web("port = false\nallow = [\"shop\"]"), "`allow` is about requests"),

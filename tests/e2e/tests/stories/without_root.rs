@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use rung_e2e::process::{self, Life};
-use rung_e2e::{Load, Rung, Start, TestApp, eventually, rung_binary};
+use rung_e2e::{Load, Rung, Service, Start, TestApp, eventually, rung_binary};
 
 /// A user that owns nothing on the machine (`nobody`).
 const USER: u32 = 65534;
@@ -55,4 +55,16 @@ fn without_root_no_child_outlives_its_instance() {
     process::kill_9(main);
     children.into_iter().for_each(process::wait_until_gone);
     rung.wait_until_settled("hare", "web", 1);
+}
+
+#[test]
+fn without_root_services_call_each_other_and_it_is_said_that_nobody_is_refused() {
+    let (rung, _place) = platform_of_nobody();
+    let mut app = TestApp::new("owl", 1);
+    let api = Service { name: "api".into(), ..app.web().clone() };
+    app.services.push(api);
+    rung.deploy(app.directory()).succeeds();
+    let answered_by = rung.page("owl", "/call?url=RUNG_SERVICE_API_URL&path=/env?name=RUNG_SERVICE");
+    assert_eq!(answered_by, "api", "another service answered");
+    rung.cli(&["doctor"]).mentions("`allow` in app files is not enforced");
 }
