@@ -302,8 +302,11 @@ fn keys_that_contradict_each_other_are_refused() {
         ),
         (web("allow = [\"shop/web\"]"), "`shop/web` is not an app's name: names use a to z, 0 to 9 and -"),
         (web("allow = [\"shop@staging\"]"), "`shop@staging` names an environment"),
-        (web("allow = [\"Shop\"]"), "`Shop` is not an app's name"),
-        (web("port = false\nallow = [\"shop\"]"), "`allow` is about requests"),
+        (web("allow = [\"Shop\"]"), "`Shop` is not an app's name: names use a to z, 0 to 9 and -"),
+        (
+            web("port = false\nallow = [\"shop\"]"),
+            "`allow` is about requests, and `services.web` has no port",
+        ),
         (web("protocol = \"spdy\""), "`spdy` is not a protocol"),
         (web("health = { path = \"/up\", tcp = true }"), "`path` and `tcp` are two health checks"),
         (
