@@ -179,6 +179,13 @@ impl Rung {
         command
     }
 
+    /// A deploy that goes on; what it says is not read.
+    pub fn begin_deploy(&self, directory: &Path) -> Child {
+        let directory = directory.to_str().expect("temporary directories have names in UTF-8");
+        let mut deploy = self.cli_command(&["deploy", directory]);
+        deploy.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting rung deploy")
+    }
+
     pub fn deploy(&self, directory: &Path) -> Said {
         self.cli(&["deploy", directory.to_str().expect("temporary directories have names in UTF-8")])
     }
@@ -233,6 +240,13 @@ impl Rung {
 
     pub fn deployments(&self, app: &str) -> Vec<Deployment> {
         self.api_json(&format!("/v1/apps/{app}/deployments")).unwrap_or_else(|instead| panic!("{instead}"))
+    }
+
+    /// # Panics
+    /// When the app was never deployed.
+    pub fn last_deployment(&self, app: &str) -> Deployment {
+        let all = self.deployments(app);
+        all.into_iter().max_by_key(|deployment| deployment.number).expect("the app was deployed")
     }
 
     /// # Panics

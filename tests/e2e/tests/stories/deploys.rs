@@ -182,12 +182,7 @@ fn the_old_release_serves_until_the_new_one_is_healthy() {
     let (rung, mut app) = deployed("slow", 1);
     app.version = "2".into();
     app.set("BE_SLOW_TO_START", "1500");
-    let mut deploy = rung.cli_command(&["deploy", app.directory().to_str().expect("UTF-8")]);
-    let mut deploy = deploy
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("starting rung deploy");
+    let mut deploy = rung.begin_deploy(app.directory());
     let load = Load::start(rung.http(), "slow.localhost", "/");
     eventually("the new release serves", || match http::get(rung.http(), "slow.localhost", "/") {
         Ok(answer) if answer.header("x-version") == Some("2") => Ok(()),

@@ -1,7 +1,5 @@
 //! Deploys that fail: the old release goes on, and the person learns why.
 
-use std::process::Stdio;
-
 use rung_e2e::{Load, Rung, Said, TestApp, eventually, process};
 use rung_model::deployment::Phase;
 
@@ -35,8 +33,7 @@ fn a_release_that_never_becomes_healthy_is_reverted_and_says_why() {
     let (rung, mut app) = deployed("sick");
     app.set("BE_UNHEALTHY", "the moon is full");
     deploy_in_vain(&rung, &mut app).ends_with(3).mentions("the moon is full");
-    let last = rung.deployments("sick").into_iter().max_by_key(|d| d.number).expect("deployments");
-    assert_eq!(last.phase, Phase::RolledBack);
+    assert_eq!(rung.last_deployment("sick").phase, Phase::RolledBack);
 }
 
 #[test]
@@ -101,8 +98,7 @@ fn the_second_of_two_deploys_at_once_is_told_who_is_deploying() {
     let (rung, mut app) = deployed("busy");
     app.version = "2".into();
     app.set("BE_SLOW_TO_START", "4000");
-    let mut first = rung.cli_command(&["deploy", app.directory().to_str().expect("UTF-8")]);
-    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting rung deploy");
+    let mut first = rung.begin_deploy(app.directory());
     eventually("the first deploy has begun", || {
         let deployments = rung.deployments("busy");
         if deployments.len() == 2 { Ok(()) } else { Err(format!("{} deployments", deployments.len())) }
@@ -118,15 +114,10 @@ fn a_deploy_can_be_cancelled() {
     let (rung, mut app) = deployed("regret");
     app.version = "2".into();
     app.set("BE_SLOW_TO_START", "7000");
-    let mut deploy = rung.cli_command(&["deploy", app.directory().to_str().expect("UTF-8")]);
-    let mut deploy =
-        deploy.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting rung deploy");
+    let mut deploy = rung.begin_deploy(app.directory());
     eventually("the deploy has begun to roll", || {
-        let last = rung.deployments("regret").into_iter().max_by_key(|d| d.number);
-        match last {
-            Some(d) if d.number.0 == 2 && d.phase == Phase::Rolling => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+        let last = rung.last_deployment("regret");
+        if last.number.0 == 2 && last.phase == Phase::Rolling { Ok(()) } else { Err(format!("{last:?}")) }
     });
     rung.cli(&["cancel", "--app", "regret"]).succeeds();
     assert_eq!(

@@ -64,8 +64,7 @@ pub fn of_image(name: &str, image: &str, more: &str) -> String {
 
 /// What the timeline of the newest deployment says.
 fn timeline(rung: &Rung, app: &str) -> String {
-    let newest = rung.deployments(app).into_iter().max_by_key(|deployment| deployment.number);
-    let entries = newest.map(|deployment| deployment.timeline).unwrap_or_default();
+    let entries = rung.last_deployment(app).timeline;
     entries.iter().map(|entry| format!("{}\n", entry.message)).collect()
 }
 

@@ -1,6 +1,5 @@
 //! `kill -9` of the platform at any moment of what it is doing: what was begun ends, and nobody who asks notices.
 
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rung_e2e::{Load, Outcome, Rung, Tally, TestApp, eventually, long, process};
@@ -48,27 +47,16 @@ impl Fate {
     }
 }
 
-fn begin_deploy(rung: &Rung, app: &TestApp) -> Child {
-    let directory = app.directory().to_str().expect("UTF-8").to_owned();
-    let mut command = rung.cli_command(&["deploy", &directory]);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting rung deploy")
-}
-
-fn newest(rung: &Rung, app: &str) -> Deployment {
-    let all = rung.deployments(app);
-    all.into_iter().max_by_key(|deployment| deployment.number).expect("the app was deployed")
-}
-
 fn wait_for_its_end(rung: &Rung, app: &str) -> Deployment {
     eventually("the deployment has ended", || {
-        let last = newest(rung, app);
+        let last = rung.last_deployment(app);
         if last.has_ended() { Ok(last) } else { Err(format!("{last:#?}")) }
     })
 }
 
 /// Kills the platform so long after a deploy was begun, and starts it again.
 fn kill_during_deploy(rung: &mut Rung, app: &TestApp, after: Duration) {
-    let mut deploy = begin_deploy(rung, app);
+    let mut deploy = rung.begin_deploy(app.directory());
     std::thread::sleep(after); // tidy: the moment is what is tested
     rung.kill_9();
     // It would ask the dead server on, for a minute.
@@ -102,7 +90,7 @@ fn kill_deploys(name: &str, policy: &str, fates: &[Fate], rounds: usize) {
         let context = format!("round {round}: a deploy that shall be {fate:?}, killed after {after:?}");
         app.version = format!("round-{round}");
         fate.befall(&mut app);
-        let before = newest(&rung, name).number;
+        let before = rung.last_deployment(name).number;
         kill_during_deploy(&mut rung, &app, after);
 
         let ended = wait_for_its_end(&rung, name);
@@ -195,7 +183,7 @@ fn instances_that_were_stopped_by_a_killed_platform_leave_nothing_behind() {
     rung.wait_until_settled("remnant", "web", 2);
     let old = rung.lives("remnant");
     app.version = "2".into();
-    let mut deploy = begin_deploy(&rung, &app);
+    let mut deploy = rung.begin_deploy(app.directory());
     let began = Instant::now();
     eventually("instances of both releases run", || {
         let now = rung.lives("remnant").len();

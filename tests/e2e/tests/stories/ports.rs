@@ -48,9 +48,7 @@ impl Drop for Thief {
 
 /// Begins to deploy an application that takes its time to listen, and takes its port meanwhile.
 fn steal_port(rung: &Rung, app: &TestApp) -> (Thief, std::process::Child) {
-    let mut deploy = rung.cli_command(&["deploy", app.directory().to_str().expect("UTF-8")]);
-    let deploy = deploy.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    let deploy = deploy.spawn().expect("starting rung deploy");
+    let deploy = rung.begin_deploy(app.directory());
     let port = eventually("the instance has its port", || {
         let status = rung.try_app(&app.name)?;
         let mut instances = status.services.iter().flat_map(|service| &service.instances);

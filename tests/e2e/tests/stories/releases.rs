@@ -234,17 +234,17 @@ fn a_deployment_is_explained_afterwards_also_when_the_server_died_in_it() {
     app.version = "2".into();
     app.set("BE_SLOW_TO_START", "1500");
     rung.cli(&["deploy", &path(&app), "--no-wait"]).succeeds();
-    let last =
-        |rung: &Rung| rung.deployments("told").into_iter().max_by_key(|d| d.number).expect("deployments");
-    eventually("the second deployment rolls out", || match last(&rung) {
+    eventually("the second deployment rolls out", || match rung.last_deployment("told") {
         Deployment { phase: Phase::Rolling, number, .. } if number.0 == 2 => Ok(()),
         other => Err(format!("{other:?}")),
     });
     rung.kill_9();
     rung.up(None, &[]);
-    eventually("the deployment goes on to its end after the restart", || match last(&rung) {
-        Deployment { phase: Phase::Succeeded, .. } => Ok(()),
-        other => Err(format!("{other:?}")),
+    eventually("the deployment goes on to its end after the restart", || {
+        match rung.last_deployment("told") {
+            Deployment { phase: Phase::Succeeded, .. } => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     });
     rung.cli(&["explain", "--app", "told"])
         .succeeds()

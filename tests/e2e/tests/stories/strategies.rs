@@ -1,12 +1,11 @@
 //! Releases that move over step by step, or all at once, and come back by themselves.
 
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rung_e2e::http::Connection;
 use rung_e2e::{Load, Outcome, Rung, TestApp, eventually};
+use rung_model::Phase;
 use rung_model::rollout::{Stage, Verdict};
-use rung_model::{Deployment, Phase};
 
 /// Version 1 serves with two instances; what comes next goes by this `[deploy]`.
 fn deployed(name: &str, policy: &str) -> (Rung, TestApp) {
@@ -27,18 +26,9 @@ fn visitors(rung: &Rung, app: &TestApp) -> Load {
     load
 }
 
-fn begin(rung: &Rung, app: &TestApp) -> Child {
-    let mut deploy = rung.cli_command(&["deploy", app.directory().to_str().expect("UTF-8")]);
-    deploy.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting rung deploy")
-}
-
-fn last(rung: &Rung, app: &str) -> Deployment {
-    rung.deployments(app).into_iter().max_by_key(|d| d.number).expect("the app was deployed")
-}
-
 fn wait_until_at(rung: &Rung, app: &str, step: u32, stage: Stage) {
     eventually(&format!("the deployment is {stage:?} at step {step}"), || {
-        let deployment = last(rung, app);
+        let deployment = rung.last_deployment(app);
         let rollout = deployment.rollout.clone().unwrap_or_default();
         let is_there = deployment.phase == Phase::Rolling && (rollout.step, rollout.stage) == (step, stage);
         if is_there { Ok(()) } else { Err(format!("{deployment:?}")) }
@@ -60,7 +50,7 @@ fn a_canary_that_fails_every_fifth_request_is_aborted_by_itself_and_says_by_whic
     let all = tally.answered() + failed;
     assert!(failed * 50 <= all, "of {all} requests {failed} saw a fault of a canary of 5 %");
     assert!(failed > 0, "{}", said.everything());
-    let deployment = last(&rung, "canary");
+    let deployment = rung.last_deployment("canary");
     assert_eq!(deployment.phase, Phase::RolledBack);
     let decision = deployment.rollout.expect("it had steps").decisions.pop().expect("it was decided");
     assert_eq!(decision.verdict, Verdict::Abort);
@@ -92,7 +82,7 @@ fn a_canary_that_answers_late_is_aborted_by_itself_although_it_never_fails() {
 fn a_canary_waits_for_a_word_and_another_one_is_aborted() {
     let (rung, mut app) = deployed("patience", "strategy = \"canary\"\nsteps = [\"50%\", \"100%\"]");
     let load = visitors(&rung, &app);
-    let mut deploy = begin(&rung, &app);
+    let mut deploy = rung.begin_deploy(app.directory());
     wait_until_at(&rung, "patience", 0, Stage::AwaitingWord);
     load.wait_for(100);
     rung.cli(&["status", "--app", "patience"]).succeeds().mentions("rung continue");
@@ -104,7 +94,7 @@ fn a_canary_waits_for_a_word_and_another_one_is_aborted() {
         .mentions("no deployment of patience is going on");
 
     app.version = "3".into();
-    let mut deploy = begin(&rung, &app);
+    let mut deploy = rung.begin_deploy(app.directory());
     wait_until_at(&rung, "patience", 0, Stage::AwaitingWord);
     rung.cli(&["abort", "--app", "patience"]).succeeds();
     assert_eq!(
@@ -125,7 +115,7 @@ fn scaling_during_a_canary_changes_both_releases_and_waits_only_for_the_one_that
     let policy = "strategy = \"canary\"\nsteps = [\"50%\", \"100%\"]\nkeep = \"10m\"";
     let (rung, app) = deployed("scaled", policy);
     let load = visitors(&rung, &app);
-    let mut deploy = begin(&rung, &app);
+    let mut deploy = rung.begin_deploy(app.directory());
     wait_until_at(&rung, "scaled", 0, Stage::AwaitingWord);
     let scale = |count: &str, healthy: &str| {
         rung.cli(&["scale", count, "--app", "scaled"]).succeeds().mentions(healthy);
@@ -141,7 +131,7 @@ fn scaling_during_a_canary_changes_both_releases_and_waits_only_for_the_one_that
     // Down again while visitors are at both: the old release does not keep what nobody asks for.
     scale("web=1", "1 of 1 healthy");
     runs(2);
-    assert_eq!(last(&rung, "scaled").phase, Phase::Rolling, "scaling has ended the step");
+    assert_eq!(rung.last_deployment("scaled").phase, Phase::Rolling, "scaling has ended the step");
     load.wait_for(50);
     rung.cli(&["continue", "--no-wait", "--app", "scaled"]).succeeds();
     assert!(deploy.wait().expect("waiting for rung deploy").success());
@@ -176,7 +166,7 @@ fn blue_and_green_change_places_and_back_without_a_start_or_a_lost_request() {
 fn a_canary_goes_on_where_it_was_after_kill_9_of_the_platform() {
     let (mut rung, app) = deployed("lazarus", "strategy = \"canary\"\nsteps = [\"50% 12s\", \"100%\"]");
     let load = visitors(&rung, &app);
-    let mut deploy = begin(&rung, &app);
+    let mut deploy = rung.begin_deploy(app.directory());
     wait_until_at(&rung, "lazarus", 0, Stage::Holding);
     let lives = rung.lives("lazarus");
     rung.kill_9();
@@ -187,7 +177,7 @@ fn a_canary_goes_on_where_it_was_after_kill_9_of_the_platform() {
     wait_until_at(&rung, "lazarus", 0, Stage::Holding);
     assert_eq!(rung.lives("lazarus"), lives, "the canary was started anew");
     eventually("the canary has gone on to its end", || {
-        let deployment = last(&rung, "lazarus");
+        let deployment = rung.last_deployment("lazarus");
         if deployment.phase == Phase::Succeeded { Ok(()) } else { Err(format!("{deployment:?}")) }
     });
     assert!(rung.page("lazarus", "/").contains("version 2 "));
@@ -206,13 +196,13 @@ fn a_regression_after_success_reverts_by_itself() {
         rung.get("regression", "/become?flag=BE_FAILING&value=50").expect("the application is told");
     }
     eventually("the release before it is back", || {
-        let deployment = last(&rung, "regression");
+        let deployment = rung.last_deployment("regression");
         match (deployment.number.0, deployment.phase) {
             (3, Phase::Succeeded) => Ok(()),
             _ => Err(format!("{deployment:?}")),
         }
     });
-    let deployment = last(&rung, "regression");
+    let deployment = rung.last_deployment("regression");
     assert_eq!(deployment.by, "rung");
     assert!(deployment.timeline[0].message.contains("v2 fails too often"), "{:?}", deployment.timeline);
     assert!(rung.page("regression", "/").contains("version 1 "));
@@ -244,7 +234,7 @@ fn a_canary_that_nobody_visits_waits_or_ends_as_the_file_says_and_says_which() {
         .mentions("v4 got 0 requests; 10 are needed to judge it, within 2 s");
 
     app.sections = vec![policy("wait_at_most = \"10m\"")];
-    let mut deploy = begin(&rung, &app);
+    let mut deploy = rung.begin_deploy(app.directory());
     wait_until_at(&rung, "desert", 0, Stage::AwaitingTraffic);
     rung.cli(&["status", "--app", "desert"]).succeeds().mentions("waits for requests");
     let load = visitors(&rung, &app);
@@ -271,7 +261,7 @@ fn testers_come_first_then_half_of_the_sessions_each_of_which_stays_with_what_it
     let policy = "strategy = \"canary\"\nsteps = [\"0%\", \"50%\", \"100%\"]\n\
                   testers = { header = \"X-Beta\", is = \"on\" }\nsplit = { cookie = \"session\" }";
     let (rung, app) = deployed("variants", policy);
-    let mut deploy = begin(&rung, &app);
+    let mut deploy = rung.begin_deploy(app.directory());
     wait_until_at(&rung, "variants", 0, Stage::AwaitingWord);
     for _ in 0..10 {
         assert_eq!(version_for(&rung, "variants", &[("X-Beta", "on")]), "2", "a tester got the old release");
@@ -306,16 +296,16 @@ fn a_rolling_deploy_by_batches_never_runs_more_than_its_batch_beyond_the_count()
     let load = Load::start(rung.http(), "batches.localhost", "/");
     load.wait_for(50);
     app.version = "2".into();
-    let mut deploy = begin(&rung, &app);
+    let mut deploy = rung.begin_deploy(app.directory());
     let mut most = 0;
     let code = eventually("the deployment has ended", || {
         most = most.max(rung.lives("batches").len());
         deploy
             .try_wait()
             .expect("asking for rung deploy")
-            .ok_or_else(|| format!("{:?}", last(&rung, "batches")))
+            .ok_or_else(|| format!("{:?}", rung.last_deployment("batches")))
     });
-    assert!(code.success(), "{:?}", last(&rung, "batches"));
+    assert!(code.success(), "{:?}", rung.last_deployment("batches"));
     assert!(most <= 4, "{most} instances ran at the same time: three and a batch of one are four");
     load.wait_for(50);
     load.stop().assert_none_lost("a deploy by batches");

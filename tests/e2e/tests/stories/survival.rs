@@ -1,7 +1,5 @@
 //! The platform dies, and its applications do not.
 
-use std::process::Stdio;
-
 use rung_e2e::http::Connection;
 use rung_e2e::{Load, Rung, Start, TestApp, eventually, process, rung_binary};
 
@@ -165,9 +163,7 @@ fn ctrl_c_during_a_deploy_ends_too_and_the_next_start_finishes_what_was_begun() 
     let (mut rung, mut app) = deployed("interrupted");
     app.version = "2".into();
     app.set("BE_SLOW_TO_START", "2000");
-    let mut deploy = rung.cli_command(&["deploy", app.directory().to_str().expect("UTF-8")]);
-    let mut deploy =
-        deploy.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starting rung deploy");
+    let mut deploy = rung.begin_deploy(app.directory());
     eventually("the deploy has begun", || {
         let n = rung.deployments("interrupted").len();
         if n == 2 { Ok(()) } else { Err(format!("{n} deployments")) }
@@ -176,7 +172,7 @@ fn ctrl_c_during_a_deploy_ends_too_and_the_next_start_finishes_what_was_begun() 
     assert_ne!(deploy.wait().expect("waiting for rung deploy").code(), Some(0), "it has lost its server");
     rung.up(None, &[]);
     eventually("the deployment has ended", || {
-        let last = rung.deployments("interrupted").into_iter().max_by_key(|d| d.number).ok_or("none")?;
+        let last = rung.last_deployment("interrupted");
         if last.has_ended() { Ok(()) } else { Err(format!("{last:?}")) }
     });
     rung.wait_until_settled("interrupted", "web", 2);

@@ -259,9 +259,9 @@ fn of_two_pushes_at_once_one_deploys_and_the_other_is_told() {
 
 /// Waits until what was pushed as the second deployment is being rolled out.
 fn wait_until_it_rolls(rung: &Rung, app: &str) {
-    eventually("the deployment rolls", || match rung.deployments(app).iter().max_by_key(|d| d.number) {
-        Some(last) if last.phase == Phase::Rolling && last.number.0 == 2 => Ok(()),
-        other => Err(format!("{other:?}")),
+    eventually("the deployment rolls", || {
+        let last = rung.last_deployment(app);
+        if last.number.0 == 2 && last.phase == Phase::Rolling { Ok(()) } else { Err(format!("{last:?}")) }
     });
 }
 
@@ -278,7 +278,7 @@ fn a_push_whose_person_has_gone_is_deployed_and_moves_the_branch_in_the_end() {
         let (there, pushed) = (remote_head(&rung, &repository, "gone"), repository.id("HEAD"));
         if there == pushed { Ok(()) } else { Err(format!("{there} instead of {pushed}")) }
     });
-    let last = rung.deployments("gone").into_iter().max_by_key(|d| d.number).expect("deployments");
+    let last = rung.last_deployment("gone");
     assert_eq!(last.phase, Phase::Succeeded, "the branch moved before the deployment had ended");
     assert!(rung.page("gone", "/").contains("version 2 "));
     repository.push(&rung, "gone", &["main"]).succeeds().mentions("Everything up-to-date");
@@ -298,7 +298,7 @@ fn a_push_that_a_killed_rung_cut_off_is_made_again() {
     rung.up(None, &[]);
     assert_eq!(remote_head(&rung, &repository, "cut-off"), before, "nobody has moved the branch");
     eventually("the deployment has ended", || {
-        let last = rung.deployments("cut-off").into_iter().max_by_key(|d| d.number).expect("deployments");
+        let last = rung.last_deployment("cut-off");
         if last.has_ended() { Ok(()) } else { Err(format!("{:?}", last.phase)) }
     });
     repository.push(&rung, "cut-off", &["main"]).succeeds();
