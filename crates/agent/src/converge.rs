@@ -136,6 +136,8 @@ pub struct Exited {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitKind {
     Ended,
+    /// With code 0, by itself or because it was asked to.
+    Finished,
     /// The command does not exist, or is not executable.
     NotExecutable,
     /// The node could not start it (its disk is full, say): no fault of the instance.

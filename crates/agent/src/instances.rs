@@ -20,7 +20,7 @@ use crate::health::{self, Failure, Target};
 use crate::ledger::Entry;
 use crate::logs;
 use crate::node::{PrepareError, Purpose, Shared, ensure_volumes, fresh_life};
-use crate::shim::protocol::{Access, Exit, Io, Spec};
+use crate::shim::protocol::{Access, Exit, How, Io, Spec};
 
 pub type Events = mpsc::UnboundedSender<Event>;
 
@@ -262,9 +262,18 @@ impl Instances {
         self.proved.lock().expect("no panic while held").remove(&life);
         self.elsewhere.lock().expect("no panic while held").remove(&life);
         let directory = self.node.layout.instance_logs(&assigned.app, &assigned.service, id);
-        let kind = if exit.is_not_executable() { ExitKind::NotExecutable } else { ExitKind::Ended };
+        let kind = match exit.how {
+            How::Exited { code: 0 } => ExitKind::Finished,
+            _ if exit.is_not_executable() => ExitKind::NotExecutable,
+            _ => ExitKind::Ended,
+        };
         let log_tail = blocking(move || logs::tail(&directory)).await;
-        let reason = exit.describe();
+        let mut reason = exit.describe();
+        if exit.how == (How::Exited { code: 0 }) {
+            reason.push_str(
+                ": a service's command must stay in the foreground; what it leaves behind is ended with it",
+            );
+        }
         tracing::info!(instance = %id, attempt = exit.attempt, reason, "exited");
         self.tell(Event::Exited(Exited {
             instance: id.clone(),

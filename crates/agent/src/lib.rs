@@ -14,6 +14,9 @@
 //! What this crate deliberately does not do: it decides nothing about how many instances there are or where, it never
 //! edits desired state, it routes no requests, and it trusts no command that it runs.
 
+// They panic when nobody reads, or a disk is full.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod api;
 pub mod artifacts;
 pub mod cgroups;

@@ -4,6 +4,7 @@
 //! the machine is a task of its own and answers with an event.
 
 use std::io;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -421,7 +422,7 @@ async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Rece
                 && !told
             {
                 told = true;
-                eprintln!("this node was taken out of its cluster: {}", chain(&error));
+                let _ = writeln!(io::stderr(), "this node was taken out of its cluster: {}", chain(&error));
             }
             tracing::debug!(error = chain(&error), "registering");
             retry.pause().await;

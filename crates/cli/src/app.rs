@@ -193,10 +193,7 @@ pub async fn meant(global: &Global, client: &Client) -> anyhow::Result<AppName> 
         0 if environment.is_production() => {
             Err(Hinted::usage("the server has no app yet", "deploy one with `rung deploy DIR`").into())
         }
-        0 => {
-            let message = format!("the server has no app in environment {environment}");
-            Err(Hinted::usage(message, "`rung status` lists what it has").into())
-        }
+        0 => Err(none_in(&environment).into()),
         1 => Ok(apps.remove(0)),
         _ => {
             let names = apps.iter().map(|app| app.as_str()).collect::<Vec<_>>().join(", ");
@@ -204,6 +201,11 @@ pub async fn meant(global: &Global, client: &Client) -> anyhow::Result<AppName> 
             Err(Hinted::usage(format!("which app is meant? the server has {names}"), hint).into())
         }
     }
+}
+
+pub(crate) fn none_in(environment: &EnvironmentName) -> Hinted {
+    let message = format!("the server has no app in environment {environment}");
+    Hinted::usage(message, "`rung status` lists what it has")
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub enum Exit {
     RolledBack,
     /// Somebody else is deploying.
     Deploying,
+    /// Ctrl-C: what was followed goes on, and how it ends is not known.
+    Interrupted,
     /// What the command of `rung run` exited with.
     Command(u8),
 }
@@ -28,6 +30,8 @@ impl Exit {
             Self::Usage => 2,
             Self::RolledBack => 3,
             Self::Deploying => 4,
+            // As shells have it: 128 and the signal's number.
+            Self::Interrupted => 130,
             Self::Command(code) => code,
         }
     }

@@ -1,13 +1,14 @@
 //! Following a deployment: its phases as they end, the lines of its builds, and what it came to.
 
-use std::collections::BTreeSet;
+use crate::note;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rung_api::client::EventStream;
 use rung_api::wire::{LogLine, LogQuery, Started};
 use rung_api::{Client, ClientError, Code};
-use rung_model::{AppName, Deployment, DeploymentNumber, Outcome, Phase, RunId};
+use rung_model::{AppName, Deployment, DeploymentNumber, Outcome, Phase, RunId, ServiceName};
 
 use crate::edge::Exit;
 use crate::render::progress::{self, PhaseLine};
@@ -33,6 +34,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const SILENCE_SAID_AFTER: Duration = Duration::from_secs(2);
 /// The line that moves shows tenths of a second.
 const TICK: Duration = Duration::from_millis(100);
+/// How often it is asked whether instances wait for room: a deployment that goes well is over before.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(3);
 /// How long the last lines of a build may take to arrive after its end was seen.
 const LAST_LINES: Duration = Duration::from_millis(300);
 
@@ -110,7 +113,7 @@ impl Follow<'_> {
                 "\nno longer following: deployment {number} of {} goes on; `rung status` shows it, `rung cancel` stops it",
                 self.app
             ))?;
-            return Ok(Exit::Done);
+            return Ok(Exit::Interrupted);
         };
         if screen.is_json() {
             screen.show(&deployment, |_, _, _| String::new())?;
@@ -134,6 +137,8 @@ impl Follow<'_> {
         let mut shown = Shown::default();
         let mut log = RunLog::default();
         let mut seen = 0;
+        let mut room = Room::default();
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_FOR_ROOM, LOOK_FOR_ROOM);
         let mut tick = tokio::time::interval(TICK);
         let interrupt = self.interrupted();
         tokio::pin!(interrupt);
@@ -144,6 +149,7 @@ impl Follow<'_> {
                 tokio::select! {
                     deployment = &mut poll => break deployment?,
                     line = log.next() => screen.say(&run_line(&line, screen.paint))?,
+                    _ = look.tick() => room.look(self, screen).await?,
                     _ = tick.tick(), if screen.is_terminal() => shown.tick(screen),
                     () = &mut interrupt => return Ok(None),
                 }
@@ -181,7 +187,7 @@ impl Follow<'_> {
                 Err(error) if may_pass(&error) && first.elapsed() < PATIENCE + POLL => {
                     let silent = silent_since.get_or_insert_with(Instant::now).elapsed();
                     if silent >= SILENCE_SAID_AFTER && !std::mem::replace(&mut said, true) {
-                        eprintln!(
+                        note!(
                             "the server does not answer; asking it again for a minute (the deployment goes on)"
                         );
                     }
@@ -190,6 +196,25 @@ impl Follow<'_> {
                 answer => return answer,
             }
         }
+    }
+}
+
+/// Why instances wait to be placed, as it was said last.
+#[derive(Debug, Default)]
+struct Room(BTreeMap<ServiceName, String>);
+
+impl Room {
+    /// Says what is new. A server that does not answer is the poll's to tell.
+    async fn look(&mut self, follow: &Follow<'_>, screen: &mut Screen) -> anyhow::Result<()> {
+        let Ok(status) = follow.client.app(follow.app).await else { return Ok(()) };
+        for service in status.services {
+            let Some(why) = service.unplaced else { continue };
+            if self.0.get(&service.name) != Some(&why) {
+                screen.say(&format!("  {} waits: {}", service.name, crate::render::harmless(&why)))?;
+                self.0.insert(service.name, why);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@
 mod tree;
 mod update;
 
+use crate::{note, say};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
@@ -44,12 +45,12 @@ pub fn gate_main() -> ExitCode {
         Ok(exit) => exit,
         Err(error) => {
             let (text, exit) = explain(&error);
-            eprintln!("{text}");
+            note!("{text}");
             // That nobody reads on is no word for yes.
             if exit == Exit::Done { Exit::Failed } else { exit }
         }
     };
-    eprintln!("the push is refused, no branch has moved (exit code {})", exit.code());
+    note!("the push is refused, no branch has moved (exit code {})", exit.code());
     ExitCode::FAILURE
 }
 
@@ -108,7 +109,7 @@ impl Gate {
             .into());
         }
         let Some(head) = update::only_branch(&self.updates)? else {
-            println!("tags are kept, and nothing is deployed");
+            say!("tags are kept, and nothing is deployed");
             return Ok(Exit::Done);
         };
         self.refuse_moved(head)?;
@@ -163,7 +164,7 @@ impl Gate {
         if let Ok(attributes) = std::fs::read_to_string(directory.join(".gitattributes"))
             && attributes.contains("filter=lfs")
         {
-            println!(
+            say!(
                 "note: files that Git LFS keeps are deployed as its pointers; `rung deploy` sends them whole"
             );
         }
@@ -200,7 +201,7 @@ impl Gate {
         let left = self.git(&["rev-list", "--count", "--end-of-options", &range])?;
         let count = String::from_utf8_lossy(&left.stdout).trim().to_owned();
         if left.status.success() && count != "0" {
-            println!("forced: {count} of the commits that were pushed before are not in this one");
+            say!("forced: {count} of the commits that were pushed before are not in this one");
         }
         Ok(())
     }

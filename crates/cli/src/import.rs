@@ -15,6 +15,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+use crate::note;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,7 @@ pub fn import(global: &Global, args: &ImportArgs) -> anyhow::Result<Exit> {
     if args.print {
         std::io::stdout().lock().write_all(toml.as_bytes()).context("writing the app file")?;
         for note in &drafted.notes {
-            eprintln!("{}", note.line_in(&shown));
+            note!("{}", note.line_in(&shown));
         }
         return Ok(parsed.map(|_| Exit::Done)?);
     }

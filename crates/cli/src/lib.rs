@@ -12,6 +12,9 @@
 //! What this crate deliberately does not do: it decides nothing that the server can decide, it keeps no state of its
 //! own, and it never shows the value of a secret.
 
+// They panic when nobody reads, or a disk is full.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod app;
 pub mod args;
 pub mod connect;
@@ -27,6 +30,7 @@ pub mod rates;
 pub mod render;
 pub mod screen;
 pub mod server_file;
+pub mod tell;
 pub mod upload;
 pub mod verb;
 

@@ -31,6 +31,8 @@ pub struct Screen {
     terminal: bool,
     /// Lines of what is drawn anew.
     drawn: usize,
+    /// What is being done goes on when nobody reads of it any more.
+    outlives_reader: bool,
 }
 
 impl std::fmt::Debug for Screen {
@@ -55,6 +57,7 @@ impl Screen {
             moving: None,
             terminal: terminal && format == Format::People,
             drawn: 0,
+            outlives_reader: false,
         }
     }
 
@@ -69,8 +72,25 @@ impl Screen {
             moving: None,
             terminal: false,
             drawn: 0,
+            outlives_reader: false,
         };
         (screen, captured)
+    }
+
+    /// For what changes something: a reader that has gone (`| head`), or an output that can't be written, does not stop it.
+    pub fn outlives_reader(&mut self) {
+        self.outlives_reader = true;
+    }
+
+    /// What becomes of words that could not be written.
+    fn written(&mut self, written: io::Result<()>) -> anyhow::Result<()> {
+        match written {
+            Err(_) if self.outlives_reader => {
+                self.out = Box::new(io::sink());
+                Ok(())
+            }
+            written => written.map_err(closed),
+        }
     }
 
     pub fn is_terminal(&self) -> bool {
@@ -96,7 +116,7 @@ impl Screen {
             Some(bar) => bar.suspend(write),
             None => write(),
         };
-        written.map_err(closed)
+        self.written(written)
     }
 
     /// Prints bytes as they are.
@@ -104,7 +124,8 @@ impl Screen {
     /// # Errors
     /// The reader has gone, or the output can't be written.
     pub fn bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        self.out.write_all(bytes).and_then(|()| self.out.flush()).map_err(closed)
+        let written = self.out.write_all(bytes).and_then(|()| self.out.flush());
+        self.written(written)
     }
 
     /// Prints what a screen shows: JSON for programs, what `people` makes of it for people.

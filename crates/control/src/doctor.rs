@@ -52,7 +52,9 @@ impl Control {
                 "store",
                 DoctorState::Broken,
                 error.to_string(),
-                Some("free some space on the disk of the data directory; running apps are not affected"),
+                Some(
+                    "free some space on the disk of the data directory; what runs goes on meanwhile, what crashes is not started again",
+                ),
             ),
         }
     }

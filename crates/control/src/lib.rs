@@ -8,6 +8,9 @@
 //! What it deliberately does not do: it never runs users' code (a build is a run on an agent), never talks to
 //! instances, and keeps nothing that matters outside the store and the artifacts' directory.
 
+// They panic when nobody reads, or a disk is full.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod access;
 mod audit;
 mod certificates;

@@ -268,7 +268,7 @@ impl Control {
     /// For people: what the index shows may be old while nothing can be written.
     pub(crate) fn store_trouble(&self) -> Option<String> {
         let trouble = self.inner.store_trouble.lock().expect("no panic while held").clone();
-        trouble.map(|why| format!("what is shown may be old: {why}; running instances are not affected"))
+        trouble.map(|why| format!("what is shown may be old: {why}. What runs goes on; what crashes is not started again before that is mended"))
     }
 
     /// Commits a request's writes and waits until the index holds them, so that the next read sees them.

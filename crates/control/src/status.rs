@@ -31,7 +31,8 @@ pub fn app_status(reconcile: &Reconcile, app: &AppName, http: &str) -> Option<Ap
     for waiting in reconcile.waiting().iter().filter(|waiting| waiting.app == *app) {
         let service = &waiting.service;
         let why = reasons(&waiting.reasons, waiting.others);
-        problems.push(format!("{service}: {} instances can't be placed yet ({why})", waiting.instances));
+        let of = if waiting.instances == 1 { "instance" } else { "instances" };
+        problems.push(format!("{service}: {} {of} can't be placed yet ({why})", waiting.instances));
     }
     for waiting in reconcile.waiting_runs().iter().filter(|waiting| waiting.app == *app) {
         problems.push(format!("run {} can't be placed yet ({})", waiting.run, reasons(&waiting.reasons, 0)));
@@ -265,6 +266,11 @@ fn brake(reconcile: &Reconcile) -> Option<String> {
     let silent = silent.join(", ");
     if silent.is_empty() {
         return None;
+    }
+    if reconcile.world().nodes.len() == 1 {
+        // It is this machine itself, or it would have nobody to tell.
+        let busy = "this machine's agent was not heard of for a while: it is very busy, or hangs; what is shown may be old";
+        return Some(busy.to_owned());
     }
     Some(if reconcile.liveness().is_returning() {
         format!(

@@ -31,6 +31,9 @@
 //! check the health of instances beyond what requests show; it orders no certificates (it shows what the server ordered,
 //! [`managed`]), and caches nothing.
 
+// They panic when nobody reads, or a disk is full.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod access_log;
 mod balance;
 mod body;

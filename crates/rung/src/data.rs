@@ -13,6 +13,23 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rung_api::seal::write_private;
 use rung_cli::edge::Hinted;
 
+/// The kernel's bound for the path of a socket, and the longest name of one that lies in the directory itself.
+const SOCKET_PATH_MAX: usize = 107;
+const LONGEST_SOCKET: &str = "/agent.sock";
+
+/// Said before anything is made there.
+fn ensure_short(root: &Path) -> anyhow::Result<()> {
+    let whole = std::path::absolute(root).with_context(|| format!("looking at {}", root.display()))?;
+    let most = SOCKET_PATH_MAX - LONGEST_SOCKET.len();
+    let length = whole.as_os_str().len();
+    if length > most {
+        let message =
+            format!("the data directory's path is {length} bytes long, {most} at most: {}", whole.display());
+        return Err(Hinted::usage(message, "sockets lie in it; choose a shorter one with --data").into());
+    }
+    Ok(())
+}
+
 /// A data directory that is ours until this is dropped (or the process ends).
 #[derive(Debug)]
 pub struct Data {
@@ -23,6 +40,7 @@ pub struct Data {
 impl Data {
     /// Makes the directory when it is not there, and locks it.
     pub fn open(root: &Path) -> anyhow::Result<Self> {
+        ensure_short(root)?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)

@@ -1,5 +1,6 @@
 //! `rung join`: this machine as a node of a cluster, as what its token says.
 
+use rung_cli::{note, say};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,12 +14,12 @@ use rung_ingress::{ClusterSetting, Listen, ServicesSetting, Supervisor, Supervis
 use rung_model::address::SERVICE_PORT;
 use rung_model::{Label, Labels, NodeId, NodeRole};
 use rung_trust::{Clients, Identity, Listener, Members, TrustDirectory};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::data::Data;
 use crate::floating::{self, Part};
 use crate::membership::{Membership, refuse_servers};
+use crate::signals::Signals;
 use crate::up::{PORTS_TRIED, STOP_MARGIN, WORKERS, check_ingress, parse_address, told_when_slow};
 use crate::{node_name, server, up};
 
@@ -41,21 +42,16 @@ async fn start(global: &Global, args: &JoinArgs) -> anyhow::Result<Exit> {
         server::ensure_entered(&data, &trust, &membership, args).await?;
         return up::serve(&data, global, &server::as_up(args)).await;
     }
-    let mut interrupts = signal(SignalKind::interrupt())?;
-    let mut terminations = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     let mut node = Node::start(&data, trust, membership, args).await?;
-    println!(
-        "Ctrl-C stops this node{}",
-        if args.keep { "; its instances go on" } else { " and its instances" }
-    );
+    say!("Ctrl-C stops this node{}", if args.keep { "; its instances go on" } else { " and its instances" });
     tokio::select! {
-        _ = interrupts.recv() => {}
-        _ = terminations.recv() => {}
+        () = signals.end() => {}
         ended = node.agent_ended() => return Err(ended),
     }
     tokio::select! {
         ended = node.stop(args.keep) => ended?,
-        _ = interrupts.recv() => eprintln!("stopped at once; instances that are left are found again at the next start"),
+        () = signals.interrupt() => note!("stopped at once; instances that are left are found again at the next start"),
     }
     Ok(Exit::Done)
 }
@@ -76,7 +72,7 @@ async fn member(data: &Data, trust: &TrustDirectory, args: &JoinArgs) -> anyhow:
                 None => node_name::ensure(&data.node_name())?,
             };
             let membership = Membership::join(trust, server, token, name).await?;
-            println!("joined as {} ({})", membership.node, membership.role);
+            say!("joined as {} ({})", membership.node, membership.role);
             Ok(membership)
         }
         (None, _, _) => {
@@ -111,10 +107,10 @@ impl Node {
         let supervisor = Supervisor::bind(supervisor_config(data, &membership, args)?)?;
         let supervisor = supervisor.arguments(IngressSetting::arguments(&args.ingress));
         for remark in supervisor.remarks() {
-            eprintln!("{remark}");
+            note!("{remark}");
         }
         if let Some(http) = supervisor.http() {
-            println!("apps are served at http://{http}");
+            say!("apps are served at http://{http}");
         }
         let floating = match args.floating {
             Some(address) if membership.role == NodeRole::Worker => {
@@ -122,7 +118,7 @@ impl Node {
                 let hint = "give the address to servers and ingresses";
                 return Err(Hinted::usage(message, hint).into());
             }
-            said => floating::take_part(said, &supervisor, data, |event| eprintln!("{event}")).await?,
+            said => floating::take_part(said, &supervisor, data, |event| note!("{event}")).await?,
         };
         let members = Members::default();
         let file = trust.path().join("members.json");
@@ -132,7 +128,7 @@ impl Node {
             (NodeRole::Worker, Some(peers)) => {
                 let ip = advertised(args, &membership).await?;
                 let outside = outside(args.listen(), ip, peers.port(), identity.clone(), members).await?;
-                println!("servers reach this node at {}, other nodes at {}", outside.agent, outside.proxy);
+                say!("servers reach this node at {}, other nodes at {}", outside.agent, outside.proxy);
                 let config = AgentConfig {
                     node: membership.node.clone(),
                     data: data.node(),
@@ -172,7 +168,7 @@ impl Node {
         if let Some(agent) = self.agent {
             match told_when_slow("instances to end", tokio::time::timeout(STOP_MARGIN, agent)).await {
                 Ok(ended) => ended.context("the agent panicked")??,
-                Err(_) => eprintln!("some instances do not end; they are found again at the next start"),
+                Err(_) => note!("some instances do not end; they are found again at the next start"),
             }
         }
         if let Some(floating) = self.floating {

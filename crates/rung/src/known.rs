@@ -3,6 +3,7 @@
 //! They keep their last documents and refuse older ones. When the store was replaced by a backup, or lost and begun
 //! anew, its documents would look older than those, and nobody would follow: so the store that goes on gets a new epoch.
 
+use rung_cli::note;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -20,7 +21,7 @@ pub async fn ensure_newest(data: &Data, backing: Backing) -> anyhow::Result<Back
     }
     let backing = backing.begin_epoch(known.epoch).await.context("beginning a new epoch of the store")?;
     let epoch = backing.store().epoch();
-    eprintln!(
+    note!(
         "note: the store is older than what runs here (at {own}, known is {known}); it goes on as epoch {epoch}"
     );
     Ok(backing)

@@ -3,6 +3,9 @@
 //! The same file is every role. `rung shim` and `rung ingress` are started by a running `rung up`; they branch off
 //! before anything else, because a shim must stay small and the ingress brings its own runtimes.
 
+// They panic when nobody reads, or a disk is full.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod addresses;
 mod data;
 mod floating;
@@ -13,9 +16,11 @@ mod node_name;
 mod restore;
 mod server;
 mod service;
+mod signals;
 mod up;
 mod upgrade;
 
+use rung_cli::note;
 use std::process::ExitCode;
 
 use rung_cli::{Cli, ClusterCommand, Command, ServiceCommand, Verb};
@@ -68,7 +73,7 @@ fn run_command(cli: Cli) -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     let (text, exit) = rung_cli::explain(error);
     if !text.is_empty() {
-        eprintln!("{text}");
+        note!("{text}");
     }
     exit.into()
 }
@@ -83,5 +88,7 @@ fn write_log(default: &str) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would panic when it can't say that it can't write.
+        .log_internal_errors(false)
         .init();
 }

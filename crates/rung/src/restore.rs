@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use rung_cli::edge::Hinted;
+use rung_cli::say;
 use rung_cli::{ClusterRestoreArgs, Exit, Global, data_directory};
 use rung_control::quorum;
 
@@ -23,13 +24,13 @@ pub fn run(global: &Global, args: &ClusterRestoreArgs) -> anyhow::Result<Exit> {
     let restored = runtime
         .block_on(quorum::restore(data.root(), &args.snapshot, known))
         .with_context(|| format!("restoring {}", args.snapshot.display()))?;
-    println!("{} entries are restored, in epoch {}", restored.entries, restored.epoch);
+    say!("{} entries are restored, in epoch {}", restored.entries, restored.epoch);
     if !restored.left.is_empty() {
-        println!(
+        say!(
             "this machine is the only server now; on {} remove the data directory before they join again",
             restored.left.join(", ")
         );
     }
-    println!("start rung: nothing is changed until `rung cluster approve`, which shows first what would be");
+    say!("start rung: nothing is changed until `rung cluster approve`, which shows first what would be");
     Ok(Exit::Done)
 }

@@ -1,5 +1,6 @@
 //! `rung service install`: rung as a service of the machine, under systemd.
 
+use rung_cli::{note, say};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,14 +8,22 @@ use anyhow::Context;
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, ServiceInstallArgs, data_directory};
 
+use crate::up::parse_address;
+
 const UNIT: &str = "/etc/systemd/system/rung.service";
 
 pub fn install(global: &Global, install: &ServiceInstallArgs) -> anyhow::Result<Exit> {
     let program = std::env::current_exe().context("finding rung's own program file")?;
     let data = data_directory(global.data.as_deref())?;
+    if let Some(http) = &install.http {
+        parse_address("--http", http)?;
+    }
+    if let Some(api) = &global.api {
+        parse_address("--api", api)?;
+    }
     let unit = unit(&program, &data, install.http.as_deref().unwrap_or("0.0.0.0:80"), global.api.as_deref());
     if install.print {
-        print!("{unit}");
+        say!("{}", unit.trim_end());
         return Ok(Exit::Done);
     }
     if !nix::unistd::geteuid().is_root() {
@@ -23,21 +32,21 @@ pub fn install(global: &Global, install: &ServiceInstallArgs) -> anyhow::Result<
     }
     warn_of_a_program_that_may_vanish(&program);
     std::fs::write(UNIT, unit).with_context(|| format!("writing {UNIT}"))?;
-    println!("wrote {UNIT}");
+    say!("wrote {UNIT}");
     if !PathBuf::from("/run/systemd/system").is_dir() {
-        println!("systemd does not run here; after the next boot with it: systemctl enable --now rung");
+        say!("systemd does not run here; after the next boot with it: systemctl enable --now rung");
         return Ok(Exit::Done);
     }
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", "--now", "rung.service"])?;
-    println!("rung runs now and after each boot; `systemctl status rung` shows it");
+    say!("rung runs now and after each boot; `systemctl status rung` shows it");
     Ok(Exit::Done)
 }
 
 /// A unit that points into a build directory works until the next `cargo clean`.
 fn warn_of_a_program_that_may_vanish(program: &Path) {
     if program.components().any(|part| part.as_os_str() == "target") {
-        eprintln!(
+        note!(
             "note: the unit runs {}; copy it to /usr/local/bin first to be independent of it",
             program.display()
         );

@@ -1,5 +1,6 @@
 //! `rung up`: server and agent in this process, the ingress as its child.
 
+use rung_cli::{note, say};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -21,11 +22,11 @@ use rung_ingress::{Listen, Supervisor, SupervisorConfig};
 use rung_store::StoreError;
 use rung_trust::{Clients, Fingerprint, Listener, TrustDirectory};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::data::Data;
 use crate::floating::{self, Part};
+use crate::signals::Signals;
 use crate::{addresses, join, upgrade};
 
 /// How many ports after the usual one are tried when nobody asked for a certain one.
@@ -83,13 +84,11 @@ async fn start(global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
 /// A server on this machine, until somebody ends it.
 pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::Result<Exit> {
     let environment = global.environment.as_ref();
-    let mut interrupts = signal(SignalKind::interrupt())?;
-    let mut terminations = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     // Where the state is in etcd this waits for as long as too few servers are there.
     let backing = tokio::select! {
-        opened = Backing::open(data.root(), &|message| eprintln!("{message}")) => opened?,
-        _ = interrupts.recv() => anyhow::bail!("stopped before the state could be read; instances go on"),
-        _ = terminations.recv() => anyhow::bail!("stopped before the state could be read; instances go on"),
+        opened = Backing::open(data.root(), &|message| note!("{message}")) => opened?,
+        () = signals.end() => anyhow::bail!("stopped before the state could be read; instances go on"),
     };
     let mut platform = Platform::start(data, up, backing).await?;
     announce(data, &platform);
@@ -104,15 +103,14 @@ pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::
     loop {
         tokio::select! {
             () = &mut deploying, if is_deploying => is_deploying = false,
-            _ = interrupts.recv() => break,
-            _ = terminations.recv() => break,
+            () = signals.end() => break,
             program = platform.upgrades.recv() => {
                 let Some(program) = program else { break };
                 // Returns only when it did not work.
                 let addresses = platform.addresses(up);
                 let error = upgrade::take_over(data, &platform.backing, &program, addresses, kept).await;
                 platform.control.record(None, "upgrade_failed", format!("{error:#}"));
-                eprintln!("error: upgrade to {}: {error:#}", program.display());
+                note!("error: upgrade to {}: {error:#}", program.display());
             }
             Some(ending) = platform.endings.recv() => match ending {
                 Ending::StateMoved => {
@@ -136,13 +134,10 @@ pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::
             }
         }
     }
-    eprintln!(
-        "stopping{}",
-        if up.keep { "; the instances go on" } else { ": requests first, then instances" }
-    );
+    note!("stopping{}", if up.keep { "; the instances go on" } else { ": requests first, then instances" });
     tokio::select! {
         ended = platform.stop(up.keep) => ended?,
-        _ = interrupts.recv() => eprintln!("stopped at once; instances that are left are found again at the next start"),
+        () = signals.interrupt() => note!("stopped at once; instances that are left are found again at the next start"),
     }
     let _ = ServerFile::remove(data.root());
     Ok(Exit::Done)
@@ -175,7 +170,7 @@ impl Platform {
         })?;
         let supervisor = supervisor.arguments(IngressSetting::arguments(&up.ingress));
         for remark in supervisor.remarks() {
-            eprintln!("{remark}");
+            note!("{remark}");
         }
         let https = supervisor.https().zip(supervisor.development_certificate());
         let http = supervisor.http().context("the ingress listens nowhere")?;
@@ -280,7 +275,7 @@ impl Platform {
         let what = if keep { "the agent" } else { "instances to end, as long as their grace lasts" };
         match told_when_slow(what, tokio::time::timeout(STOP_MARGIN, self.agent)).await {
             Ok(ended) => ended.context("the agent panicked")??,
-            Err(_) => eprintln!("some instances do not end; they are found again at the next start"),
+            Err(_) => note!("some instances do not end; they are found again at the next start"),
         }
         self.server.abort();
         // One that is to be left goes on as a member, so that the others keep their majority.
@@ -303,7 +298,7 @@ pub(crate) async fn told_when_slow<T>(what: &str, work: impl Future<Output = T>)
     if let Ok(done) = tokio::time::timeout(SLOW, &mut work).await {
         return done;
     }
-    eprintln!("waiting for {what}; Ctrl-C again stops at once");
+    note!("waiting for {what}; Ctrl-C again stops at once");
     work.await
 }
 
@@ -312,7 +307,7 @@ fn master_keys(data: &Data) -> anyhow::Result<Keyring> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let keys = Keyring::load(&data.seal_key(), credentials.as_deref())?;
     if let Some(left) = keys.left_behind() {
-        eprintln!(
+        note!(
             "note: {} lies beside the credential that stands for it; `rung secret rotate-key` puts every secret under \
              the credential and removes it",
             left.display()
@@ -375,7 +370,7 @@ async fn listen_for_api(said: Option<&str>) -> anyhow::Result<TcpListener> {
         match TcpListener::bind(SocketAddr::new(asked.ip(), port)).await {
             Ok(listener) => {
                 if port != asked.port() {
-                    eprintln!("port {} is taken; the API is at port {port}", asked.port());
+                    note!("port {} is taken; the API is at port {port}", asked.port());
                 }
                 return Ok(listener);
             }
@@ -383,7 +378,8 @@ async fn listen_for_api(said: Option<&str>) -> anyhow::Result<TcpListener> {
         }
     }
     let error = last.expect("at least one port was tried");
-    Err(error).with_context(|| format!("listening for the API on {asked}"))
+    Err(error)
+        .with_context(|| format!("listening for the API on {asked}; choose another address with --api ADDR"))
 }
 
 async fn write_ingress_events(control: Control, mut events: mpsc::UnboundedReceiver<String>) {
@@ -404,17 +400,14 @@ fn shown_api(api: SocketAddr, ca: Option<Fingerprint>) -> String {
 }
 
 fn announce(data: &Data, platform: &Platform) {
-    println!("rung {} keeps its data in {}", env!("CARGO_PKG_VERSION"), data.root().display());
+    say!("rung {} keeps its data in {}", env!("CARGO_PKG_VERSION"), data.root().display());
     let scheme = if platform.ca.is_some() { "https" } else { "http" };
-    println!("apps are served at http://{}, the API is at {scheme}://{}", platform.http, platform.api);
+    say!("apps are served at http://{}, the API is at {scheme}://{}", platform.http, platform.api);
     if let Some(ca) = platform.ca {
-        println!("what vouches for it is the cluster's authority {ca}");
+        say!("what vouches for it is the cluster's authority {ca}");
     }
     if let Some((https, certificate)) = &platform.https {
-        println!(
-            "and at https://{https}; what vouches for names under localhost is {}",
-            certificate.display()
-        );
+        say!("and at https://{https}; what vouches for names under localhost is {}", certificate.display());
     }
 }
 
@@ -422,12 +415,13 @@ fn announce(data: &Data, platform: &Platform) {
 async fn deploy_first(client: Client, directory: Option<PathBuf>, options: DeployOptions, keep: bool) {
     if let Some(directory) = directory {
         let mut screen = Screen::stdout(Format::People);
+        screen.outlives_reader();
         if let Err(error) = deploy_directory(&client, &directory, &options, &mut screen).await {
             let (text, _) = rung_cli::explain(&error);
-            eprintln!("{text}");
+            note!("{text}");
         }
     }
-    println!("Ctrl-C stops rung{}", if keep { "; its instances go on" } else { " and its instances" });
+    say!("Ctrl-C stops rung{}", if keep { "; its instances go on" } else { " and its instances" });
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! the instances, takes the listening sockets from the ingress and replaces it by one of its own version.
 //! Going back is the same with the older binary, as long as it reads the store's format; the backup is for when not.
 
+use rung_cli::{note, say};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -46,14 +47,14 @@ pub fn ask(global: &Global, upgrade: &UpgradeArgs) -> anyhow::Result<Exit> {
             // While it starts nobody answers; that is no error yet.
             let Ok(now) = client.health().await else { continue };
             if now.started != before.started {
-                println!("{version} took over from rung {}; instances and requests went on", before.version);
+                say!("{version} took over from rung {}; instances and requests went on", before.version);
                 return Ok(Exit::Done);
             }
         }
         Err(Hinted::failed(
             format!("{version} did not take over within {} s", COMES_BACK_WITHIN.as_secs()),
-            "`rung events` says why; if the server is gone, start it again: instances are kept and the state's \
-             backup is in the data directory's `backups`",
+            "`rung events` says why; if the server is gone, start it again with the program that ran before: \
+             instances and requests go on meanwhile, and the state's backup is in the data directory's `backups`",
         )
         .into())
     })
@@ -65,7 +66,7 @@ fn version_of(program: &Path) -> anyhow::Result<String> {
         .arg("--version")
         .output()
         .with_context(|| format!("running {} --version", program.display()))?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let said = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned();
     if !output.status.success() || !said.starts_with("rung ") {
         bail!("{} is not a rung: `--version` says {said:?}", program.display());
     }
@@ -110,10 +111,10 @@ pub async fn take_over(
         return error;
     }
     match back_up(data, backing).await {
-        Ok(path) => eprintln!("state is backed up to {}", path.display()),
+        Ok(path) => note!("state is backed up to {}", path.display()),
         Err(error) => return error.context("backing the state up"),
     }
-    eprintln!("{} takes over", program.display());
+    note!("{} takes over", program.display());
     become_anew(data, program, addresses, kept)
 }
 
@@ -139,7 +140,7 @@ fn become_anew(data: &Data, program: &Path, addresses: Addresses, kept: Kept<'_>
         }
         Some(https) => {
             // It would end at once over an option that it does not know, and everything with it.
-            eprintln!(
+            note!(
                 "{} serves no TLS: https://{https} is not served until a newer one takes over",
                 program.display()
             );
@@ -154,12 +155,12 @@ fn become_anew(data: &Data, program: &Path, addresses: Addresses, kept: Kept<'_>
             command.args(["--floating", &floating.to_string()]);
         }
         Some(floating) => {
-            eprintln!("{} knows no --floating: {floating} stays as it is, unwatched", program.display())
+            note!("{} knows no --floating: {floating} stays as it is, unwatched", program.display())
         }
         None => {}
     }
     if !kept.ingress.is_empty() && !knows(program, "--ingress") {
-        eprintln!("{} knows no --ingress: the ingress goes on with its usual settings", program.display());
+        note!("{} knows no --ingress: the ingress goes on with its usual settings", program.display());
     } else {
         for setting in kept.ingress {
             command.args(["--ingress", &setting.to_string()]);

@@ -120,7 +120,8 @@ pub enum StoreError {
     Unavailable(String),
     #[error(
         "store at {path} is damaged: {detail}; nothing was changed. Move it away and put a backup in its place: each \
-         upgrade leaves one in the data directory's `backups`"
+         upgrade leaves one in the data directory's `backups`. Without a backup begin with another data directory and deploy \
+         again; config, secrets and the history are in the damaged file only"
     )]
     Damaged { path: String, detail: String },
     /// Two processes on one store would each believe to be alone.

@@ -66,6 +66,8 @@ mod strategies;
 mod survival;
 #[path = "stories/top.rs"]
 mod top;
+#[path = "stories/unheard.rs"]
+mod unheard;
 #[path = "stories/ways_in.rs"]
 mod ways_in;
 #[path = "stories/without_root.rs"]

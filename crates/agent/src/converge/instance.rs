@@ -28,6 +28,8 @@ const NOT_STARTED_PAUSE: Duration = Duration::from_secs(1);
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// An instance whose release is not known any more is given this.
 const GRACE_UNKNOWN: Duration = Duration::from_secs(10);
+/// To who wrote a command that ends by itself, mostly one that leaves a process behind.
+const STAYS: &str = "a service's command stays in the foreground; what it leaves behind is ended with it";
 
 /// What shall become of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,6 +275,7 @@ impl Instance {
         // A restart that health asked for says so; the exit code of a SIGTERM explains nothing.
         let reason = match &self.life {
             Life::Stopping { .. } => self.reason.take().unwrap_or(reason),
+            _ if kind == ExitKind::Finished => format!("{reason}: {STAYS}"),
             _ => reason,
         };
         self.last_exit = Some(reason.clone());

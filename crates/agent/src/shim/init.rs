@@ -227,7 +227,8 @@ pub fn become_command(spec: &Spec, command: &str, io: CommandIo) -> ! {
         Err(error) => error,
     };
     // Its standard error is the instance's by now, or /dev/null's.
-    eprintln!("rung: starting the command: {error}");
+    // It goes to the instance's log; without one there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "rung: starting the command: {error}");
     kernel::exit_now(126)
 }
 

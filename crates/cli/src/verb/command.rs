@@ -1,5 +1,6 @@
 //! `rung run`: a one-off command in a new instance.
 
+use crate::note;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -84,15 +85,15 @@ pub(super) fn told(run: &Run) -> Option<Exit> {
     Some(match outcome {
         RunOutcome::Succeeded { .. } => Exit::Done,
         RunOutcome::Skipped { reason } => {
-            eprintln!("{id} was not started: {}", render::harmless(reason));
+            note!("{id} was not started: {}", render::harmless(reason));
             Exit::Failed
         }
         RunOutcome::Cancelled => {
-            eprintln!("{id} was cancelled");
+            note!("{id} was cancelled");
             Exit::Failed
         }
         RunOutcome::Failed { reason, exit_code, .. } => {
-            eprintln!("{id} {}", render::harmless(reason));
+            note!("{id} {}", render::harmless(reason));
             exit_code.map_or(Exit::Failed, exit)
         }
     })

@@ -1,5 +1,6 @@
 //! `rung git`: the remote that is pushed to, and the token for it.
 
+use crate::{note, say};
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -62,9 +63,7 @@ async fn trust_authority(session: &Session<'_>, address: &str) -> anyhow::Result
     let path = path.to_str().context("the path of the authority's certificate is not UTF-8")?;
     must(&["config", "--replace-all", &format!("http.{address}.sslCAInfo"), path])?;
     if std::env::var_os("GIT_SSL_CAINFO").is_some() {
-        eprintln!(
-            "GIT_SSL_CAINFO is set here, and git prefers it: push with `env -u GIT_SSL_CAINFO git push …`"
-        );
+        note!("GIT_SSL_CAINFO is set here, and git prefers it: push with `env -u GIT_SSL_CAINFO git push …`");
     }
     Ok(())
 }
@@ -121,7 +120,7 @@ pub fn credential(global: &Global, operation: &str) -> anyhow::Result<Exit> {
     let Server { address, token, .. } = server(global)?;
     let asked = format!("{}://{}", said("protocol").unwrap_or_default(), said("host").unwrap_or_default());
     if let Some(token) = token.filter(|_| asked == address.to_string()) {
-        println!("username={}\npassword={token}", person::name());
+        say!("username={}\npassword={token}", person::name());
     }
     Ok(Exit::Done)
 }

@@ -1,5 +1,6 @@
 //! `rung job`: jobs run on demand and by schedule.
 
+use crate::note;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -91,7 +92,7 @@ async fn run(
     };
     let exit = told(&ended).context("a run that has ended has an outcome")?;
     if exit != Exit::Done && ended.of_job().is_some_and(|of| of.retries_left > 0) {
-        eprintln!("it is tried again; `rung job history {job}` shows what comes of that");
+        note!("it is tried again; `rung job history {job}` shows what comes of that");
     }
     Ok(exit)
 }

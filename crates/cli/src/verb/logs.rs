@@ -1,5 +1,6 @@
 //! `rung logs` and `rung events`.
 
+use crate::note;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -64,7 +65,7 @@ pub async fn logs(session: &mut Session<'_>, args: LogsArgs) -> anyhow::Result<E
             None if !args.follow => {
                 if last.is_none() {
                     // Not on the standard output: that is the log.
-                    eprintln!("{}", nothing(&app, &query));
+                    note!("{}", nothing(&app, &query));
                 }
                 return Ok(Exit::Done);
             }
@@ -98,6 +99,7 @@ fn nothing(app: &AppName, query: &LogQuery) -> String {
         (None, None, None) => app.to_string(),
     };
     match query.since {
+        _ if query.tail == Some(0) => format!("no line of {of} was asked for"),
         Some(_) => format!("{of} has logged nothing since then"),
         None => format!("{of} has logged nothing yet"),
     }
@@ -113,7 +115,7 @@ impl Outage {
     fn tell(&mut self, error: &ClientError) {
         self.breaks += 1;
         if self.breaks == BREAKS_TOLD {
-            eprintln!("the logs can't be followed at the moment, trying on: {error}");
+            note!("the logs can't be followed at the moment, trying on: {error}");
         }
     }
 }
@@ -135,7 +137,10 @@ async fn reopened(
 }
 
 pub async fn events(session: &mut Session<'_>, args: &EventsArgs) -> anyhow::Result<Exit> {
-    let app = crate::app::said(session.global)?;
+    let app = match (crate::app::said(session.global)?, &session.global.environment) {
+        (None, Some(_)) => Some(session.app().await?),
+        (said, _) => said,
+    };
     let mut last = 0;
     loop {
         let mut stream = match session.client.events(app.as_ref(), args.follow).await {
@@ -158,6 +163,11 @@ pub async fn events(session: &mut Session<'_>, args: &EventsArgs) -> anyhow::Res
             }
         }
         if !args.follow {
+            // Of one that is gone there are events; of one that never was there are none.
+            if let Some(app) = app.as_ref().filter(|_| last == 0) {
+                let asked = session.client.app(app).await;
+                asked.with_context(|| format!("looking for events of {app}"))?;
+            }
             return Ok(Exit::Done);
         }
         tokio::time::sleep(RETRY).await;

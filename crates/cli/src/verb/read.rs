@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Session;
 use crate::args::StatusArgs;
 use crate::edge::{Exit, Hinted};
+use crate::note;
 use crate::render;
 
 pub async fn status(session: &mut Session<'_>, args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -24,7 +25,13 @@ pub async fn status(session: &mut Session<'_>, args: &StatusArgs) -> anyhow::Res
         }
         // Nothing says which: all of them.
         None => {
-            let apps = session.client.apps().await?;
+            let mut apps = session.client.apps().await?;
+            if let Some(environment) = &session.global.environment {
+                apps.retain(|status| status.app.environment() == *environment);
+                if apps.is_empty() {
+                    return Err(crate::app::none_in(environment).into());
+                }
+            }
             session
                 .screen
                 .show(&apps, |apps, paint, clock| render::status::render_all(apps, paint, clock))?;
@@ -54,6 +61,8 @@ fn not_deployed(error: ClientError, app: &rung_model::AppName) -> anyhow::Error 
 pub async fn ps(session: &mut Session<'_>) -> anyhow::Result<Exit> {
     let app = session.app().await?;
     let status = session.client.app(&app).await.map_err(|error| not_deployed(error, &app))?;
+    // Beside the list, which programs read.
+    status.problems.iter().for_each(|problem| note!("note: {problem}"));
     let instances: Vec<InstanceStatus> =
         status.services.into_iter().flat_map(|service| service.instances).collect();
     let runs = session.client.runs(&app).await.with_context(|| format!("listing the runs of {app}"))?;

@@ -1,5 +1,6 @@
 //! `rung token` and `rung whoami`.
 
+use crate::note;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rung_api::wire::TokenRequest;
@@ -55,7 +56,7 @@ async fn create(session: &mut Session<'_>, args: TokenCreateArgs) -> anyhow::Res
     if !session.screen.is_json() {
         // Beside the output, so that `TOKEN=$(rung token create …)` holds the token alone.
         let told = render::tokens::in_words(&created.listing, &session.screen.clock());
-        eprintln!("token {name}: {told}; it is shown only now:");
+        note!("token {name}: {told}; it is shown only now:");
     }
     session.screen.show(&created, |created, _, _| created.token.clone())?;
     Ok(Exit::Done)

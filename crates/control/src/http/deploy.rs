@@ -495,6 +495,7 @@ impl Control {
             }
             None => *record.succeeded.iter().rev().find(|number| **number != current).ok_or_else(|| {
                 ErrorBody::new(Code::Refused, format!("{current} is the first release of app {app}"))
+                    .hint("deploy another one first; there is nothing to go back to")
             })?,
         };
         let found = self.read(|world| world.release(app, number).cloned());

@@ -98,7 +98,7 @@ async fn told(
             let message =
                 format!("the change can't be written into the audit trail: {error}; it was not made");
             let body = ErrorBody::new(Code::Unavailable, message)
-                .hint("free some space on the disk of the data directory; running apps are not affected");
+                .hint("free some space on the disk of the data directory; what runs goes on meanwhile, what crashes is not started again");
             return Refused(body).into_response();
         }
     };

@@ -49,6 +49,12 @@ pub async fn set_config(
     for _ in 0..ATTEMPTS {
         let (mut record, revision) = control.record_or_new(&app)?;
         refuse_other_kind("secret", &app, names.iter().filter(|name| is_secret(&record, name)))?;
+        let mut unset = request.changes.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name);
+        if let Some(name) = unset.find(|name| !record.config.contains_key(*name)) {
+            return Err(ErrorBody::new(Code::NotFound, format!("{name} is not set for app {app}"))
+                .hint("`rung config get` lists what is set; nothing was changed")
+                .into());
+        }
         for (name, value) in &request.changes {
             match value {
                 Some(value) => record.config.insert(name.clone(), value.clone()),

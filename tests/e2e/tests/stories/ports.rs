@@ -109,7 +109,10 @@ fn an_application_that_forks_and_exits_is_told_so_and_leaves_no_orphan() {
     let mut app = TestApp::new("daemon", 1);
     app.sections.push("[deploy]\ndeadline = \"5s\"".into());
     app.web().lines.push("command = \"setsid python3 -B app.py & exit 0\"".into());
-    rung.deploy(app.directory()).ends_with(1).mentions("exited with code 0");
+    rung.deploy(app.directory())
+        .ends_with(1)
+        .mentions("exited with code 0")
+        .mentions("stays in the foreground");
     let directory = rung.data().join("node/instances");
     eventually("nothing of it is left", || {
         let left: Vec<_> =
