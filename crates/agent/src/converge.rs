@@ -460,9 +460,10 @@ impl Converge {
             self.converge_purge(&assignment);
             self.assignment = Some(assignment);
         }
+        let is_full = self.instances.values().any(Instance::is_in_the_way);
         let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
         for id in ids {
-            self.converge_instance(&id, now);
+            self.converge_instance(&id, is_full, now);
         }
         // After instances were forgotten: the next assignment may name other releases by the same numbers.
         if let Some(assignment) = self.assignment.take() {
@@ -474,11 +475,12 @@ impl Converge {
         self.artifacts.retain(|_, fetch| fetch.again().is_none_or(|again| again > now.elapsed));
     }
 
-    fn converge_instance(&mut self, id: &InstanceId, now: Now) {
+    /// `is_full`: what shall not be here any more has the room that the next ones were given.
+    fn converge_instance(&mut self, id: &InstanceId, is_full: bool, now: Now) {
         let mut instance = self.instances.remove(id).expect("the id is one of the map's");
         let ready = if !instance.needs_parts() {
             Parts::Known
-        } else if is_purged_now(&self.purges, &instance.assigned.app) {
+        } else if (is_full && !instance.may_run()) || is_purged_now(&self.purges, &instance.assigned.app) {
             Parts::Awaited
         } else {
             self.gather(&instance.assigned, now)

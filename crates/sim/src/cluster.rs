@@ -15,7 +15,7 @@ mod machine;
 mod server;
 mod stage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -147,7 +147,16 @@ enum Happening {
 /// # Errors
 /// The first invariant that is broken, in words.
 pub fn run(seed: u64, mistake: Mistake) -> Result<Summary, String> {
-    let mut story = Story::new(seed, mistake);
+    let told = tell(seed, mistake, Trace::Off);
+    match told.broken {
+        None => Ok(told.summary),
+        // Told again, the same comes to pass.
+        Some(_) => Err(tell(seed, mistake, Trace::Tail(VecDeque::new())).failure(seed)),
+    }
+}
+
+fn tell(seed: u64, mistake: Mistake, trace: Trace) -> Story {
+    let mut story = Story { trace, ..Story::new(seed, mistake) };
     story.set_the_stage();
     let mut told = 0;
     while !story.is_over && story.broken.is_none() {
@@ -159,11 +168,17 @@ pub fn run(seed: u64, mistake: Mistake) -> Result<Summary, String> {
         }
         story.happen(happening);
     }
-    match story.broken {
-        None => Ok(story.summary),
-        Some(what) => Err(format!("cluster seed {seed}, {:.3} s: {what}", story.now.as_secs_f64())),
-    }
+    story
 }
+
+/// What came to pass before an invariant was broken.
+enum Trace {
+    Off,
+    Tail(VecDeque<String>),
+}
+
+/// So many lines tell the last half minute or so.
+const TRACED_MAX: usize = 60;
 
 /// How much time there is between two faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +207,7 @@ struct Story {
     pace: Pace,
     faults_have_ended: bool,
     summary: Summary,
+    trace: Trace,
     broken: Option<String>,
     is_over: bool,
 }
@@ -217,6 +233,7 @@ impl Story {
             pace: if rng.bool() { Pace::Stormy } else { Pace::Calm },
             faults_have_ended: false,
             summary: Summary::default(),
+            trace: Trace::Off,
             broken: None,
             is_over: false,
             rng,
@@ -295,6 +312,31 @@ impl Story {
 
     fn seconds(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(self.rng.u64(from * 1000..=to * 1000))
+    }
+
+    /// For the trace.
+    fn note(&mut self, what: impl FnOnce(&Self) -> String) {
+        if matches!(self.trace, Trace::Off) {
+            return;
+        }
+        let line = format!("{:>9.3} s  {}", self.now.as_secs_f64(), what(self));
+        if let Trace::Tail(lines) = &mut self.trace {
+            lines.push_back(line);
+            if lines.len() > TRACED_MAX {
+                lines.pop_front();
+            }
+        }
+    }
+
+    fn failure(self, seed: u64) -> String {
+        let what = self
+            .broken
+            .unwrap_or_else(|| "told twice, it went otherwise: the story is not determined".to_owned());
+        let said = format!("cluster seed {seed}, {:.3} s: {what}", self.now.as_secs_f64());
+        match self.trace {
+            Trace::Off => said,
+            Trace::Tail(lines) => format!("{said}\n{}", lines.into_iter().collect::<Vec<_>>().join("\n")),
+        }
     }
 
     fn fail(&mut self, what: impl Into<String>) {

@@ -61,11 +61,20 @@ enum Life {
     /// SIGTERM was sent; asked again at the given moment.
     Stopping {
         again: Duration,
+        asked: Asked,
     },
     /// No process, and none shall be.
     Down,
     /// No process, and starting one again would not help.
     Broken,
+}
+
+/// How often it was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Once,
+    /// In vain: grace and SIGKILL are over.
+    Again,
 }
 
 #[derive(Debug)]
@@ -172,6 +181,14 @@ impl Instance {
         matches!(self.life, Life::Launching | Life::Up(_) | Life::Stopping { .. })
     }
 
+    /// It still has room that is counted as free: it was taken off the node without the node's word, as happens while the
+    /// node is not heard of. One that can't be ended is not waited for.
+    pub fn is_in_the_way(&self) -> bool {
+        self.want == Want::Gone
+            && self.may_run()
+            && !matches!(self.life, Life::Stopping { asked: Asked::Again, .. })
+    }
+
     pub fn awaits_proof(&self) -> bool {
         matches!(&self.life, Life::Up(up) if up.unproved)
     }
@@ -180,7 +197,7 @@ impl Instance {
         match &self.life {
             Life::Up(Up { next_probe: Probe::Due(at), .. }) => Some(*at),
             Life::Pausing { until } if !shutting_down => Some(*until),
-            Life::Stopping { again } => Some(*again),
+            Life::Stopping { again, .. } => Some(*again),
             _ => None,
         }
     }
@@ -365,7 +382,7 @@ impl Instance {
                 let reason = (self.want == Want::Running).then(|| "the platform is stopping".to_owned());
                 self.stop(id, release, reason, now, effects)
             }
-            Life::Stopping { again } if now.elapsed >= *again => self.stop_again(id, now, effects),
+            Life::Stopping { again, .. } if now.elapsed >= *again => self.stop_again(id, now, effects),
             Life::Preparing | Life::Pausing { .. } | Life::Down | Life::Broken if !wanted => {
                 self.rest(id, now, effects)
             }
@@ -510,14 +527,14 @@ impl Instance {
         effects: &mut Vec<Effect>,
     ) -> Step {
         let grace = self.service(release).map_or(GRACE_UNKNOWN, |service| service.stop_grace);
-        self.life = Life::Stopping { again: now.elapsed + grace + STOP_MARGIN };
+        self.life = Life::Stopping { again: now.elapsed + grace + STOP_MARGIN, asked: Asked::Once };
         self.enter(InstanceState::Stopping, reason, now);
         effects.push(Effect::Stop { instance: id.clone(), attempt: self.attempt, grace });
         Step { urgency: Some(Urgency::Now), forgotten: false }
     }
 
     fn stop_again(&mut self, id: &InstanceId, now: Now, effects: &mut Vec<Effect>) -> Step {
-        self.life = Life::Stopping { again: now.elapsed + STOP_MARGIN };
+        self.life = Life::Stopping { again: now.elapsed + STOP_MARGIN, asked: Asked::Again };
         let grace = Duration::ZERO;
         effects.push(Effect::Stop { instance: id.clone(), attempt: self.attempt, grace });
         Step::default()

@@ -175,6 +175,14 @@ fn launches(effects: &[Effect]) -> Vec<u32> {
         .collect()
 }
 
+fn launched(effects: &[Effect]) -> Vec<String> {
+    let launched = effects.iter().filter_map(|effect| match effect {
+        Effect::Launch { instance, .. } => Some(instance.to_string()),
+        _ => None,
+    });
+    launched.collect()
+}
+
 fn reported(effects: &[Effect]) -> Option<&Observed> {
     effects.iter().find_map(|e| if let Effect::Report { observed } = e { Some(&**observed) } else { None })
 }
@@ -208,6 +216,27 @@ fn an_older_assignment_is_refused() {
     let effects = bench.tell(Event::Assigned(older));
     assert_eq!(stops(&effects), 0, "an old assignment stopped an instance");
     assert_eq!(bench.state(), InstanceState::Healthy);
+}
+
+#[test]
+fn what_was_taken_off_the_node_unheard_ends_before_anything_else_is_started() {
+    let mut bench = Bench::healthy();
+    // The node was not heard of for a while: `a1` was replaced elsewhere, and its room was given to `a2`.
+    let effects = bench.assign(&[("a2", Intent::Run)]);
+    assert_eq!((stops(&effects), launched(&effects)), (1, vec![]), "{effects:?}");
+    let effects = bench.wait(Duration::from_secs(3));
+    assert_eq!(launched(&effects), Vec::<String>::new(), "a1 may run still");
+    let effects = bench.exit(1);
+    assert_eq!(launched(&effects), ["a2"], "a1 has ended, and a2 is not started: {effects:?}");
+}
+
+#[test]
+fn what_can_not_be_ended_is_not_waited_for_for_ever() {
+    let mut bench = Bench::healthy();
+    bench.assign(&[("a2", Intent::Run)]);
+    let mut effects = bench.wait(Duration::from_secs(21));
+    effects.extend(bench.wait(Duration::from_secs(10)));
+    assert_eq!(launched(&effects), ["a2"], "{effects:?}");
 }
 
 #[test]

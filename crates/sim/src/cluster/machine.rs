@@ -176,6 +176,13 @@ impl Story {
         if assignment.generation < known && self.mistake != Mistake::TakesOlderAssignments {
             return;
         }
+        self.note(|_| {
+            let ids = assignment.instances.iter().map(|(id, assigned)| match assigned.intent {
+                Intent::Run => id.to_string(),
+                Intent::Stop => format!("(stop {id})"),
+            });
+            format!("node-{node} is told {}: {}", assignment.generation, ids.collect::<Vec<_>>().join(", "))
+        });
         self.audit_generation(node, known, assignment.generation);
         self.machines[node].told = assignment;
         self.converge(node);
@@ -184,7 +191,9 @@ impl Story {
     /// Starts what needs no lease, and ends what shall not be.
     fn converge(&mut self, node: usize) {
         let told = self.machines[node].told.instances.clone();
-        for (id, assigned) in &told {
+        // As the agent's machine does it: what the node was not asked about has its room until it has ended.
+        let is_full = self.machines[node].processes.keys().any(|id| !told.contains_key(id));
+        for (id, assigned) in told.iter().filter(|_| !is_full) {
             let is_there = self.machines[node].processes.contains_key(id);
             let is_free = !is_exclusive(assigned) || self.mistake == Mistake::LaunchesWithoutLease;
             if assigned.intent == Intent::Run && !is_there && is_free {
@@ -225,6 +234,7 @@ impl Story {
     }
 
     fn start(&mut self, node: usize, id: &InstanceId, assigned: AssignedInstance, until: Option<Duration>) {
+        self.note(|_| format!("node-{node} starts {id}"));
         self.audit_start(node, id, &assigned);
         self.summary.starts += 1;
         self.lives += 1;
@@ -255,6 +265,7 @@ impl Story {
         };
         process.is_ending = true;
         let life = process.life;
+        self.note(|_| format!("node-{node} ends {id}"));
         let grace = GRACE.as_millis() as u64;
         self.after_ms(0, grace, Happening::Ends { node, id: id.clone(), life });
     }
@@ -263,6 +274,7 @@ impl Story {
         let processes = &mut self.machines[node].processes;
         if processes.get(id).is_some_and(|process| process.life == life) {
             processes.remove(id);
+            self.note(|_| format!("node-{node}: {id} has ended"));
         }
     }
 

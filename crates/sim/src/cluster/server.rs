@@ -58,7 +58,8 @@ impl Story {
         let clock = Clock { elapsed: self.now, wall };
         for effect in self.servers[server].reconcile.step(event, clock) {
             match effect {
-                Effect::Commit { mut guards, ops, .. } => {
+                Effect::Commit { why, mut guards, ops } => {
+                    self.note(|_| format!("server {server} writes: {why}"));
                     let life = self.servers[server].life;
                     let fence = guards.iter().find_map(|guard| match guard {
                         Guard::Created { revision, .. } => Some(*revision),
@@ -198,6 +199,7 @@ impl Story {
         if let Txn::Committed(fence) = self.txn(&[], vec![put]) {
             self.servers[server].fence = Some(fence);
             self.kept = self.now;
+            self.note(|_| format!("server {server} leads"));
             self.summary.leaders += 1;
             self.step(server, Event::Lead(Some(fence)));
         }

@@ -161,7 +161,11 @@ impl Story {
         }
         let until = self.now + self.seconds(1, 60);
         let (server, node) = (self.rng.usize(0..SERVERS), self.rng.usize(0..NODES));
-        match self.rng.u32(0..16) {
+        let kind = self.rng.u32(0..16);
+        self.note(|_| {
+            format!("fault {kind}, node-{node}, server {server}, until {:.3} s", until.as_secs_f64())
+        });
+        match kind {
             0..=2 => self.machines[node].cut(until),
             // What counts most is where something runs that must be alone.
             3 | 4 => {
