@@ -1,8 +1,9 @@
-//! A certificate authority of a test's own: pebble, with names that all lead to this machine, behind a door that can be
+//! A certificate authority of a test's own: pebble, with names that all lead to one machine, behind a door that can be
 //! shut.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Authority {
 /// Where it looks for what proves a name.
 #[derive(Debug, Clone, Copy)]
 pub struct Looks {
+    /// Where every name leads.
+    pub at: Ipv4Addr,
     /// For HTTP-01.
     pub http: u16,
     /// For TLS-ALPN-01.
@@ -49,7 +52,7 @@ impl Authority {
         std::fs::write(&file, config.to_string()).expect("its configuration");
         let names_at = names.to_string();
         let mut dns = Command::new("pebble-challtestsrv");
-        dns.args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", &names_at]);
+        dns.args(["-defaultIPv4", &looks.at.to_string(), "-defaultIPv6", "", "-dns01", &names_at]);
         dns.args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-management", &records.to_string()]);
         let mut pebble = Command::new("pebble");
         pebble.args(["-strict", "-dnsserver", &names_at, "-config"]).arg(&file);
@@ -137,7 +140,8 @@ fn make_certificate(directory: &Path) {
 struct Door {
     address: SocketAddr,
     is_open: Arc<AtomicBool>,
-    is_over: Arc<AtomicBool>,
+    /// The listening socket.
+    socket: TcpStream,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -145,13 +149,11 @@ impl Door {
     fn open(to: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let (is_open, is_over) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-        let (opened, over) = (is_open.clone(), is_over.clone());
+        let socket = TcpStream::from(OwnedFd::from(listener.try_clone().expect("a descriptor more")));
+        let is_open = Arc::new(AtomicBool::new(true));
+        let opened = is_open.clone();
         let keeper = std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                if over.load(Ordering::Relaxed) {
-                    return;
-                }
                 // Dropped: the client sees the connection's end at once.
                 if opened.load(Ordering::Relaxed)
                     && let Ok(server) = TcpStream::connect(to)
@@ -160,15 +162,14 @@ impl Door {
                 }
             }
         });
-        Self { address, is_open, is_over, keeper: Some(keeper) }
+        Self { address, is_open, socket, keeper: Some(keeper) }
     }
 }
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        // Wakes it.
-        let _ = TcpStream::connect(self.address);
+        // Ends the listening, wherever it is: it may be on another machine of a test's.
+        let _ = self.socket.shutdown(Shutdown::Both);
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
         }

@@ -195,9 +195,14 @@ impl Host {
 
     /// Starts the platform here as a server that other machines reach.
     pub fn serve(&mut self) {
+        self.serve_with(&[]);
+    }
+
+    /// The same with more words on its command line.
+    pub fn serve_with(&mut self, more: &[&str]) {
         std::fs::create_dir_all(self.data()).expect("a directory of our own");
         std::fs::write(self.data().join("node-name"), &self.name).expect("a file of our own");
-        self.run(&["up", "--api", "0.0.0.0:7864", "--http", "0.0.0.0:8080"]);
+        self.run(&[&["up", "--api", "0.0.0.0:7864", "--http", "0.0.0.0:8080"], more].concat());
         eventually("the server answers its commands", || {
             let said = self.cli(&["node", "list", "--json"]);
             if said.code == Some(0) {

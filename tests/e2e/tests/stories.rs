@@ -32,6 +32,8 @@ mod gateway;
 mod images;
 #[path = "stories/images_in_bad_weather.rs"]
 mod images_in_bad_weather;
+#[path = "stories/ingresses.rs"]
+mod ingresses;
 #[path = "stories/instances.rs"]
 mod instances;
 #[path = "stories/jobs.rs"]

@@ -1,5 +1,6 @@
 //! Certificates: ordered from an authority, shown by the ingress, renewed, and what happens when the authority is away.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
@@ -7,7 +8,8 @@ use rung_api::wire::certificates::{CertificateListing, CertificateReport, Certif
 use rung_e2e::authority::{Authority, Looks};
 use rung_e2e::{Rung, Start, TestApp, eventually, http, process};
 
-const DOMAIN: &str = "shop.example.com";
+pub const DOMAIN: &str = "shop.example.com";
+const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A platform that serves HTTPS, and the port where.
 fn platform() -> (Rung, u16) {
@@ -21,7 +23,7 @@ fn platform() -> (Rung, u16) {
     (rung, port.unwrap_or_else(|| panic!("no port in {output}")))
 }
 
-fn shop() -> TestApp {
+pub fn shop() -> TestApp {
     let mut app = TestApp::new("shop", 1);
     app.sections.push(format!("domains = [{DOMAIN:?}]"));
     app
@@ -43,12 +45,21 @@ fn listing(rung: &Rung) -> Result<CertificateListing, String> {
     found.cloned().ok_or_else(|| format!("{report:?}"))
 }
 
-/// What a client that trusts only `root` gets to see.
 fn page(https: u16, root: &Path) -> Result<String, String> {
+    page_at(SocketAddr::from((HERE, https)), root)
+}
+
+fn serial(https: u16) -> String {
+    serial_at(SocketAddr::from((HERE, https)))
+}
+
+/// What a client that trusts only `root` gets to see.
+pub fn page_at(address: SocketAddr, root: &Path) -> Result<String, String> {
+    let (ip, https) = (address.ip(), address.port());
     let output = Command::new("curl")
         .args(["--silent", "--show-error", "--include", "--noproxy", "*", "--max-time", "20", "--cacert"])
         .arg(root)
-        .args(["--resolve", &format!("{DOMAIN}:{https}:127.0.0.1")])
+        .args(["--resolve", &format!("{DOMAIN}:{https}:{ip}")])
         .arg(format!("https://{DOMAIN}:{https}/"))
         .output()
         .expect("curl is installed");
@@ -57,10 +68,10 @@ fn page(https: u16, root: &Path) -> Result<String, String> {
 }
 
 /// The serial number of the certificate that is shown.
-fn serial(https: u16) -> String {
+pub fn serial_at(address: SocketAddr) -> String {
     let shown = Command::new("sh")
         .args(["-c", "openssl s_client -connect $0 -servername $1 </dev/null 2>/dev/null | openssl x509 -noout -serial"])
-        .args([&format!("127.0.0.1:{https}"), DOMAIN])
+        .args([&address.to_string(), DOMAIN])
         .output()
         .expect("openssl is installed");
     String::from_utf8_lossy(&shown.stdout).trim().to_owned()
@@ -69,7 +80,7 @@ fn serial(https: u16) -> String {
 #[test]
 fn a_domain_gets_a_certificate_that_goes_on_while_its_authority_is_away() {
     let (rung, https) = platform();
-    let authority = Authority::start(Looks { http: rung.http().port(), https });
+    let authority = Authority::start(Looks { at: HERE, http: rung.http().port(), https });
     let root = authority.root();
     let app = shop();
     rung.deploy(app.directory()).succeeds();
@@ -141,7 +152,7 @@ fn a_setting_that_the_ingress_does_not_know_is_refused_before_anything_starts() 
 fn where_port_80_is_closed_the_name_is_proved_by_tls() {
     let (rung, https) = platform();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let authority = Authority::start(Looks { http: nobody.expect("a free port").port(), https });
+    let authority = Authority::start(Looks { at: HERE, http: nobody.expect("a free port").port(), https });
     let root = authority.root();
     let app = shop();
     rung.deploy(app.directory()).succeeds();
