@@ -1,6 +1,6 @@
 //! Whether an answer goes to its client compressed, where its route asks for that, and what its head then says.
 //!
-//! Compressed is what gains by it: text of some length that nobody has coded already, for a client that takes gzip. What
+//! Compressed is what gains by it: text of some length that nobody has coded already, for a client that takes one of the codings. What
 //! has to arrive as it was sent stays so: parts of a body, event streams, gRPC, what is signed by a digest, and what says
 //! `no-transform`. Every answer that some client would get compressed says so in `Vary`, so that caches keep them apart.
 
@@ -14,17 +14,33 @@ use crate::squeeze::Encoders;
 /// Below it an answer fits a packet or two either way.
 const MIN: u64 = 1024;
 
-/// How a body is sent.
+/// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coding {
-    Identity,
     Gzip,
+    Zstd,
+    Brotli,
+}
+
+impl Coding {
+    /// The first is the first choice of a client that takes all alike: who asks for a page pays for it with the CPU of a
+    /// thread that serves everybody. zstd takes a third of gzip's time; brotli takes more than twice of it, for 6 % fewer bytes.
+    const ALL: [Self; 3] = [Self::Zstd, Self::Gzip, Self::Brotli];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Brotli => "br",
+        }
+    }
 }
 
 /// What a request says about the coding of its answer.
 #[derive(Debug)]
 pub(crate) struct Offer {
-    takes: Coding,
+    /// What its client takes, the best first.
+    takes: [Option<Coding>; 3],
     /// Its `If-None-Match`: the tags of what it holds.
     holds: Vec<u8>,
 }
@@ -44,15 +60,16 @@ impl Offer {
             }
         }
         // A client of HTTP/1.0 would learn the body's end from the connection's only.
-        let may = transform && !request.is_http_10() && asked.is_for_gzip();
-        Self { takes: if may { Coding::Gzip } else { Coding::Identity }, holds }
+        let may = transform && !request.is_http_10();
+        Self { takes: if may { asked.ranked() } else { [None; 3] }, holds }
     }
 }
 
 /// `Accept-Encoding`, as far as it is about what there is here. Qualities are in thousandths (RFC 9110, 12.5.3).
 #[derive(Debug, Default)]
 struct Preference {
-    gzip: Option<u16>,
+    /// As in [`Coding::ALL`].
+    codings: [Option<u16>; 3],
     identity: Option<u16>,
     any: Option<u16>,
 }
@@ -67,8 +84,11 @@ impl Preference {
                 name.eq_ignore_ascii_case(b"q=").then(|| thousandths(value))
             });
             let quality = Some(quality.unwrap_or(1000));
-            if coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip") {
-                self.gzip = quality;
+            // As it was called once.
+            let coding = if coding.eq_ignore_ascii_case(b"x-gzip") { b"gzip" } else { coding };
+            let known = |known: &Coding| coding.eq_ignore_ascii_case(known.name().as_bytes());
+            if let Some(at) = Coding::ALL.iter().position(known) {
+                self.codings[at] = quality;
             } else if coding.eq_ignore_ascii_case(b"identity") {
                 self.identity = quality;
             } else if coding == b"*" {
@@ -77,9 +97,19 @@ impl Preference {
         }
     }
 
-    fn is_for_gzip(&self) -> bool {
-        let gzip = self.gzip.or(self.any).unwrap_or(0);
-        gzip > 0 && self.identity.is_none_or(|identity| identity <= gzip)
+    /// What is preferred to the plain body, the best first.
+    fn ranked(&self) -> [Option<Coding>; 3] {
+        let mut ranked = [None; 3];
+        for (place, coding) in Coding::ALL.into_iter().enumerate() {
+            // Whoever takes anything may have meant what everybody knows.
+            let any = self.any.filter(|_| coding == Coding::Gzip);
+            let quality = self.codings[place].or(any).unwrap_or(0);
+            let is_wanted = quality > 0 && self.identity.is_none_or(|identity| identity <= quality);
+            ranked[place] = is_wanted.then_some((quality, coding));
+        }
+        // Stable: of two that are taken alike, the first choice comes first.
+        ranked.sort_by_key(|wanted| std::cmp::Reverse(wanted.map_or(0, |(quality, _)| quality)));
+        ranked.map(|wanted| wanted.map(|(_, coding)| coding))
     }
 }
 
@@ -107,8 +137,8 @@ pub(crate) enum Fate {
     /// Another client would get it compressed.
     Varies,
     /// "What you hold is still right", to a client who holds it compressed.
-    StillGzip,
-    Gzip,
+    StillCoded,
+    Coded(Coding),
 }
 
 pub(crate) fn weigh(
@@ -120,15 +150,13 @@ pub(crate) fn weigh(
     let dress = request.dress.borrow();
     let Some(offer) = dress.as_ref().and_then(|dress| dress.offer.as_ref()) else { return Fate::AsItIs };
     if response.status == 304 {
-        return if holds_weakly(headers, &offer.holds) { Fate::StillGzip } else { Fate::Varies };
+        return if holds_weakly(headers, &offer.holds) { Fate::StillCoded } else { Fate::Varies };
     }
     if response.status < 200 || matches!(response.status, 204..=206) || !gains(headers) {
         return Fate::AsItIs;
     }
-    match offer.takes {
-        Coding::Gzip if encoders.has_room() => Fate::Gzip,
-        Coding::Gzip | Coding::Identity => Fate::Varies,
-    }
+    let mut takes = offer.takes.iter().copied().flatten();
+    takes.find(|coding| encoders.has_room(*coding)).map_or(Fate::Varies, Fate::Coded)
 }
 
 /// Whether the client's copy has the weak form of the answer's tag: the compressed one was told by that.
@@ -220,6 +248,7 @@ fn lists(value: &[u8], wanted: &[u8]) -> bool {
 pub(crate) fn amend(out: &mut Vec<u8>, start: usize, fate: Fate) {
     let composed = out.split_off(start);
     let end = memchr::memmem::find(&composed, b"\r\n\r\n").map_or(composed.len(), |end| end + 2);
+    let coding = if let Fate::Coded(coding) = fate { Some(coding) } else { None };
     let mut says_vary = false;
     for line in composed[..end].split_inclusive(|byte| *byte == b'\n') {
         let colon = memchr::memchr(b':', line).unwrap_or(line.len());
@@ -227,17 +256,17 @@ pub(crate) fn amend(out: &mut Vec<u8>, start: usize, fate: Fate) {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         if is(b"vary") {
             says_vary |= lists(value, b"accept-encoding") || lists(value, b"*");
-        } else if fate == Fate::Gzip && (is(b"content-length") || is(b"accept-ranges")) {
+        } else if coding.is_some() && (is(b"content-length") || is(b"accept-ranges")) {
             continue;
-        } else if matches!(fate, Fate::Gzip | Fate::StillGzip) && is(b"etag") && value.starts_with(b"\"") {
+        } else if (coding.is_some() || fate == Fate::StillCoded) && is(b"etag") && value.starts_with(b"\"") {
             // The same content, in other bytes.
             push(out, &[b"ETag: W/", value, b"\r\n"]);
             continue;
         }
         out.extend_from_slice(line);
     }
-    if fate == Fate::Gzip {
-        out.extend_from_slice(b"Content-Encoding: gzip\r\n");
+    if let Some(coding) = coding {
+        push(out, &[b"Content-Encoding: ", coding.name().as_bytes(), b"\r\n"]);
     }
     if !says_vary {
         out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
@@ -251,33 +280,40 @@ mod tests {
 
     #[test]
     fn clients_get_what_they_take() {
-        for (said, gzip) in [
-            ("gzip", true),
-            ("gzip, deflate, br, zstd", true),
-            ("br;q=1.0, gzip;q=0.8, *;q=0.1", true),
-            ("GZIP;Q=0.001", true),
-            ("x-gzip", true),
-            ("*", true),
-            ("identity;q=0.5, *;q=0.9", true),
-            ("", false),
-            ("br", false),
-            ("gzip;q=0", false),
-            ("gzip;q=0.000, *", false),
-            ("*;q=0", false),
-            ("identity, gzip;q=0.5", false),
-            ("gzip;q=2", false),
-            ("gzip;q=x", false),
-            ("gzipped", false),
+        for (said, first) in [
+            ("gzip", "gzip"),
+            ("gzip, deflate, br, zstd", "zstd"),
+            ("gzip, deflate, br", "gzip"),
+            ("br;q=1.0, gzip;q=0.8, *;q=0.1", "br"),
+            ("zstd;q=0.5, gzip;q=0.4, br;q=0.4", "zstd"),
+            ("GZIP;Q=0.001", "gzip"),
+            ("Br", "br"),
+            ("x-gzip", "gzip"),
+            ("*", "gzip"),
+            ("gzip;q=0.000, *", ""),
+            ("zstd;q=0, *", "gzip"),
+            ("identity;q=0.5, *;q=0.9", "gzip"),
+            ("identity;q=0.5, br;q=0.4, gzip;q=0.9", "gzip"),
+            ("", ""),
+            ("deflate", ""),
+            ("gzip;q=0", ""),
+            ("*;q=0", ""),
+            ("identity, gzip;q=0.5", ""),
+            ("gzip;q=2", ""),
+            ("gzip;q=x", ""),
+            ("gzipped", ""),
         ] {
             let head = format!("GET / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: {said}\r\n\r\n");
             let offer = Offer::of(&Request::default(), head.as_bytes());
-            assert_eq!(offer.takes == Coding::Gzip, gzip, "Accept-Encoding: {said}");
+            assert_eq!(offer.takes[0].map_or("", Coding::name), first, "Accept-Encoding: {said}");
         }
+        let all = Offer::of(&Request::default(), b"GET / HTTP/1.1\r\nAccept-Encoding: br, gzip, zstd\r\n\r\n");
+        assert_eq!(all.takes, Coding::ALL.map(Some), "where the first has no room, the next one is taken");
         let without = Offer::of(&Request::default(), b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert_eq!(without.takes, Coding::Identity, "who says nothing gets what everybody understands");
+        assert_eq!(without.takes, [None; 3], "who says nothing gets what everybody understands");
         let exact =
             b"GET / HTTP/1.1\r\nAccept-Encoding: gzip\r\nCache-Control: no-cache, No-Transform\r\n\r\n";
-        assert_eq!(Offer::of(&Request::default(), exact).takes, Coding::Identity, "it asked for no change");
+        assert_eq!(Offer::of(&Request::default(), exact).takes, [None; 3], "it asked for no change");
     }
 
     #[test]
@@ -313,14 +349,15 @@ mod tests {
     fn the_head_says_what_was_done() {
         let head = "HTTP/1.1 200 OK\r\nETag: \"v1\"\r\ncontent-length: 5000\r\nAccept-Ranges: bytes\r\nVary: Cookie\r\n\r\n";
         assert_eq!(
-            amended(head, Fate::Gzip),
+            amended(head, Fate::Coded(Coding::Gzip)),
             "HTTP/1.1 200 OK\r\nETag: W/\"v1\"\r\nVary: Cookie\r\nContent-Encoding: gzip\r\nVary: Accept-Encoding\r\n\r\n"
         );
         let varies = amended(head, Fate::Varies);
         assert_eq!(varies, head.replace("\r\n\r\n", "\r\nVary: Accept-Encoding\r\n\r\n"));
         let knowing = "HTTP/1.1 200 OK\r\nETag: W/\"v1\"\r\nVary: Cookie, accept-encoding\r\n\r\n";
         assert_eq!(amended(knowing, Fate::Varies), knowing, "it says so itself");
-        let weak = amended(knowing, Fate::Gzip);
+        let weak = amended(knowing, Fate::Coded(Coding::Zstd));
         assert!(weak.contains("\r\nETag: W/\"v1\"\r\n") && !weak.contains("W/W/"), "{weak}");
+        assert!(weak.contains("\r\nContent-Encoding: zstd\r\n"), "{weak}");
     }
 }

@@ -9,7 +9,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::{Decoder, Framing};
 use crate::buffer::Buffer;
-use crate::coding::Coding;
 use crate::error_page::Failure;
 use crate::head::{HEAD_MAX, Request};
 use crate::overload::Turn;
@@ -225,8 +224,8 @@ impl Receive<'_> {
         W: AsyncWrite + Unpin,
     {
         let framing = match response.coding {
-            Coding::Identity => response.framing,
-            Coding::Gzip => Framing::Chunked,
+            None => response.framing,
+            Some(_) => Framing::Chunked,
         };
         let is_chunked = response::chunks_for_client(framing, self.request);
         let relay = Relay {
@@ -241,8 +240,10 @@ impl Receive<'_> {
             watch: watch.map(|watch| watch as _),
         };
         let relayed = match response.coding {
-            Coding::Identity => relay.run(instance, client).await,
-            Coding::Gzip => Squeeze::new(relay, self.worker.encoders.lend()).run(instance, client).await,
+            None => relay.run(instance, client).await,
+            Some(coding) => {
+                Squeeze::new(relay, self.worker.encoders.lend(coding)).run(instance, client).await
+            }
         };
         match relayed {
             Ok(()) => End::Complete {

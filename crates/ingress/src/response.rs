@@ -25,7 +25,7 @@ pub(crate) struct Response {
     /// The instance's connection can carry another request afterwards.
     pub(crate) keep_alive: bool,
     /// How the client gets it.
-    pub(crate) coding: Coding,
+    pub(crate) coding: Option<Coding>,
 }
 
 impl Response {
@@ -64,8 +64,10 @@ pub(crate) fn read(
     let (mut response, connection) = examine(&parsed, request)?;
     let fate = coding::weigh(parsed.headers, request, &response, encoders);
     let mut shown = response;
-    if fate == Fate::Gzip && response.framing != Framing::None {
-        response.coding = Coding::Gzip;
+    if let Fate::Coded(coding) = fate
+        && response.framing != Framing::None
+    {
+        response.coding = Some(coding);
         // How long it will be, nobody knows yet.
         shown.framing = Framing::Chunked;
     }
@@ -129,7 +131,7 @@ fn examine<'h>(
             }
         }
     };
-    Ok((Response { status, framing, keep_alive, coding: Coding::Identity }, connection))
+    Ok((Response { status, framing, keep_alive, coding: None }, connection))
 }
 
 /// Whether the client learns the body's end from chunks.

@@ -74,7 +74,7 @@ fn who_takes_gzip_gets_gzip_and_others_get_the_page_as_it_is() {
         assert!(answer.head.contains("Vary: Cookie\r\n"), "{}", answer.head);
         assert!(answer.head.contains("Vary: Accept-Encoding\r\n"), "{}", answer.head);
     }
-    for headers in ["", "Accept-Encoding: br\r\n", "Accept-Encoding: gzip;q=0, *\r\n"] {
+    for headers in ["", "Accept-Encoding: deflate\r\n", "Accept-Encoding: gzip;q=0, *\r\n"] {
         let answer = ask(&stage, &get("/", headers));
         assert_eq!((answer.header("Content-Encoding"), &answer.body), (None, &page()), "{headers:?}");
         assert_eq!(answer.header("ETag"), Some("\"v1\""));
@@ -87,6 +87,42 @@ fn who_takes_gzip_gets_gzip_and_others_get_the_page_as_it_is() {
         Some("gzip, deflate, br"),
         "the application may, too"
     );
+}
+
+#[test]
+fn a_browser_gets_zstd_and_who_prefers_brotli_gets_that() {
+    let app = saying(|_| "200 OK\r\nContent-Type: text/html\r\nETag: \"v1\"\r\n".to_owned(), page());
+    let stage = Stage::start(vec![compressing(&app)]);
+    let read = |coding: &str, body: &[u8]| {
+        let mut out = Vec::new();
+        match coding {
+            "zstd" => {
+                out = vec![0; page().len() + 1];
+                let length = zstd_safe::decompress(&mut out[..], body).expect("the body is zstd, and whole");
+                out.truncate(length);
+            }
+            _ => {
+                brotli::Decompressor::new(body, 4096).read_to_end(&mut out).expect("it is brotli, and whole");
+            }
+        }
+        out
+    };
+    // Several bodies by one encoder.
+    for _ in 0..3 {
+        for (takes, coding) in [
+            ("gzip, deflate, br, zstd", "zstd"),
+            ("zstd", "zstd"),
+            ("br", "br"),
+            ("gzip;q=0.5, br", "br"),
+        ] {
+            let answer = ask(&stage, &get("/", &format!("Accept-Encoding: {takes}\r\n")));
+            assert_eq!(answer.header("Content-Encoding"), Some(coding), "for {takes}: {}", answer.head);
+            assert!(answer.body.len() * 4 < page().len(), "{} of {} bytes", answer.body.len(), page().len());
+            assert_eq!(read(coding, &answer.body), page(), "for {takes}");
+            assert_eq!(answer.header("ETag"), Some("W/\"v1\""));
+            assert!(answer.head.contains("Vary: Accept-Encoding\r\n"), "{}", answer.head);
+        }
+    }
 }
 
 #[test]

@@ -76,7 +76,12 @@ fn a_route_that_asks_for_it_compresses_what_the_application_says() {
     let mut read = String::new();
     flate2::read::GzDecoder::new(&packed.body[..]).read_to_string(&mut read).expect("it is gzip");
     assert_eq!(read, text);
-    assert_eq!(echo("/packed/", "br").text(), text, "who takes no gzip can't read it");
+    for coding in ["zstd", "br"] {
+        let packed = echo("/packed/", coding);
+        assert_eq!(packed.header("content-encoding"), Some(coding), "{:?}", packed.headers);
+        assert!(packed.body.len() < 1000, "{} bytes of {}", packed.body.len(), text.len());
+    }
+    assert_eq!(echo("/packed/", "deflate").text(), text, "who takes none of them can't read it");
     let plain = echo("/", "gzip, br");
     assert_eq!((plain.header("content-encoding"), plain.text()), (None, text.clone()));
 }
