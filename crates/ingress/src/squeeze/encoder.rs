@@ -17,7 +17,7 @@ use crate::relay::RelayError;
 const GZIP_LEVEL: u32 = 5;
 /// The format's largest; about 300 KiB an encoder, together with its tables.
 const GZIP_WINDOW_BITS: u8 = 15;
-/// As small as gzip's best affordable, in a third of its time; the next level takes twice the memory for nothing.
+/// About as small as gzip, in less than half of its time; the next level takes twice the memory for nothing.
 const ZSTD_LEVEL: i32 = 3;
 /// Pages are seldom larger; with it an encoder takes 1.7 MB.
 const ZSTD_WINDOW_BITS: u32 = 17;

@@ -109,12 +109,9 @@ fn a_browser_gets_zstd_and_who_prefers_brotli_gets_that() {
     };
     // Several bodies by one encoder.
     for _ in 0..3 {
-        for (takes, coding) in [
-            ("gzip, deflate, br, zstd", "zstd"),
-            ("zstd", "zstd"),
-            ("br", "br"),
-            ("gzip;q=0.5, br", "br"),
-        ] {
+        for (takes, coding) in
+            [("gzip, deflate, br, zstd", "zstd"), ("zstd", "zstd"), ("br", "br"), ("gzip;q=0.5, br", "br")]
+        {
             let answer = ask(&stage, &get("/", &format!("Accept-Encoding: {takes}\r\n")));
             assert_eq!(answer.header("Content-Encoding"), Some(coding), "for {takes}: {}", answer.head);
             assert!(answer.body.len() * 4 < page().len(), "{} of {} bytes", answer.body.len(), page().len());
