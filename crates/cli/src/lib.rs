@@ -25,6 +25,7 @@ pub mod gate;
 mod git;
 pub mod import;
 mod login;
+mod once;
 pub mod person;
 pub mod rates;
 pub mod render;

@@ -53,7 +53,6 @@ mod error_page;
 mod exchange;
 mod fetch;
 mod fields;
-pub mod floating;
 mod follow;
 mod forward;
 #[cfg(test)]
@@ -102,7 +101,6 @@ pub use cluster::ClusterError;
 pub use config::{AccessLogSetting, Config, ConfigError, Limits, LogFormat, TrustedProxies, check_settings};
 pub use control::{Control, Status};
 pub use development::AuthorityError;
-pub use floating::{Floating, FloatingError};
 pub use run::{RunError, run_process};
 pub use supervisor::{
     ClusterSetting, Listen, ServicesSetting, Supervisor, SupervisorConfig, SupervisorError,

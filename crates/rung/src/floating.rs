@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use anyhow::Context;
 use rung_cli::edge::Hinted;
-use rung_ingress::{Floating, Supervisor, floating};
+use rung_floating::Floating;
+use rung_ingress::Supervisor;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -24,7 +25,7 @@ pub async fn take_part(
     tell: impl Fn(String) + Send + 'static,
 ) -> anyhow::Result<Option<Part>> {
     let Some(address) = said else {
-        floating::give_up(&data.ingress()).await;
+        rung_floating::give_up(&data.ingress()).await;
         return Ok(None);
     };
     let http = supervisor.http().context("the ingress listens nowhere")?;

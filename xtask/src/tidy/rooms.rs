@@ -24,7 +24,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("rung-agent", &["rung-model", "rung-artifact", "rung-trust", "rung-api"]),
-    ("rung-ingress", &["rung-model", "rung-trust", "rung-api", "rung-process"]),
+    ("rung-ingress", &["rung-model", "rung-trust", "rung-api"]),
+    ("rung-floating", &["rung-api", "rung-ingress", "rung-process"]),
     ("rung-cli", &["rung-model", "rung-artifact", "rung-trust", "rung-api"]),
     (
         "rung-sim",
@@ -50,6 +51,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "rung-control",
             "rung-agent",
             "rung-ingress",
+            "rung-floating",
             "rung-cli",
         ],
     ),

@@ -252,7 +252,11 @@ impl Logger {
         }
         self.told_dropped = Some(Instant::now());
         let (lines, bytes) = (self.dropped_lines, self.dropped_bytes);
-        let text = format!("{lines} lines ({bytes} bytes) were dropped: {}", self.why_dropped);
+        let of = match lines {
+            0 => format!("{bytes} bytes of a line"),
+            lines => format!("{lines} lines ({bytes} bytes)"),
+        };
+        let text = format!("{of} were dropped: {}", self.why_dropped);
         (self.dropped_lines, self.dropped_bytes) = (0, 0);
         self.say(&text);
     }

@@ -93,6 +93,7 @@ pub async fn config(session: &mut Session<'_>, change: ConfigCommand) -> anyhow:
     let since = Instant::now();
     let (changes, wait): (BTreeMap<String, Option<String>>, WaitArgs) = match change {
         ConfigCommand::Set { values, wait } => {
+            let values = crate::once::once(values, "name")?;
             (values.into_iter().map(|(name, value)| (name, Some(value))).collect(), wait)
         }
         ConfigCommand::Unset { names, wait } => (names.into_iter().map(|name| (name, None)).collect(), wait),

@@ -23,7 +23,7 @@ const PLACED_WITHIN: Duration = Duration::from_secs(30);
 pub async fn scale(session: &mut Session<'_>, args: ScaleArgs) -> anyhow::Result<Exit> {
     let since = Instant::now();
     let app = session.app().await?;
-    let services: BTreeMap<ServiceName, u32> = args.counts.into_iter().collect();
+    let services = crate::once::once(args.counts, "service")?;
     let request = ScaleRequest { services: services.clone(), by: person::name() };
     let mut status = session.client.scale(&app, &request).await.with_context(|| format!("scaling {app}"))?;
     let mut unplaced_since = None;

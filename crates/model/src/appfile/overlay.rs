@@ -351,7 +351,7 @@ health.path = "/ready"
               |
             2 | instances = "two"
               |             ^^^^^
-              = write instances = 1
+              = write instances = 2, or instances = "per-node" for one on each node
 
             `services.api` has no command
              --> rung.staging.toml:4:11

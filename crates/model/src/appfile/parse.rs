@@ -35,7 +35,8 @@ pub(super) fn document<'t>(text: &'t str, findings: &mut Findings<'_>) -> Spanne
     let (document, broken) = DeTable::parse_recoverable(text);
     for error in broken {
         let span = error.span().unwrap_or(text.len()..text.len());
-        findings.syntax(span, format!("not TOML: {}", error.message()), way_out_of_syntax(error.message()));
+        let way_out = way_out_of_syntax(error.message());
+        findings.syntax(span, format!("not TOML: {}", error.message()), Some(way_out.to_owned()));
     }
     document
 }
@@ -83,15 +84,16 @@ pub(super) fn text_of<'t>(file_name: &str, bytes: &'t [u8]) -> Result<&'t str, A
     })
 }
 
-fn way_out_of_syntax(message: &str) -> Option<String> {
-    let text = if message.contains("string values must be quoted") || message.contains("invalid unquoted") {
+fn way_out_of_syntax(message: &str) -> &'static str {
+    if message.contains("string values must be quoted") || message.contains("invalid unquoted") {
         "texts stand in quotes: key = \"value\""
     } else if message.contains("duplicate key") {
         "keep one of the two"
+    } else if message.contains("recurse") {
+        "nothing in an app file is nested so deeply"
     } else {
-        return None;
-    };
-    Some(text.to_owned())
+        "a line is key = value, or begins a table: [services.web]"
+    }
 }
 
 struct Reader<'r, 't> {

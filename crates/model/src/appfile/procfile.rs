@@ -88,7 +88,10 @@ fn read_line(line: &str, start: usize, file: &mut AppFile, findings: &mut Findin
             }
         }
         Err(error) => {
-            let way_out = format!("write it like `{}`", super::parse::slug(name));
+            let way_out = match super::parse::slug(name).as_str() {
+                "" => "write it like web: bin/server".to_owned(),
+                slug => format!("write it like `{slug}`"),
+            };
             findings.report(span, format!("`{}` is not {}: {}", clip(name), error.what, error.why), way_out);
         }
     }

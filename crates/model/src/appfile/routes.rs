@@ -86,7 +86,9 @@ fn one(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Option<(Route, Rou
         compress: table.field("compress").map(|field| field.key_span.clone()),
         overload: table.field("overload").map(|field| field.key_span.clone()),
     };
-    Some((Route { path: path?, when, to, policy: Box::new(policy) }, places))
+    // With a placeholder the rest is checked, too; the file is refused anyway.
+    let path = path.unwrap_or_else(|| format!("/{}", places.path.start));
+    Some((Route { path, when, to, policy: Box::new(policy) }, places))
 }
 
 fn destination(

@@ -96,6 +96,15 @@ fn instances(table: &Table<'_, '_>, exclusive: bool, findings: &mut Findings<'_>
         field.report(findings, message, "write a number, and change it with `rung scale`");
         return defaults::INSTANCES;
     }
+    if matches!(field.value(), toml::de::DeValue::String(_)) {
+        let message = format!("`{}.instances` must be a whole number, not a text", clip(&table.name));
+        field.report(
+            findings,
+            message,
+            "write instances = 2, or instances = \"per-node\" for one on each node",
+        );
+        return defaults::INSTANCES;
+    }
     let Some(count) = field.integer(findings, 0..=i64::from(defaults::INSTANCES_MAX)) else {
         return defaults::INSTANCES;
     };

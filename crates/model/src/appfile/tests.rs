@@ -151,7 +151,7 @@ size = "10 apples"
               |
             6 | instances = "two"
               |             ^^^^^
-              = write instances = 1
+              = write instances = 2, or instances = "per-node" for one on each node
 
             `services.web.drain` has no unit
              --> rung.toml:7:9
@@ -202,12 +202,14 @@ fn a_file_that_is_not_toml_shows_every_broken_line_and_guesses_nothing() {
               |
             2 | [services.web
               |              ^
+              = a line is key = value, or begins a table: [services.web]
 
             not TOML: extra `=`, expected nothing
              --> rung.toml:4:13
               |
             4 | instances = = 2
               |             ^
+              = a line is key = value, or begins a table: [services.web]
 
             rung.toml has 3 errors"#]],
     );

@@ -30,6 +30,7 @@ pub fn duration(text: &str) -> Result<Duration, InvalidValue> {
             "write it like \"30s\", \"10m\", \"1h30m\" or \"500ms\"",
         )
     };
+    let too_long = || invalid(format!("{text:?} is longer than anything lasts"), "write it like \"30d\"");
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(invalid(
             format!("{text:?} has no unit"),
@@ -44,13 +45,16 @@ pub fn duration(text: &str) -> Result<Duration, InvalidValue> {
         let (number, tail) = rest.split_at(digits);
         let letters = tail.len() - tail.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
         let (unit, tail) = tail.split_at(letters);
-        let number: u64 = number.parse().map_err(|_| bad())?;
+        if number.is_empty() {
+            return Err(bad());
+        }
+        let number: u64 = number.parse().map_err(|_| too_long())?;
         let (_, millis) = DURATION_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?;
         if *millis >= shortest_yet {
             return Err(bad());
         }
         shortest_yet = *millis;
-        total = number.checked_mul(*millis).and_then(|part| total.checked_add(part)).ok_or_else(bad)?;
+        total = number.checked_mul(*millis).and_then(|part| total.checked_add(part)).ok_or_else(too_long)?;
         rest = tail;
     }
     if shortest_yet == u64::MAX { Err(bad()) } else { Ok(Duration::from_millis(total)) }
@@ -107,7 +111,11 @@ pub fn size(text: &str) -> Result<u64, InvalidValue> {
     };
     let total = number * (*bytes as f64);
     // Everything below 2^53 is exact; everything above is out of every bound.
-    if total.is_finite() && total < 9e15 { Ok(total.round() as u64) } else { Err(bad()) }
+    if total.is_finite() && total < 9e15 {
+        Ok(total.round() as u64)
+    } else {
+        Err(invalid(format!("{text:?} is more than any machine has"), "write it like \"512MB\" or \"2TB\""))
+    }
 }
 
 /// Writes a size in the largest decimal unit that loses nothing.

@@ -27,12 +27,11 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 use nix::sys::stat::Mode;
 use rung_api::seal::write_private;
+use rung_ingress::Control;
 use rung_process::Process;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
-
-use crate::control::Control;
 
 /// Between two words of the holder; the others wait for three of them and up to one more.
 const WORD_EVERY: &str = "0.2";
