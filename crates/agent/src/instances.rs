@@ -268,12 +268,7 @@ impl Instances {
             _ => ExitKind::Ended,
         };
         let log_tail = blocking(move || logs::tail(&directory)).await;
-        let mut reason = exit.describe();
-        if exit.how == (How::Exited { code: 0 }) {
-            reason.push_str(
-                ": a service's command must stay in the foreground; what it leaves behind is ended with it",
-            );
-        }
+        let reason = exit.describe();
         tracing::info!(instance = %id, attempt = exit.attempt, reason, "exited");
         self.tell(Event::Exited(Exited {
             instance: id.clone(),
