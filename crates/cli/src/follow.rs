@@ -1,18 +1,18 @@
 //! Following a deployment: its phases as they end, the lines of its builds, and what it came to.
 
-use crate::note;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rung_api::client::EventStream;
-use rung_api::wire::{LogLine, LogQuery, Started};
+use rung_api::wire::{AppStatus, LogLine, Started};
 use rung_api::{Client, ClientError, Code};
 use rung_model::{AppName, Deployment, DeploymentNumber, Outcome, Phase, RunId, ServiceName};
 
 use crate::edge::Exit;
+use crate::note;
 use crate::render::progress::{self, PhaseLine};
 use crate::render::stream::run_line;
+use crate::run_log::RunLog;
 use crate::screen::Screen;
 
 /// What Ctrl-C does while a deployment is followed.
@@ -36,8 +36,6 @@ const SILENCE_SAID_AFTER: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 /// How often it is asked whether instances wait for room: a deployment that goes well is over before.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(3);
-/// How long the last lines of a build may take to arrive after its end was seen.
-const LAST_LINES: Duration = Duration::from_millis(300);
 
 /// One deployment that is followed.
 #[derive(Debug)]
@@ -135,10 +133,11 @@ impl Follow<'_> {
         screen: &mut Screen,
     ) -> anyhow::Result<Option<Deployment>> {
         let mut shown = Shown::default();
-        let mut log = RunLog::default();
+        let mut logs = RunLogs::default();
         let mut seen = 0;
         let mut room = Room::default();
-        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_FOR_ROOM, LOOK_FOR_ROOM);
+        let looked = self.look_for_room();
+        tokio::pin!(looked);
         let mut tick = tokio::time::interval(TICK);
         let interrupt = self.interrupted();
         tokio::pin!(interrupt);
@@ -148,25 +147,31 @@ impl Follow<'_> {
             let deployment = loop {
                 tokio::select! {
                     deployment = &mut poll => break deployment?,
-                    line = log.next() => screen.say(&run_line(&line, screen.paint))?,
-                    _ = look.tick() => room.look(self, screen).await?,
+                    line = logs.next() => show_line(&line, screen)?,
+                    status = &mut looked => {
+                        room.tell(status, screen)?;
+                        looked.set(self.look_for_room());
+                    }
                     _ = tick.tick(), if screen.is_terminal() => shown.tick(screen),
                     () = &mut interrupt => return Ok(None),
                 }
             };
             seen = deployment.timeline.len();
-            if log.run != deployment.run || log.is_broken {
-                log.drain(screen).await?;
-                log.open(self.client, &deployment).await;
-            }
-            if deployment.has_ended() {
-                log.drain(screen).await?;
+            tokio::select! {
+                updated = logs.update(self.client, &deployment, screen) => updated?,
+                () = &mut interrupt => return Ok(None),
             }
             shown.update(&deployment, screen)?;
             if deployment.has_ended() {
                 return Ok(Some(deployment));
             }
         }
+    }
+
+    /// After a while, what the app's status is then. A server that does not answer is the poll's to tell.
+    async fn look_for_room(&self) -> Option<AppStatus> {
+        tokio::time::sleep(LOOK_FOR_ROOM).await;
+        self.client.app(self.app).await.ok()
     }
 
     async fn interrupted(&self) {
@@ -204,10 +209,9 @@ impl Follow<'_> {
 struct Room(BTreeMap<ServiceName, String>);
 
 impl Room {
-    /// Says what is new. A server that does not answer is the poll's to tell.
-    async fn look(&mut self, follow: &Follow<'_>, screen: &mut Screen) -> anyhow::Result<()> {
-        let Ok(status) = follow.client.app(follow.app).await else { return Ok(()) };
-        for service in status.services {
+    /// Says what is new.
+    fn tell(&mut self, status: Option<AppStatus>, screen: &mut Screen) -> anyhow::Result<()> {
+        for service in status.into_iter().flat_map(|status| status.services) {
             let Some(why) = service.unplaced else { continue };
             if self.0.get(&service.name) != Some(&why) {
                 screen.say(&format!("  {} waits: {}", service.name, crate::render::harmless(&why)))?;
@@ -260,71 +264,51 @@ impl Shown {
     }
 }
 
-/// The output of the run that a deployment waits for.
+/// The output of a deployment's runs.
 #[derive(Debug, Default)]
-struct RunLog {
-    run: Option<RunId>,
-    stream: Option<EventStream<LogLine>>,
-    /// It stopped in the middle, and is taken up again with the next change of the deployment.
-    is_broken: bool,
-    last: Option<Timestamp>,
-    /// What was shown before a break; the lines of its last moment come again.
-    resumed_after: Option<Timestamp>,
+struct RunLogs {
+    /// Runs whose output was shown to its end.
+    done: BTreeSet<RunId>,
+    current: Option<RunLog>,
 }
 
-impl RunLog {
-    async fn open(&mut self, client: &Client, deployment: &Deployment) {
-        if self.run != deployment.run {
-            self.last = None;
-        }
-        (self.is_broken, self.resumed_after) = (false, self.last);
-        let Some(run) = deployment.run.clone().filter(|_| !deployment.has_ended()) else {
-            self.run.clone_from(&deployment.run);
-            return;
-        };
-        let query =
-            LogQuery { run: Some(run.clone()), since: self.last, follow: true, ..LogQuery::default() };
-        // A log that can't be read yet is asked for again with the next change; the deployment matters more.
-        if let Ok(stream) = client.logs(&deployment.app, &query).await {
-            self.run = Some(run);
-            self.stream = Some(stream);
-        }
-    }
-
-    /// The next line; waits for ever when there is no log.
-    async fn next(&mut self) -> LogLine {
-        while let Some(stream) = &mut self.stream {
-            match stream.next().await {
-                Some(Ok(line)) => {
-                    if self.is_news(&line) {
-                        return line;
-                    }
-                }
-                ended => {
-                    self.is_broken = ended.is_some();
-                    self.stream = None;
-                }
+impl RunLogs {
+    /// Shows what is left of the runs that have ended, also of those that nobody saw begin, and goes on with the
+    /// present one.
+    async fn update(
+        &mut self,
+        client: &Client,
+        deployment: &Deployment,
+        screen: &mut Screen,
+    ) -> anyhow::Result<()> {
+        let present = deployment.run.as_ref().filter(|_| !deployment.has_ended());
+        for run in deployment.runs.iter().filter(|run| Some(*run) != present) {
+            if self.done.insert(run.clone()) {
+                let log = self.log(client, deployment, run);
+                log.rest(|line| show_line(line, screen)).await?;
             }
         }
-        std::future::pending().await
-    }
-
-    /// What was shown before a break is none, nor that the run has begun: its phase is on the screen.
-    fn is_news(&mut self, line: &LogLine) -> bool {
-        let is_new = self.resumed_after.is_none_or(|after| line.at > after);
-        self.last = self.last.max(Some(line.at));
-        is_new && !line.says_started()
-    }
-
-    /// Shows what is left of a run that has ended.
-    async fn drain(&mut self, screen: &mut Screen) -> anyhow::Result<()> {
-        let Some(mut stream) = self.stream.take() else { return Ok(()) };
-        let end = tokio::time::Instant::now() + LAST_LINES;
-        while let Ok(Some(Ok(line))) = tokio::time::timeout_at(end, stream.next()).await {
-            if self.is_news(&line) {
-                screen.say(&run_line(&line, screen.paint))?;
-            }
+        if let Some(run) = present {
+            self.current = Some(self.log(client, deployment, run));
         }
         Ok(())
     }
+
+    fn log(&mut self, client: &Client, deployment: &Deployment, run: &RunId) -> RunLog {
+        let followed = self.current.take_if(|log| log.run() == run);
+        followed.unwrap_or_else(|| RunLog::new(client, &deployment.app, run))
+    }
+
+    /// The next line; waits for ever when no run goes on.
+    async fn next(&mut self) -> LogLine {
+        match &mut self.current {
+            Some(log) => log.next().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// That a run has begun is no news: its phase is on the screen.
+fn show_line(line: &LogLine, screen: &mut Screen) -> anyhow::Result<()> {
+    if line.says_started() { Ok(()) } else { screen.say(&run_line(line, screen.paint)) }
 }

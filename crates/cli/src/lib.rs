@@ -29,6 +29,7 @@ mod once;
 pub mod person;
 pub mod rates;
 pub mod render;
+pub mod run_log;
 pub mod screen;
 pub mod server_file;
 pub mod tell;

@@ -146,15 +146,17 @@ async fn deployed(client: &Client, dir: &Path) -> (anyhow::Result<Exit>, String)
 #[tokio::test]
 async fn a_first_deploy_sends_the_directory_and_shows_every_phase() {
     let mut building = deployment(Phase::Building, &[(Phase::Building, "make")]);
-    building.run = Some(RunId::new("shop-build-1").unwrap());
     let rolling = deployment(Phase::Rolling, &[(Phase::Building, "make"), (Phase::Rolling, "web: 1 of 1")]);
     let done = deployment(
         Phase::Succeeded,
         &[(Phase::Building, "make"), (Phase::Rolling, "web: 1 of 1"), (Phase::Succeeded, "done")],
     );
+    let build = RunId::new("shop-build-1").unwrap();
+    building.run = Some(build.clone());
+    let polls = [building, rolling, done].map(|poll| Deployment { runs: vec![build.clone()], ..poll });
     let (client, script) = serve(Script {
         started: Mutex::new(Some(Ok(started()))),
-        polls: Mutex::new(vec![building, rolling, done]),
+        polls: Mutex::new(polls.into()),
         ..Script::default()
     })
     .await;

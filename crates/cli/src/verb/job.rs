@@ -1,12 +1,10 @@
 //! `rung job`: jobs run on demand and by schedule.
 
-use crate::note;
 use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rung_api::client::EventStream;
-use rung_api::wire::{JobRequest, LogLine, LogQuery, PinRequest, Stream};
+use rung_api::wire::{JobRequest, LogLine, PinRequest, Stream};
 use rung_model::{AppName, JobName, Run, RunId};
 
 use super::Session;
@@ -14,14 +12,14 @@ use super::command::told;
 use crate::args::JobCommand;
 use crate::edge::Exit;
 use crate::follow::may_pass;
+use crate::note;
+use crate::run_log::RunLog;
 use crate::{person, render};
 
 /// How long one long poll for a run's end waits.
 const POLL: Duration = Duration::from_secs(20);
 /// Between two attempts to reach a server that is restarted.
 const RETRY: Duration = Duration::from_millis(250);
-/// How long the last lines of a log may take to arrive after the run's end was seen.
-const LAST_LINES: Duration = Duration::from_millis(500);
 
 pub async fn job(session: &mut Session<'_>, command: JobCommand) -> anyhow::Result<Exit> {
     let app = session.app().await?;
@@ -100,14 +98,7 @@ async fn run(
 /// Shows the output of a run until it has ended; `None`: the person stopped following.
 async fn follow(session: &mut Session<'_>, app: &AppName, id: &RunId) -> anyhow::Result<Option<Run>> {
     let client = session.client.clone();
-    let mut log = Log {
-        client: client.clone(),
-        app: app.clone(),
-        run: id.clone(),
-        stream: None,
-        last: None,
-        resumed_after: None,
-    };
+    let mut log = RunLog::new(&client, app, id);
     let mut ended = std::pin::pin!(async {
         loop {
             match client.run(app, id, POLL).await {
@@ -125,14 +116,7 @@ async fn follow(session: &mut Session<'_>, app: &AppName, id: &RunId) -> anyhow:
             _ = tokio::signal::ctrl_c() => return Ok(None),
         }
     };
-    let end = tokio::time::Instant::now() + LAST_LINES;
-    while let Ok(line) = tokio::time::timeout_at(end, log.next()).await {
-        let is_last = line.stream == Stream::Rung && !line.says_started();
-        show(session, &line)?;
-        if is_last {
-            break;
-        }
-    }
+    log.rest(|line| show(session, line)).await?;
     Ok(Some(run))
 }
 
@@ -150,44 +134,4 @@ fn show(session: &mut Session<'_>, line: &LogLine) -> anyhow::Result<()> {
         Stream::Rung => {}
     }
     Ok(())
-}
-
-/// The log of one run, taken up again when its stream breaks.
-struct Log {
-    client: rung_api::Client,
-    app: AppName,
-    run: RunId,
-    stream: Option<EventStream<LogLine>>,
-    last: Option<jiff::Timestamp>,
-    /// What was shown before the last break.
-    resumed_after: Option<jiff::Timestamp>,
-}
-
-impl Log {
-    /// The next line; waits for ever when there is none.
-    async fn next(&mut self) -> LogLine {
-        loop {
-            if self.stream.is_none() {
-                let (run, since) = (Some(self.run.clone()), self.last);
-                let query = LogQuery { run, since, follow: true, ..LogQuery::default() };
-                self.resumed_after = self.last;
-                self.stream = self.client.logs(&self.app, &query).await.ok();
-            }
-            match &mut self.stream {
-                Some(stream) => match stream.next().await {
-                    // After a break the lines of the last moment come again.
-                    Some(Ok(line)) if self.resumed_after.is_some_and(|after| line.at <= after) => {}
-                    Some(Ok(line)) => {
-                        self.last = self.last.max(Some(line.at));
-                        return line;
-                    }
-                    Some(Err(_)) | None => {
-                        self.stream = None;
-                        tokio::time::sleep(RETRY).await;
-                    }
-                },
-                None => tokio::time::sleep(RETRY).await,
-            }
-        }
-    }
 }

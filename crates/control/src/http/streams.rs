@@ -141,10 +141,11 @@ pub async fn logs(
         return Ok(all_of(lines));
     }
     control.refuse_unknown_source(&app, &query).await?;
-    let agents = control.agents(|_| true);
+    // Where a run was placed is its log, and no node that is away is missed.
+    let of_run = control.read(|world| world.runs.get(query.run.as_ref()?)?.value.node.clone());
+    let agents = control.agents(|node| of_run.as_ref().is_none_or(|of_run| of_run == node));
     if agents.is_empty() {
-        let body = ErrorBody::new(Code::Unavailable, format!("no node has come yet that has logs of {app}"));
-        return Err(body.hint("try again in a moment").into());
+        return Err(nobody_has(&app, of_run).into());
     }
     let path = format!("{}?{}", paths::AGENT_LOGS, log_query(&query));
     let (lines, received) = mpsc::channel(256);
@@ -154,6 +155,14 @@ pub async fn logs(
         tokio::spawn(pass_on(node, agent, path.clone(), lines.clone()));
     }
     Ok(joined.into_response())
+}
+
+fn nobody_has(app: &AppName, of_run: Option<NodeId>) -> ErrorBody {
+    match of_run {
+        Some(node) => ErrorBody::new(Code::NotFound, format!("node {node} had this log, and is gone")),
+        None => ErrorBody::new(Code::Unavailable, format!("no node has come yet that has logs of {app}"))
+            .hint("try again in a moment"),
+    }
 }
 
 /// What is there already, as a stream that is whole.

@@ -106,3 +106,19 @@ fn a_build_that_prints_a_gigabyte_ends_and_its_last_words_are_shown() {
     rung.deploy(app.directory()).succeeds();
     assert!(rung.page("chatty", "/").contains("version 1 "));
 }
+
+#[test]
+fn every_line_of_a_build_is_shown_once_also_of_one_that_ends_before_anybody_looks() {
+    let rung = Rung::start();
+    let mut app = TestApp::new("told", 1);
+    for lines in [1, 2, 20_000] {
+        app.sections = vec![format!("[build]\ncommand = \"touch {lines} && seq -f 'line %.0f.' 1 {lines}\"")];
+        let shown = rung.deploy(app.directory()).succeeds();
+        let wrong: Vec<_> = (1..=lines)
+            .map(|line| (line, shown.out.matches(&format!("line {line}.")).count()))
+            .filter(|(_, times)| *times != 1)
+            .take(5)
+            .collect();
+        assert!(wrong.is_empty(), "of {lines} lines these were shown so often: {wrong:?}");
+    }
+}
