@@ -33,8 +33,9 @@ mod traffic;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -49,6 +50,7 @@ pub use callers::Via;
 use extract::Json;
 pub use openapi::document as openapi_document;
 
+use crate::reconcile::Reconcile;
 use crate::shared::Control;
 use openapi::{Described, says};
 use right::{DEPLOY, Right, VIEW};
@@ -135,6 +137,9 @@ fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// At the start, how long whoever asks waits for the state to be read.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
 /// Bodies that are not archives are small.
 const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
 
@@ -145,10 +150,12 @@ fn router(control: Control) -> Router {
     let people = people.layer(middleware::from_fn(git::speak_git));
     let roles =
         roles().router.layer(middleware::from_fn_with_state(control.clone(), callers::only_for_roles));
+    let when_read = middleware::from_fn_with_state(control.clone(), when_read);
     open()
         .router
         .merge(people)
         .merge(roles)
+        .layer(when_read)
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(JSON_MAX_BYTES))
@@ -645,6 +652,17 @@ fn close(mut response: Response) -> Response {
         response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Until the index was read once there seems to be no app, no node and no token.
+async fn when_read(State(control): State<Control>, request: Request, next: Next) -> Response {
+    let has_read = |reconcile: &Reconcile| (reconcile.world().revision > 0).then_some(());
+    if request.uri().path() == paths::HEALTH || control.wait_for(READ_WITHIN, has_read).await.is_some() {
+        return next.run(request).await;
+    }
+    let body = ErrorBody::new(Code::Unavailable, "the server starts, and has not read its state yet");
+    Refused(body.hint("try again in a moment; when it stays so, the server's own output says why"))
+        .into_response()
 }
 
 async fn unknown_endpoint(request: Request) -> Refused {

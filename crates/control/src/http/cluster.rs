@@ -44,7 +44,8 @@ pub async fn show(State(control): State<Control>) -> Answer<ClusterReport> {
             reconcile.frozen().map(|frozen| (frozen.clone(), reconcile.preview(control.clock()))),
         )
     });
-    let leader = control.inner.store.get(keys::LEADER).await.ok().and_then(|read| read.value);
+    let asking = tokio::time::timeout(MEMBER_ANSWERS_WITHIN, control.inner.store.get(keys::LEADER));
+    let leader = asking.await.ok().and_then(Result::ok).and_then(|read| read.value);
     let leader =
         leader.and_then(|entry| String::from_utf8(entry.value).ok()).and_then(|name| name.parse().ok());
     let mut report = ClusterReport {
@@ -66,15 +67,13 @@ pub async fn show(State(control): State<Control>) -> Answer<ClusterReport> {
         let snapshots = quorum.snapshots();
         report.snapshots.kept = snapshots.len() as u64;
         report.snapshots.newest = snapshots.last().map(|newest| newest.taken);
-        match quorum.admin().members().await {
-            Ok(members) => report.members = describe(quorum, members).await,
-            Err(error) => report.problems.push(ClusterProblem {
-                what: error.to_string(),
-                way_out:
-                    "start the other servers; when they are lost for good, stop rung and run `rung cluster \
-                          restore` with the newest snapshot"
-                        .to_owned(),
-            }),
+        match tokio::time::timeout(MEMBER_ANSWERS_WITHIN, quorum.admin().members()).await {
+            Ok(Ok(members)) => report.members = describe(quorum, members).await,
+            Ok(Err(error)) => report.problems.extend(without_etcd(quorum, error.to_string())),
+            Err(_) => {
+                let what = format!("etcd has not answered within {} s", MEMBER_ANSWERS_WITHIN.as_secs());
+                report.problems.extend(without_etcd(quorum, what));
+            }
         }
         report.problems.extend(problems(&report.members));
     }
@@ -83,6 +82,21 @@ pub async fn show(State(control): State<Control>) -> Answer<ClusterReport> {
         way_out: "look at what would be done, then `rung cluster approve`".to_owned(),
     }));
     Ok(Json(report))
+}
+
+/// Nothing can be changed; this machine's member may know why.
+fn without_etcd(quorum: &Quorum, what: String) -> Vec<ClusterProblem> {
+    let is_alone = quorum.record.endpoints.len() == 1;
+    let first = if is_alone { "mend what it says" } else { "start the other servers" };
+    let lost = if is_alone { "its files are" } else { "they are" };
+    let way_out = format!(
+        "{first}; when {lost} lost for good, stop rung and run `rung cluster restore` with the newest snapshot"
+    );
+    let own = quorum.member.trouble().map(|trouble| ClusterProblem {
+        what: format!("etcd on this machine: {trouble}"),
+        way_out: "mend that; it is started again by itself".to_owned(),
+    });
+    own.into_iter().chain([ClusterProblem { what, way_out }]).collect()
 }
 
 async fn describe(quorum: &Arc<Quorum>, members: Vec<EtcdMember>) -> Vec<MemberReport> {

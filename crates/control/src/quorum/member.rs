@@ -47,6 +47,8 @@ pub struct Member {
 struct Inner {
     data: PathBuf,
     process: Mutex<Arc<Process>>,
+    /// Why it ended last, or was not started.
+    trouble: Mutex<Option<String>>,
 }
 
 fn etcd_directory(data: &Path) -> PathBuf {
@@ -96,7 +98,8 @@ impl Member {
             }
             None => start(data, record)?,
         };
-        let inner = Inner { data: data.to_owned(), process: Mutex::new(Arc::new(process)) };
+        let process = Mutex::new(Arc::new(process));
+        let inner = Inner { data: data.to_owned(), process, trouble: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -129,19 +132,35 @@ impl Member {
             if began.elapsed() > BACKOFF_MAX {
                 backoff = BACKOFF_MIN;
             }
-            tell(&format!(
-                "etcd ended; it is started again{}",
-                last_words(&self.inner.data).map(|words| format!(". It said: {words}")).unwrap_or_default()
-            ));
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
-            match start(&self.inner.data, &record) {
-                Ok(process) => {
-                    *self.inner.process.lock().expect("nobody panics while holding it") = Arc::new(process);
+            let words = last_words(&self.inner.data).map(|words| format!("it said: {words}"));
+            let words = words.unwrap_or_else(|| "it said nothing".to_owned());
+            tell(&format!("etcd ended; it is started again; {words}"));
+            self.inner.note(format!("it ended; {words}"));
+            let process = loop {
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+                match start(&self.inner.data, &record) {
+                    Ok(process) => break process,
+                    Err(error) => {
+                        let why = crate::trees::chain(&error);
+                        tell(&why);
+                        self.inner.note(why);
+                    }
                 }
-                Err(error) => tell(&format!("{error}")),
-            }
+            };
+            *self.inner.process.lock().expect("nobody panics while holding it") = Arc::new(process);
         }
+    }
+
+    /// Why it ended last, or was not started; it may be well since.
+    pub fn trouble(&self) -> Option<String> {
+        self.inner.trouble.lock().expect("nobody panics while holding it").clone()
+    }
+}
+
+impl Inner {
+    fn note(&self, trouble: String) {
+        *self.trouble.lock().expect("nobody panics while holding it") = Some(trouble);
     }
 }
 

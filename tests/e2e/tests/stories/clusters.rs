@@ -1,6 +1,11 @@
 //! From one machine to a cluster, and back: the state moves, applications do not notice.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rung_e2e::{Load, Rung, Start, TestApp, eventually, process};
 
@@ -155,4 +160,110 @@ fn a_restored_state_changes_nothing_until_somebody_has_approved_it() {
     app.version = "3".into();
     rung.deploy(app.directory()).succeeds();
     assert!(rung.page("lazarus", "/").contains("version 3 "));
+}
+
+/// A directory that can't be written, until this is dropped.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    fn make(directory: &Path) -> Self {
+        let mount = |arguments: &[&str]| {
+            let output =
+                Command::new("mount").args(arguments).arg(directory).output().expect("starting mount");
+            assert!(output.status.success(), "this story mounts a directory, which takes root: {output:?}");
+        };
+        mount(&["--bind", directory.to_str().expect("temporary directories have names in UTF-8")]);
+        let made = Self(directory.to_owned());
+        mount(&["-o", "remount,bind,ro"]);
+        made
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(), "umount failed");
+    }
+}
+
+#[test]
+fn an_etcd_that_can_not_write_is_told_and_goes_on_when_it_can() {
+    let (rung, _app) = deployed("patient");
+    rung.cli(&["cluster", "init"]).succeeds();
+    rung.cli(&["config", "set", "COLOR=green", "--app", "patient"]).succeeds();
+    rung.wait_until_settled("patient", "web", 2);
+    let load = Load::start(rung.http(), "patient.localhost", "/");
+    load.wait_for(50);
+
+    let member = etcd(&rung);
+    let read_only = ReadOnly::make(&rung.data().join("etcd"));
+    process::kill_9(member.pid);
+    process::wait_until_gone(member);
+    rung.cli(&["config", "set", "COLOR=red", "--app", "patient"]).ends_with(1).mentions("etcd");
+    eventually("it is told why etcd does not come back", || {
+        let said = rung.cli(&["cluster"]).everything();
+        if said.to_lowercase().contains("read-only file system") { Ok(()) } else { Err(said) }
+    });
+    load.wait_for(100);
+
+    drop(read_only);
+    eventually("changes are taken again", || {
+        let said = rung.cli(&["config", "set", "COLOR=blue", "--app", "patient"]);
+        if said.code == Some(0) { Ok(()) } else { Err(said.everything()) }
+    });
+    rung.wait_until_settled("patient", "web", 2);
+    load.wait_for(50);
+    load.stop().assert_none_lost("an etcd that can't write for a while");
+    rung.cli(&["config", "get", "COLOR", "--app", "patient"]).succeeds().mentions("blue");
+}
+
+/// A process that sleeps most of the time, until this is dropped.
+struct Slow {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Slow {
+    fn make(life: process::Life) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let until = is_over.clone();
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) && life.goes_on() {
+                process::signal(life.pid, libc::SIGSTOP);
+                std::thread::sleep(ASLEEP); // tidy: how slow it is
+                process::signal(life.pid, libc::SIGCONT);
+                std::thread::sleep(AWAKE); // tidy: how slow it is
+            }
+        });
+        Self { is_over, thread: Some(thread) }
+    }
+}
+
+const ASLEEP: Duration = Duration::from_millis(300);
+const AWAKE: Duration = Duration::from_millis(30);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[test]
+fn an_etcd_that_is_slow_delays_changes_and_loses_nothing() {
+    let (rung, mut app) = deployed("unhurried");
+    rung.cli(&["cluster", "init"]).succeeds();
+    let lives = rung.lives("unhurried");
+    let load = Load::start(rung.http(), "unhurried.localhost", "/");
+    load.wait_for(50);
+    let slow = Slow::make(etcd(&rung));
+    rung.cli(&["status"]).succeeds();
+    load.wait_for(50);
+    assert_eq!(rung.lives("unhurried"), lives, "an instance was started again because etcd is slow");
+    app.version = "2".into();
+    rung.deploy(app.directory()).succeeds();
+    assert!(rung.page("unhurried", "/").contains("version 2 "));
+    drop(slow);
+    rung.wait_until_settled("unhurried", "web", 2);
+    load.stop().assert_none_lost("a deploy over a slow etcd");
 }
