@@ -13,7 +13,7 @@ use crate::stream::{Asked, Stream};
 use crate::table::{Row, Table};
 use crate::{machine, milliseconds, page, seconds};
 
-const FLOATING: &str = "10.77.0.200";
+const FLOATING: &str = "10.0.0.200";
 const CLIENTS: usize = 2;
 const BETWEEN: Duration = Duration::from_millis(5);
 
@@ -86,11 +86,11 @@ fn floating(binary: &Path, rounds: usize, table: &mut Table) -> anyhow::Result<(
         let again = first_good(&asked, lost).ok_or_else(|| anyhow::anyhow!("nobody answered again"))?;
         gaps.push(again.saturating_duration_since(lost));
         hosts.mend(holder);
-        let known = hosts.host(holder).output().matches("another machine has").count();
+        let known = hosts.host(holder).output().matches("stands by for the floating").count();
         hosts.host_mut(holder).run(&["join", "--floating", FLOATING]);
         eventually("the machine is back, without the address", || {
             let said = hosts.host(holder).output();
-            if said.matches("another machine has").count() > known { Ok(()) } else { Err(said) }
+            if said.matches("stands by for the floating").count() > known { Ok(()) } else { Err(said) }
         });
     }
     table.push(milliseconds(

@@ -172,7 +172,9 @@ impl Floating {
         while let Some(line) = words.next_line().await? {
             match state_in(&line) {
                 Some("MASTER") => say(format!("this machine has the floating address {} now", self.address)),
-                Some("BACKUP") => say(format!("another machine has the floating address {}", self.address)),
+                Some("BACKUP") => {
+                    say(format!("this machine stands by for the floating address {}", self.address))
+                }
                 Some("FAULT") => {
                     say(format!("this machine can't have the floating address {}", self.address))
                 }

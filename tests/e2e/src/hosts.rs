@@ -2,6 +2,8 @@
 //!
 //! Nothing of it is seen by other tests: the bridge is in a namespace, too, so every stage has the same addresses.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
@@ -55,20 +57,35 @@ fn ip(arguments: &str) {
 }
 
 impl Hosts {
-    /// So many machines, `10.77.0.1` and on.
+    /// So many machines, `10.0.0.1` and on.
     pub fn new(count: u8) -> Self {
         Self::with_binary(count, rung_binary())
     }
 
     /// The same, with another `rung` than the one under test.
     pub fn with_binary(count: u8, binary: &Path) -> Self {
+        Self::made(count, "host", binary)
+    }
+
+    /// The same, called by this name and a number, as in the documentation.
+    pub fn called(name: &str, count: u8) -> Self {
+        Self::made(count, name, rung_binary())
+    }
+
+    fn made(count: u8, name: &str, binary: &Path) -> Self {
         let stage = format!("rung{}-{}", std::process::id(), STAGES.fetch_add(1, Ordering::Relaxed));
         let switch = Namespace(format!("{stage}-sw"));
         ip(&format!("netns add {}", switch.0));
         ip(&format!("-n {} link add bridge0 type bridge", switch.0));
         ip(&format!("-n {} link set bridge0 up", switch.0));
-        let hosts = (1..=count).map(|number| Host::new(binary, &stage, &switch.0, number)).collect();
+        let hosts = (1..=count).map(|number| Host::new(binary, &stage, &switch.0, name, number)).collect();
         Self { hosts, switch }
+    }
+
+    /// By its name.
+    pub fn named_mut(&mut self, name: &str) -> &mut Host {
+        let found = self.hosts.iter_mut().find(|host| host.name == name);
+        found.unwrap_or_else(|| panic!("there is no machine {name}"))
     }
 
     /// Counted from one.
@@ -91,12 +108,16 @@ impl Hosts {
         let token = said.json::<serde_json::Value>()["token"].as_str().expect("a token is a text").to_owned();
         let server = self.host(1).address;
         self.host_mut(number).join_with(&token, server, more);
-        let expected = if role == "ingress" { NodeState::Serving } else { NodeState::Ready };
+        self.wait_until_joined(number);
+    }
+
+    /// Waits until the first machine sees that one, ready for what it is.
+    pub fn wait_until_joined(&self, number: usize) {
         let host = self.host(number);
         eventually(&format!("{} has joined", host.name), || {
             let node = self.host(1).nodes().into_iter().find(|node| node.node.as_str() == host.name);
             match node {
-                Some(node) if node.state == expected => Ok(()),
+                Some(node) if matches!(node.state, NodeState::Ready | NodeState::Serving) => Ok(()),
                 other => Err(format!("{other:?}\n{}", host.output())),
             }
         });
@@ -132,7 +153,7 @@ pub struct Host {
 }
 
 impl Host {
-    fn new(binary: &Path, stage: &str, switch: &str, number: u8) -> Self {
+    fn new(binary: &Path, stage: &str, switch: &str, called: &str, number: u8) -> Self {
         let namespace = Namespace(format!("{stage}-{number}"));
         let name = &namespace.0;
         ip(&format!("netns add {name}"));
@@ -140,13 +161,13 @@ impl Host {
         ip(&format!("-n {switch} link add port{number} type veth peer name eth0 netns {name}"));
         ip(&format!("-n {switch} link set port{number} master bridge0"));
         ip(&format!("-n {switch} link set port{number} up"));
-        ip(&format!("-n {name} addr add 10.77.0.{number}/24 dev eth0"));
+        ip(&format!("-n {name} addr add 10.0.0.{number}/24 dev eth0"));
         ip(&format!("-n {name} link set eth0 up"));
         Self {
             binary: binary.to_owned(),
             namespace,
-            address: Ipv4Addr::new(10, 77, 0, number),
-            name: format!("host-{number}"),
+            address: Ipv4Addr::new(10, 0, 0, number),
+            name: format!("{called}-{number}"),
             own: tempfile::Builder::new().prefix("rung-e2e-").tempdir().expect("a temporary directory"),
             child: None,
             said: Arc::default(),
@@ -181,16 +202,30 @@ impl Host {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        self.program(&self.binary, arguments)
+    }
+
+    fn program(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).env("RUNG_DATA", self.data()).current_dir(self.own.path());
         command.env_remove("RUNG_API").env_remove("RUNG_TOKEN").env_remove("RUNG_CA").stdin(Stdio::null());
-        let file = self.namespace_file();
+        let (file, name) = (self.namespace_file(), self.name.clone());
         #[allow(unsafe_code)]
-        // SAFETY: between fork and exec there is one system call, which takes integers and allocates nothing.
+        // SAFETY: between fork and exec there are system calls only, which take integers and a text that is there.
         unsafe {
-            command.pre_exec(move || enter(&file));
+            command.pre_exec(move || enter(&file).and_then(|()| be_called(&name)));
         }
         command
+    }
+
+    /// Runs a line of shell on this machine, with these variables; `rung` is the one of this stage.
+    #[track_caller]
+    pub fn shell(&self, line: &str, env: &BTreeMap<String, String>) -> Said {
+        let mut command = self.program("bash", &["-c", line]);
+        let beside = self.binary.parent().expect("a file is in a directory").display();
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{beside}:{path}")).envs(env);
+        ending::run(format!("{}: {line}", self.name), command)
     }
 
     /// Starts the platform here as a server that other machines reach.
@@ -200,8 +235,6 @@ impl Host {
 
     /// The same with more words on its command line.
     pub fn serve_with(&mut self, more: &[&str]) {
-        std::fs::create_dir_all(self.data()).expect("a directory of our own");
-        std::fs::write(self.data().join("node-name"), &self.name).expect("a file of our own");
         self.run(&[&["up", "--api", "0.0.0.0:7864", "--http", "0.0.0.0:8080"], more].concat());
         eventually("the server answers its commands", || {
             let said = self.cli(&["node", "list", "--json"]);
@@ -215,8 +248,7 @@ impl Host {
 
     /// Makes this machine a node, by a token of the server's.
     pub fn join_with(&mut self, token: &str, server: Ipv4Addr, more: &[&str]) {
-        let (name, server) = (self.name.clone(), format!("{server}:7864"));
-        self.run(&[&["join", &server, token, "--name", &name], more].concat());
+        self.run(&[&["join", &format!("{server}:7864"), token], more].concat());
     }
 
     /// Starts `rung` with these arguments.
@@ -236,6 +268,14 @@ impl Host {
     #[track_caller]
     pub fn cli(&self, arguments: &[&str]) -> Said {
         ending::run(format!("{}: rung {}", self.name, arguments.join(" ")), self.command(arguments))
+    }
+
+    /// Asks with a command until its answer has this text.
+    pub fn wait_until_said(&self, arguments: &[&str], text: &str) {
+        eventually(&format!("`rung {}` says {text:?}", arguments.join(" ")), || {
+            let said = self.cli(arguments).everything();
+            if said.contains(text) { Ok(()) } else { Err(said) }
+        });
     }
 
     #[track_caller]
@@ -359,4 +399,13 @@ fn enter(namespace: &std::fs::File) -> std::io::Result<()> {
     // SAFETY: setns takes two integers and changes the calling thread's network only.
     let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
     if entered == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+fn be_called(name: &str) -> std::io::Result<()> {
+    #[allow(unsafe_code)]
+    // SAFETY: unshare takes an integer; sethostname reads as many bytes as the text has.
+    let called = unsafe {
+        libc::unshare(libc::CLONE_NEWUTS) == 0 && libc::sethostname(name.as_ptr().cast(), name.len()) == 0
+    };
+    if called { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }

@@ -16,6 +16,8 @@ mod clocks;
 mod clusters;
 #[path = "stories/deploys.rs"]
 mod deploys;
+#[path = "stories/documentation.rs"]
+mod documentation;
 #[path = "stories/environments.rs"]
 mod environments;
 #[path = "stories/exclusive.rs"]

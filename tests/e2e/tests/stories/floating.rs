@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use rung_e2e::{Hosts, TestApp, eventually, http, process};
 
-const ADDRESS: &str = "10.77.0.200";
+const ADDRESS: &str = "10.0.0.200";
 
 /// A server, two ingresses that share an address, and an app.
 fn stage() -> (Hosts, TestApp) {
@@ -60,7 +60,7 @@ fn the_address_moves_to_the_other_ingress_when_a_machine_is_lost_or_stopped() {
     hosts.host_mut(first).run(&["join", "--floating", ADDRESS]);
     eventually("the machine that came back knows who has the address", || {
         let said = hosts.host(first).output();
-        let heard = format!("another machine has the floating address {ADDRESS}");
+        let heard = format!("this machine stands by for the floating address {ADDRESS}");
         if said.contains(&heard) { Ok(()) } else { Err(said) }
     });
     assert_eq!(holder(&hosts), second, "the address moved without need");
@@ -126,6 +126,6 @@ fn what_can_not_work_is_said_at_once() {
     up(&["--floating", "192.0.2.9"])
         .ends_with(2)
         .mentions("no network of this machine")
-        .mentions("10.77.0.2/24 on eth0");
+        .mentions("10.0.0.2/24 on eth0");
     up(&["--floating", "nowhere"]).ends_with(2).mentions("nowhere");
 }

@@ -91,7 +91,7 @@ fn tokens_work_once_for_their_role_and_a_removed_node_is_refused() {
         let data = stranger.data().with_file_name(format!("other-{name}"));
         stranger.cli(&[
             "join",
-            "10.77.0.1:7864",
+            "10.0.0.1:7864",
             token,
             "--name",
             name,
