@@ -9,7 +9,6 @@
 mod tree;
 mod update;
 
-use crate::{note, say};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
@@ -27,6 +26,7 @@ use crate::screen::{Format, Screen};
 use crate::upload::Tree;
 use crate::verb::command::quoted;
 use crate::verb::deploy::{DeployOptions, deploy_directory};
+use crate::{note, say};
 use update::Update;
 
 /// What a push may say of what it moves: thousands of tags fit.

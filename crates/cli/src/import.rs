@@ -15,7 +15,6 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-use crate::note;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +25,7 @@ use serde::Serialize;
 
 use crate::args::{Global, ImportArgs};
 use crate::edge::{Exit, Hinted};
+use crate::note;
 use crate::render::{count, harmless};
 use crate::screen::{Format, Screen};
 

@@ -88,8 +88,8 @@ async fn dispatch(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Logout => return login::logout(&mut screen),
         _ => {}
     }
-    // Only what would go on for ever ends with its reader.
-    if !matches!(verb, Verb::Logs(_) | Verb::Events(_) | Verb::Top(_) | Verb::Run(_) | Verb::Job(_)) {
+    // Only what may go on for ever ends with its reader.
+    if !matches!(verb, Verb::Logs(_) | Verb::Events(_) | Verb::Top(_) | Verb::Run(_)) {
         screen.outlives_reader();
     }
     let mut session = Session { global, client: connect(global)?, screen };

@@ -17,20 +17,20 @@ const MIN: u64 = 1024;
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coding {
-    Gzip,
     Zstd,
+    Gzip,
     Brotli,
 }
 
 impl Coding {
     /// The first is the first choice of a client that takes all alike: who asks for a page pays for it with the CPU of a
     /// thread that serves everybody. zstd takes less than half of gzip's time; brotli more than twice of it, for 6 % fewer bytes.
-    const ALL: [Self; 3] = [Self::Zstd, Self::Gzip, Self::Brotli];
+    pub(crate) const ALL: [Self; 3] = [Self::Zstd, Self::Gzip, Self::Brotli];
 
     fn name(self) -> &'static str {
         match self {
-            Self::Gzip => "gzip",
             Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
             Self::Brotli => "br",
         }
     }

@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Limits;
 use crate::control::{Control, Status};
 use crate::development::{AUTHORITY, AuthorityError, DevelopmentAuthority};
-use crate::listeners::{PORTS_TRIED, bind, bind_loopback_at, bind_next_free};
+use crate::listeners::{PORTS_TRIED, bind, bind_loopback_next_free, bind_next_free};
 
 /// After the first restart, which is at once.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -471,10 +471,7 @@ fn open_services(
     let last = std::fs::read_to_string(&kept).ok().and_then(|text| text.trim().parse::<u16>().ok());
     let listener = match living.into_iter().next() {
         Some(listener) => listener,
-        None => {
-            let usual = (0..PORTS_TRIED).filter_map(|step| setting.port.checked_add(step));
-            bind_loopback_at(last.into_iter().chain(usual))?
-        }
+        None => bind_loopback_next_free(last, setting.port)?,
     };
     let address = listener.local_addr()?;
     if last != Some(address.port()) {

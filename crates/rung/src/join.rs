@@ -1,6 +1,5 @@
 //! `rung join`: this machine as a node of a cluster, as what its token says.
 
-use rung_cli::{note, say};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use rung_agent::{AgentConfig, Outside, Shutdown};
 use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, JoinArgs, UpArgs, data_directory};
+use rung_cli::{note, say};
 use rung_ingress::{ClusterSetting, Listen, ServicesSetting, Supervisor, SupervisorConfig};
 use rung_model::address::SERVICE_PORT;
 use rung_model::{Label, Labels, NodeId, NodeRole};

@@ -3,10 +3,10 @@
 //! They keep their last documents and refuse older ones. When the store was replaced by a backup, or lost and begun
 //! anew, its documents would look older than those, and nobody would follow: so the store that goes on gets a new epoch.
 
-use rung_cli::note;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use rung_cli::note;
 use rung_control::quorum::Backing;
 use rung_model::{Assignment, Document, Generation, RouteDocument};
 

@@ -20,9 +20,9 @@ mod signals;
 mod up;
 mod upgrade;
 
-use rung_cli::note;
 use std::process::ExitCode;
 
+use rung_cli::note;
 use rung_cli::{Cli, ClusterCommand, Command, ServiceCommand, Verb};
 
 fn main() -> ExitCode {

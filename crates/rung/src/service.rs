@@ -1,12 +1,12 @@
 //! `rung service install`: rung as a service of the machine, under systemd.
 
-use rung_cli::{note, say};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, ServiceInstallArgs, data_directory};
+use rung_cli::{note, say};
 
 use crate::up::parse_address;
 

@@ -1,6 +1,5 @@
 //! `rung up`: server and agent in this process, the ingress as its child.
 
-use rung_cli::{note, say};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -16,6 +15,7 @@ use rung_cli::{
     DeployOptions, Exit, Global, OnInterrupt, Screen, ServerFile, UpArgs, check_directory, data_directory,
     deploy_directory,
 };
+use rung_cli::{note, say};
 use rung_control::quorum::Backing;
 use rung_control::{Control, ControlConfig, Door, Ending, Keyring, Listeners, StartError};
 use rung_ingress::{Listen, Supervisor, SupervisorConfig};

@@ -5,7 +5,6 @@
 //! the instances, takes the listening sockets from the ingress and replaces it by one of its own version.
 //! Going back is the same with the older binary, as long as it reads the store's format; the backup is for when not.
 
-use rung_cli::{note, say};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use anyhow::{Context, bail};
 use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, UpgradeArgs};
+use rung_cli::{note, say};
 use rung_control::quorum::Backing;
 
 use crate::data::Data;

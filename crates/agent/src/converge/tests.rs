@@ -145,12 +145,17 @@ impl Bench {
     }
 
     fn exit(&mut self, attempt: u32) -> Vec<Effect> {
+        self.exit_as(attempt, "exited with code 3", ExitKind::Ended)
+    }
+
+    fn exit_as(&mut self, attempt: u32, reason: &str, kind: ExitKind) -> Vec<Effect> {
+        let log_tail = vec!["last words".into()];
         self.tell(Event::Exited(Exited {
             instance: id("a1"),
             attempt,
-            reason: "exited with code 3".into(),
-            kind: ExitKind::Ended,
-            log_tail: vec!["last words".into()],
+            reason: reason.into(),
+            kind,
+            log_tail,
         }))
     }
 
@@ -161,6 +166,10 @@ impl Bench {
         bench.probe(1, ProbeOutcome::Passed);
         assert_eq!(bench.state(), InstanceState::Healthy);
         bench
+    }
+
+    fn reason(&self) -> Option<String> {
+        self.machine.observed().instances[&id("a1")].reason.clone()
     }
 
     fn state(&self) -> InstanceState {
@@ -257,6 +266,21 @@ fn the_first_restart_is_at_once_and_five_exits_are_a_crash_loop() {
     assert_eq!(bench.state(), InstanceState::CrashLooping);
     assert_eq!(launches(&bench.wait(Duration::from_secs(20))), [0_u32; 0], "it goes on too fast");
     assert_eq!(launches(&bench.wait(Duration::from_secs(20))), [6], "it does not go on");
+}
+
+#[test]
+fn a_command_that_ends_by_itself_is_told_to_stay_and_one_that_was_asked_to_end_is_not() {
+    let mut bench = Bench::healthy();
+    bench.exit_as(1, "exited with code 0", ExitKind::Finished);
+    let reason = bench.reason().expect("it says why it is not there");
+    assert!(
+        reason.starts_with("exited with code 0: ") && reason.contains("stays in the foreground"),
+        "{reason}"
+    );
+    let mut bench = Bench::healthy();
+    bench.assign(&[("a1", Intent::Stop)]);
+    bench.exit_as(1, "exited with code 0", ExitKind::Finished);
+    assert_eq!((bench.state(), bench.reason()), (InstanceState::Stopped, Some("exited with code 0".into())));
 }
 
 #[test]

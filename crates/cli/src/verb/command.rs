@@ -1,6 +1,5 @@
 //! `rung run`: a one-off command in a new instance.
 
-use crate::note;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::attached::{self, Ended};
 use super::terminal::{RawTerminal, size};
 use crate::args::RunArgs;
 use crate::edge::Exit;
+use crate::note;
 use crate::{person, render};
 
 /// How long one long poll for a run's end waits.

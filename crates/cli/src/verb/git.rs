@@ -1,6 +1,5 @@
 //! `rung git`: the remote that is pushed to, and the token for it.
 
-use crate::{note, say};
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -16,6 +15,7 @@ use crate::args::Global;
 use crate::connect::{Server, server};
 use crate::edge::{Exit, Hinted};
 use crate::person;
+use crate::{note, say};
 
 /// What git says of the host it wants a password for is short.
 const QUESTION_MAX: u64 = 64 * 1024;

@@ -1,6 +1,5 @@
 //! `rung logs` and `rung events`.
 
-use crate::note;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,6 +15,7 @@ use super::Session;
 use crate::args::{EventsArgs, LogsArgs};
 use crate::edge::{Exit, Hinted};
 use crate::follow::may_pass;
+use crate::note;
 use crate::render::stream::{event, log_line};
 use crate::render::time::Clock;
 

@@ -1,6 +1,5 @@
 //! `rung token` and `rung whoami`.
 
-use crate::note;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rung_api::wire::TokenRequest;
@@ -9,6 +8,7 @@ use rung_model::{AppPattern, Grant, Role, TokenName};
 use super::Session;
 use crate::args::{TokenCommand, TokenCreateArgs};
 use crate::edge::{Exit, Hinted};
+use crate::note;
 use crate::person;
 use crate::render;
 

@@ -26,11 +26,11 @@ const BROTLI_QUALITY: u32 = 5;
 /// About 2 MB an encoder.
 const BROTLI_WINDOW_BITS: u32 = 17;
 
-/// So many bodies a thread compresses at once, in about 40 MB each of the first two and 20 MB of the last.
-const AT_ONCE: [usize; 3] = [128, 24, 10];
+/// So many bodies a thread compresses at once, by [`Coding::ALL`]: in about 40 MB each of the first two and 20 MB of the last.
+const AT_ONCE: [usize; 3] = [24, 128, 10];
 /// Encoders that wait for the next body: making one costs as much as compressing a few kilobytes. Those of brotli can't be
 /// used again.
-const KEPT: [usize; 3] = [4, 2, 0];
+const KEPT: [usize; 3] = [2, 4, 0];
 
 /// What is wanted of everything that was taken so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,23 +49,15 @@ pub(crate) struct Encoders {
     lent: [Cell<usize>; 3],
 }
 
-fn index(coding: Coding) -> usize {
-    match coding {
-        Coding::Gzip => 0,
-        Coding::Zstd => 1,
-        Coding::Brotli => 2,
-    }
-}
-
 impl Encoders {
     pub(crate) fn has_room(&self, coding: Coding) -> bool {
-        let index = index(coding);
+        let index = coding as usize;
         self.lent[index].get() < AT_ONCE[index]
     }
 
     /// Whoever asked [`Encoders::has_room`] just before stays within the bound.
     pub(crate) fn lend(&self, coding: Coding) -> Lent<'_> {
-        let index = index(coding);
+        let index = coding as usize;
         self.lent[index].set(self.lent[index].get() + 1);
         let encoder = self.idle.borrow_mut()[index].pop().unwrap_or_else(|| Encoder::new(coding));
         Lent { encoders: self, index, encoder: Some(encoder) }
@@ -232,8 +224,6 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(crate) const ALL: [Coding; 3] = [Coding::Gzip, Coding::Zstd, Coding::Brotli];
-
     /// What of it can be read.
     fn read(coding: Coding, coded: &[u8]) -> Vec<u8> {
         let (mut out, mut piece) = (Vec::new(), vec![0; 4096]);
@@ -266,7 +256,7 @@ pub(super) mod tests {
         ) {
             let encoders = Encoders::default();
             // The second body comes by the same encoder, where that is possible.
-            for coding in ALL.into_iter().flat_map(|coding| [coding; 2]) {
+            for coding in Coding::ALL.into_iter().flat_map(|coding| [coding; 2]) {
                 let (mut lent, mut body, mut sent) = (encoders.lend(coding), Vec::new(), Vec::new());
                 for (bytes, times, flush) in &pieces {
                     let bytes = bytes.repeat(*times);
@@ -288,12 +278,12 @@ pub(super) mod tests {
     #[test]
     fn encoders_are_bounded_and_used_again() {
         let encoders = Encoders::default();
-        for coding in ALL {
-            let all: Vec<_> = (0..AT_ONCE[index(coding)]).map(|_| encoders.lend(coding)).collect();
+        for coding in Coding::ALL {
+            let all: Vec<_> = (0..AT_ONCE[coding as usize]).map(|_| encoders.lend(coding)).collect();
             assert!(!encoders.has_room(coding), "one more body would be compressed at once by {coding:?}");
             drop(all);
             assert!(encoders.has_room(coding));
-            assert_eq!(encoders.idle.borrow()[index(coding)].len(), KEPT[index(coding)], "of {coding:?}");
+            assert_eq!(encoders.idle.borrow()[coding as usize].len(), KEPT[coding as usize], "of {coding:?}");
         }
     }
 }

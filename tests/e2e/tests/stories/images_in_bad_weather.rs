@@ -4,6 +4,7 @@ use rung_api::wire::InstanceStatus;
 use rung_e2e::engine::{Access, PASSWORD, Registry};
 use rung_e2e::{Rung, Start, eventually};
 use rung_model::observed::InstanceState;
+use tempfile::TempDir;
 
 use super::images::{Stage, app, of_image, write};
 
@@ -61,14 +62,20 @@ fn credentials_are_asked_for_at_each_pull() {
     assert!(!secrets.contains(PASSWORD), "a password is in a log");
 }
 
-#[test]
-fn an_engine_that_goes_away_is_told_and_its_instances_come_back_with_it() {
-    let mut stage = Stage::new();
+/// An app of one container that is well.
+fn one_runs() -> (Stage, Rung, TempDir) {
+    let stage = Stage::new();
     stage.web("shop:1", "still here");
     let rung = stage.rung();
     let directory = app(&(of_image("shop", "shop:1", "") + "health = { interval = \"200ms\" }\n"));
     rung.deploy(directory.path()).succeeds();
     rung.wait_until_settled("shop", "web", 1);
+    (stage, rung, directory)
+}
+
+#[test]
+fn an_engine_that_goes_away_is_told_and_its_instances_come_back_with_it() {
+    let (mut stage, rung, directory) = one_runs();
     stage.engine.down();
     eventually("the instance says that the engine does not answer", || {
         let instances = rung.instances("shop");
@@ -104,12 +111,7 @@ fn only(rung: &Rung, app: &str) -> Result<InstanceStatus, String> {
 
 #[test]
 fn an_engine_that_is_killed_leaves_nobody_to_send_to_and_its_next_start_brings_all_back() {
-    let mut stage = Stage::new();
-    stage.web("shop:1", "still here");
-    let rung = stage.rung();
-    let directory = app(&(of_image("shop", "shop:1", "") + "health = { interval = \"200ms\" }\n"));
-    rung.deploy(directory.path()).succeeds();
-    rung.wait_until_settled("shop", "web", 1);
+    let (mut stage, rung, directory) = one_runs();
     let before = rung.lives("shop");
 
     // Only the part that starts containers: nobody notices.
