@@ -23,7 +23,10 @@ use crate::quorum::Frozen;
 use crate::served::{self, Served};
 use rung_api::wire::{CohortTraffic, ProxyDocuments, ProxyTraffic};
 use rung_model::traffic::Counts;
-use rung_model::{AppName, DeploymentNumber, Generation, InstanceId, NodeId, keys};
+use rung_model::{
+    AppName, Assignment, DeploymentNumber, Generation, InstanceId, InstanceState, Intent, NodeId,
+    ObservedInstance, keys,
+};
 use rung_planner::{
     Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Traffic, Waiting, WaitingRun, World, plan,
 };
@@ -219,7 +222,21 @@ impl Reconcile {
         let (world, liveness, traffic) = (&self.world, &self.liveness, &self.traffic);
         let input = Input { world, proxies: &proxies, liveness, traffic, clock };
         let plan = plan(input, &mut self.progress.clone());
-        plan.steps.into_iter().map(|step| step.why).collect()
+        let given = world.assignments.values().flat_map(|held| self.given(&held.value));
+        given.chain(plan.steps.into_iter().map(|step| step.why)).collect()
+    }
+
+    /// What a node does when it is given its assignment, beside what it has said that it runs.
+    fn given(&self, assignment: &Assignment) -> Vec<String> {
+        let node = &assignment.node;
+        let is_wanted = |id| assignment.instances.get(id).is_some_and(|wanted| wanted.intent == Intent::Run);
+        let observed = self.world.observed.get(node).map(|held| &held.value.instances);
+        let is_there = |it: &ObservedInstance| it.state != InstanceState::Stopped;
+        let runs = |id| observed.and_then(|observed| observed.get(id)).is_some_and(is_there);
+        let starts = assignment.instances.keys().filter(|id| is_wanted(id) && !runs(id));
+        let ends = observed.into_iter().flatten().filter(|(id, it)| it.state.may_run() && !is_wanted(id));
+        let starts = starts.map(|id| format!("{node} starts {id}"));
+        starts.chain(ends.map(|(id, _)| format!("{node} ends {id}"))).collect()
     }
 
     /// Takes in what another server tells of its proxies; what it tells no more is not waited for any more.

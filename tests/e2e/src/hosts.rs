@@ -270,14 +270,6 @@ impl Host {
         ending::run(format!("{}: rung {}", self.name, arguments.join(" ")), self.command(arguments))
     }
 
-    /// Asks with a command until its answer has this text.
-    pub fn wait_until_said(&self, arguments: &[&str], text: &str) {
-        eventually(&format!("`rung {}` says {text:?}", arguments.join(" ")), || {
-            let said = self.cli(arguments).everything();
-            if said.contains(text) { Ok(()) } else { Err(said) }
-        });
-    }
-
     #[track_caller]
     pub fn deploy(&self, directory: &Path) -> Said {
         self.cli(&["deploy", directory.to_str().expect("temporary directories have names in UTF-8")])

@@ -48,6 +48,11 @@ impl Page {
         }
     }
 
+    /// What a word of the page stands for here.
+    pub fn means(&mut self, word: &str, truth: impl Into<String>) {
+        self.said.insert(word.to_owned(), truth.into());
+    }
+
     /// Runs the commands of the next block in which one begins so.
     ///
     /// # Panics
@@ -123,12 +128,29 @@ impl Page {
                 host.shell(&format!("dpkg -s {package}"), exported).mentions("install ok installed");
                 String::new()
             }
+            // These machines have no systemd; its unit stops rung so, and starts it.
+            ["systemctl", "stop", "rung"] => {
+                host.stop();
+                String::new()
+            }
+            ["systemctl", "start", "rung"] => {
+                host.serve_with(&["--keep"]);
+                String::new()
+            }
             ["rung", verb @ ("up" | "join"), ..] => {
                 let before = host.output().len();
                 host.run(&words[1..]);
                 eventually(&format!("{at} says what the page says"), || {
                     let output = host.output().split_off(before);
                     match_all(&step.says, &output).map(|_| output).map_err(|why| format!("{verb}: {why}"))
+                })
+            }
+            // Who only looks may look again.
+            ["rung", "cluster" | "status"] | ["rung", "node", "list"] | ["rung", "cluster", "approve"] => {
+                eventually(&format!("{at} says what the page says"), || {
+                    let said = host.shell(&command, exported);
+                    let text = format!("{}{}", said.out, said.err);
+                    match_all(&step.says, &text).map(|_| text)
                 })
             }
             _ => {

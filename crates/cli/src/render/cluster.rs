@@ -52,7 +52,7 @@ pub fn render(report: &ClusterReport, paint: Paint, clock: &Clock) -> String {
 
 /// What an operator approves.
 pub fn plan(frozen: &FrozenReport) -> String {
-    let mut lines = vec![format!("nothing was changed since {}: {}", frozen.since, harmless(&frozen.why))];
+    let mut lines = vec![format!("nothing was changed since {:.0}: {}", frozen.since, harmless(&frozen.why))];
     let names =
         |nodes: &[rung_model::NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if !frozen.reported.is_empty() {

@@ -78,7 +78,7 @@ pub async fn show(State(control): State<Control>) -> Answer<ClusterReport> {
         report.problems.extend(problems(&report.members));
     }
     report.problems.extend(report.frozen.as_ref().map(|frozen| ClusterProblem {
-        what: format!("nothing is changed since {}: {}", frozen.since, frozen.why),
+        what: format!("nothing is changed since {:.0}: {}", frozen.since, frozen.why),
         way_out: "look at what would be done, then `rung cluster approve`".to_owned(),
     }));
     Ok(Json(report))

@@ -1,6 +1,6 @@
 //! Pages of the documentation, followed word for word. Root only: their machines are network namespaces.
 
-use rung_e2e::{Hosts, Page, TestApp};
+use rung_e2e::{Hosts, Page, TestApp, eventually};
 
 #[test]
 fn several_machines_are_what_their_page_says() {
@@ -26,7 +26,6 @@ fn several_machines_are_what_their_page_says() {
     hosts.join(3, "worker");
     hosts.join(4, "worker");
     (2..=4).for_each(|number| hosts.power_off(number));
-    hosts.host(1).wait_until_said(&["status"], "most nodes fell silent");
     page.follow(&mut hosts, "rung node remove");
     page.was_followed();
 }
@@ -38,7 +37,36 @@ fn waits_for_room(page: &mut Page, hosts: &mut Hosts) {
     app.web().lines.extend(lines.map(str::to_owned));
     let directory = app.directory().to_str().expect("temporary directories have names in UTF-8");
     hosts.host(1).cli(&["deploy", directory, "--no-wait"]).succeeds();
-    hosts.host(1).wait_until_said(&["status"], "can't be placed yet");
     page.follow(hosts, "rung status");
     hosts.host(1).cli(&["destroy", "--app", "huge", "-y"]).succeeds();
+}
+
+#[test]
+fn several_servers_are_what_their_page_says() {
+    let mut hosts = Hosts::called("web", 2);
+    let mut page = Page::open("servers.md");
+    hosts.host_mut(1).serve_with(&["--keep"]);
+    let mut app = TestApp::new("shop", 2);
+    hosts.host(1).deploy(app.directory()).succeeds();
+    page.follow(&mut hosts, "rung cluster init");
+
+    hosts.host(1).cli(&["cluster", "init", "--address", "10.0.0.1"]).succeeds();
+    page.follow(&mut hosts, "rung node token --role server");
+    hosts.wait_until_joined(2);
+    let snapshot = hosts.host(1).cli(&["cluster", "snapshot"]).succeeds().out.trim().to_owned();
+    app.version = "2".into();
+    hosts.host(1).deploy(app.directory()).succeeds();
+    eventually("the first release has ended", || {
+        let instances = hosts.host(1).instances("shop");
+        if instances.iter().all(|instance| instance.release.0 == 2) {
+            Ok(())
+        } else {
+            Err(format!("{instances:?}"))
+        }
+    });
+    hosts.power_off(2);
+    page.means("/var/lib/rung/snapshots/20260304-110000-000-epoch2.db", snapshot);
+    page.follow(&mut hosts, "rung cluster restore");
+    page.follow(&mut hosts, "rung cluster approve");
+    page.was_followed();
 }
