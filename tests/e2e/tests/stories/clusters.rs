@@ -199,7 +199,11 @@ fn an_etcd_that_can_not_write_is_told_and_goes_on_when_it_can() {
     let read_only = ReadOnly::make(&rung.data().join("etcd"));
     process::kill_9(member.pid);
     process::wait_until_gone(member);
-    rung.cli(&["config", "set", "COLOR=red", "--app", "patient"]).ends_with(1).mentions("etcd");
+    // The first may have been on its way when etcd died: nobody knows what became of it.
+    eventually("a change is refused with the reason", || {
+        let said = rung.cli(&["config", "set", "COLOR=red", "--app", "patient"]).ends_with(1);
+        if said.err.contains("no member of etcd can be reached") { Ok(()) } else { Err(said.everything()) }
+    });
     eventually("it is told why etcd does not come back", || {
         let said = rung.cli(&["cluster"]).everything();
         if said.to_lowercase().contains("read-only file system") { Ok(()) } else { Err(said) }
