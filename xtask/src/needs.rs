@@ -62,6 +62,11 @@ const NEEDS: &[Need] = &[
         package: "keepalived",
         what_for: "the stories of the floating address",
     },
+    Need {
+        probe: &["nft", "--version"],
+        package: "nftables",
+        what_for: "ports of instances that only the proxy reaches, and their stories",
+    },
     Need { probe: &["mount", "--version"], package: "mount", what_for: "the story of the full disk" },
     Need {
         probe: &["faketime", "--version"],

@@ -49,7 +49,8 @@ impl Capabilities {
         }
     }
 
-    pub fn isolation_facts(&self, engine: &ContainerEngine) -> Vec<IsolationFact> {
+    /// `open_ports`: why the firewall does not keep ports of instances, when it does not.
+    pub fn isolation_facts(&self, engine: &ContainerEngine, open_ports: Option<&str>) -> Vec<IsolationFact> {
         let fact = |name: &str, available: bool, consequence: &str| IsolationFact {
             name: name.to_owned(),
             available,
@@ -111,9 +112,13 @@ impl Capabilities {
                  every service; run rung as root",
             ),
             fact(
-                "network",
-                false,
-                "instances can reach each other's ports on 127.0.0.1; let only apps that trust each other share a machine",
+                "ports of instances",
+                open_ports.is_none(),
+                &format!(
+                    "whoever is on this machine reaches instances by their ports on 127.0.0.1, past `allow`; let only apps \
+                     that trust each other share a machine ({})",
+                    open_ports.unwrap_or_default()
+                ),
             ),
         ]
     }
@@ -189,7 +194,7 @@ pub fn node_facts(reached: &Reached, node: &Node, engine: ContainerEngine) -> No
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cpu_millis: cores as u64 * 1000,
         memory_bytes: memory_bytes(),
-        isolation: node.capabilities.isolation_facts(&engine),
+        isolation: node.capabilities.isolation_facts(&engine, node.firewall.shortfall().as_deref()),
         engine,
         disk_bytes: disk_bytes(node.layout.root()),
         labels: node.labels.clone(),

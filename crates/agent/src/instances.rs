@@ -16,6 +16,7 @@ use crate::driver::docker::{self, Failing, Reached};
 use crate::driver::process::read_life;
 use crate::driver::{Living, Start, Status};
 use crate::environment::{self, Identity};
+use crate::firewall;
 use crate::health::{self, Failure, Target};
 use crate::ledger::Entry;
 use crate::logs;
@@ -154,6 +155,7 @@ impl Instances {
         };
         let port = self.record(id, assigned, attempt, choice)?;
         let isolation = node.isolation(&assigned.app, Purpose::Run)?;
+        firewall::ensure(node).await;
         let directory = node.layout.life(id, attempt);
         let tmp = fresh_life(&directory, isolation)?;
         let (mounts, volumes) =
@@ -198,6 +200,7 @@ impl Instances {
             PrepareError::NoService { release: assigned.release, service: assigned.service.to_string() }
         })?;
         let port = self.record(id, assigned, attempt, choice)?;
+        firewall::ensure(node).await;
         let wanted = Wanted {
             launch,
             id: id.as_str(),

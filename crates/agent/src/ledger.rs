@@ -15,6 +15,7 @@ use rung_api::wire::Launch;
 use rung_model::{AppName, AssignedInstance, Assignment, Document, InstanceId, ReleaseNumber, Users};
 use serde::{Deserialize, Serialize};
 
+use crate::firewall::Doors;
 use crate::layout::Layout;
 
 /// Above what distributions give to people and services, below 65534's neighbours of old systems' overflow and the
@@ -217,6 +218,13 @@ impl Ledger {
         let port = in_turn.into_iter().find(is_free).ok_or(LedgerError::NoPort)?;
         self.book.next_port = port + 1;
         Ok(port)
+    }
+
+    /// The ports of all instances, each with the user of its app; containers run as nobody of this machine.
+    pub fn doors(&self) -> Doors {
+        let of_entry =
+            |entry: &Entry| Some((entry.port?, self.book.uids.get(entry.assigned.app.as_str()).copied()));
+        self.book.instances.values().filter_map(of_entry).collect()
     }
 
     /// The user number of an app, the same for ever: files on its volumes belong to it.

@@ -26,6 +26,7 @@ pub mod driver;
 pub mod engine;
 pub mod environment;
 pub mod facts;
+pub mod firewall;
 pub mod health;
 pub mod images;
 pub mod instances;

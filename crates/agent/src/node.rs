@@ -12,6 +12,7 @@ use crate::artifacts::{Artifacts, chain};
 use crate::converge::Cause;
 use crate::driver::Driver;
 use crate::facts::{Capabilities, Kind};
+use crate::firewall::Firewall;
 use crate::images::{ImageError, Images};
 use crate::layout::Layout;
 use crate::leases::Leases;
@@ -37,6 +38,7 @@ pub struct Node {
     /// At which port this machine's proxy answers for the cluster's services.
     pub services: Option<u16>,
     pub leases: Leases,
+    pub firewall: Firewall,
     pub(crate) ledger: Mutex<Ledger>,
     /// Held while a release is fetched.
     pub(crate) fetching: tokio::sync::Mutex<()>,

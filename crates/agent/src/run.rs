@@ -22,7 +22,8 @@ use crate::cgroups::Cgroups;
 use crate::converge::{Converge, Effect, Event, Now};
 use crate::driver::Driver;
 use crate::engine::Engine;
-use crate::facts::{Capabilities, Reached, look_for_engine, node_facts};
+use crate::facts::{Capabilities, Kind, Reached, look_for_engine, node_facts};
+use crate::firewall::{self, Firewall};
 use crate::images::Images;
 use crate::instances::{Events, Instances};
 use crate::layout::Layout;
@@ -107,6 +108,8 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let mode = if outside.is_some() { leases::Mode::InCluster } else { leases::Mode::Alone };
     let node = open(&config, mode).await?;
+    // What runs already is behind it before anything else happens.
+    firewall::ensure(&node).await;
     let listener = api::bind(&config.socket)
         .map_err(|source| AgentError::Socket { path: config.socket.display().to_string(), source })?;
     let (events, received) = mpsc::unbounded_channel();
@@ -137,11 +140,15 @@ pub async fn run(
     tasks.spawn(keep_registered(node.clone(), reached, engine));
     tasks.spawn(keep_engine_clean(node.clone()));
     tasks.spawn(leases::keep(node.clone()));
+    tasks.spawn(firewall::keep(node.clone()));
     tasks.spawn(send_reports(node.client.clone(), to_report));
     tasks.spawn(follow_assignment(node.clone(), events, following));
-    agent.run(received, shutdown).await;
+    let end = agent.run(received, shutdown).await;
     // The last report may still be on its way; what it says is seen at the next start anyway.
     tasks.shutdown().await;
+    if end == End::Quiet {
+        firewall::remove(&node).await;
+    }
     node.capabilities.cgroups.release();
     let _ = std::fs::remove_file(&config.socket);
     Ok(())
@@ -159,17 +166,22 @@ async fn open(config: &AgentConfig, mode: leases::Mode) -> Result<Shared, AgentE
     std::fs::set_permissions(layout.root(), std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
     let ledger = Ledger::open(layout.clone())?;
     let artifacts = Artifacts::open(layout.clone(), config.api.clone()).map_err(fail)?;
-    let name = cgroup_name(layout.root());
+    let name = name_of(layout.root());
     let engine = Engine::of_this_machine();
     let driver = Driver::new(config.program.clone(), engine.clone(), &name);
     let images = Images::new(engine.clone(), artifacts.clone(), config.api.clone());
+    let cgroups_name = name.clone();
     let cgroups = blocking(move || {
-        let cgroups = Cgroups::detect(&name);
+        let cgroups = Cgroups::detect(&cgroups_name);
         cgroups.sweep();
         cgroups
     })
     .await;
     let capabilities = Capabilities::detect(driver.processes(), layout.root(), cgroups).await;
+    let firewall = match capabilities.kind {
+        Kind::OwnUsers => Firewall::new(&name, layout.root()),
+        Kind::UserNamespace | Kind::Plain => Firewall::without_users(),
+    };
     // The whole data directory is out of sight: the store and the keys lie beside the node's part of it.
     let masked = vec![layout.root().parent().unwrap_or(layout.root()).to_owned()];
     Ok(Shared::new(Node {
@@ -184,19 +196,29 @@ async fn open(config: &AgentConfig, mode: leases::Mode) -> Result<Shared, AgentE
         labels: config.labels.clone(),
         services: config.services,
         leases: Leases::new(mode),
+        firewall,
         ledger: std::sync::Mutex::new(ledger),
         fetching: tokio::sync::Mutex::default(),
     }))
 }
 
-/// Two data directories on one machine must not meet in a cgroup.
-fn cgroup_name(data: &Path) -> String {
+/// Two data directories on one machine must not meet in a cgroup, nor in a table of the firewall.
+fn name_of(data: &Path) -> String {
     let path = std::fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
     let hash = path
         .to_string_lossy()
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     format!("rung-{:08x}", hash >> 32)
+}
+
+/// How the agent's loop has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing runs any more.
+    Quiet,
+    /// Instances go on, or do not end.
+    Alive,
 }
 
 struct Agent {
@@ -215,7 +237,7 @@ impl Agent {
         mut self,
         mut received: mpsc::UnboundedReceiver<Event>,
         mut shutdown: watch::Receiver<Shutdown>,
-    ) {
+    ) -> End {
         self.recall().await;
         let mut give_up: Option<Instant> = None;
         loop {
@@ -229,17 +251,17 @@ impl Agent {
                         give_up = Some(Instant::now() + STOP_MAX);
                         self.step(Event::ShutDown);
                     }
-                    Shutdown::KeepInstances | Shutdown::No => return,
+                    Shutdown::KeepInstances | Shutdown::No => return End::Alive,
                 },
             }
             let Some(give_up) = give_up else { continue };
             if self.machine.is_quiet() {
                 // What has ended may still be cleared away: the end of this process would cut that off.
                 let _ = tokio::time::timeout_at(give_up, self.instances.cleared()).await;
-                return;
+                return End::Quiet;
             }
             if Instant::now() >= give_up {
-                return;
+                return End::Alive;
             }
         }
     }
@@ -416,6 +438,7 @@ async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Rece
     let mut told = false;
     loop {
         let found = engine.borrow_and_update().clone();
+        let open_ports = node.firewall.shortfall();
         let facts = node_facts(&reached, &node, found);
         if let Err(error) = in_time(ANSWER_WITHIN, node.client.register(&node.id, &facts)).await {
             if matches!(&error, CallError::Client(error) if error.code() == Some(rung_api::Code::Removed))
@@ -433,6 +456,7 @@ async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Rece
         while in_time(ANSWER_WITHIN, node.client.beat(&node.id)).await.is_ok()
             && !engine.has_changed().unwrap_or(false)
             && facts.lease_ms == node.leases.promise()
+            && open_ports == node.firewall.shortfall()
         {
             tokio::time::sleep(BEAT).await;
         }

@@ -149,13 +149,15 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(value if value is not None else "", 200 if value is not None else 404)
 
     def page_call(self, asked):
-        """Calls another service by the address in the environment, and answers as that did."""
-        call = urllib.request.Request(os.environ[asked["url"]] + asked.get("path", "/"))
+        """Calls another service by the address in the environment, or by the one asked for, and answers as that did."""
+        call = urllib.request.Request((asked.get("at") or os.environ[asked["url"]]) + asked.get("path", "/"))
         try:
             with urllib.request.urlopen(call, timeout=20) as answer:
                 self.answer(answer.read(), answer.status)
         except urllib.error.HTTPError as error:
             self.answer(error.read(), error.code, [("X-Refused", error.headers.get("Rung-Error", ""))])
+        except urllib.error.URLError as error:
+            self.answer(f"{error.reason}\n", 424)
 
     def page_headers(self, asked):
         self.answer("".join(f"{name.lower()}: {value}\n" for name, value in self.headers.items()))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use rung_api::wire::AppStatus;
@@ -131,6 +132,71 @@ fn an_app_calls_another_apps_service_where_that_allows_it() {
         let answer = rung.get("reports", call).map_err(|failure| format!("{failure:?}"))?;
         if answer.status == 403 { Ok(()) } else { Err(answer.text()) }
     });
+}
+
+/// Where an instance of the service listens itself.
+fn own_port(rung: &Rung, app: &str, service: &str) -> SocketAddr {
+    let instances = rung.wait_until_settled(app, service, 1);
+    instances[0].endpoint.expect("a healthy instance has an endpoint")
+}
+
+/// The kernel's table that keeps the ports of this Rung's instances.
+fn table_of(rung: &Rung) -> Option<String> {
+    let listed = Command::new("nft").args(["list", "ruleset", "inet"]).output().expect("nftables is installed");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let data = rung.data().to_str().expect("temporary directories have names in UTF-8");
+    let mut tables = listed.split("table inet ").filter(|table| table.contains(data));
+    tables.next().and_then(|table| Some(table.split_once(' ')?.0.to_owned()))
+}
+
+/// Root only, as `rung doctor` says.
+#[test]
+fn an_instances_own_port_is_for_the_proxy_and_for_its_own_app() {
+    let mut rung = Rung::start();
+    let mut billing = TestApp::new("billing", 1);
+    billing.services.push(service("ledger", 1, &[]));
+    rung.deploy(billing.directory()).succeeds();
+    rung.deploy(TestApp::new("shop", 1).directory()).succeeds();
+    rung.wait_until_settled("shop", "web", 1);
+    let call = format!("/call?at=http://{}", own_port(&rung, "billing", "ledger"));
+    assert!(rung.page("billing", &call).contains("version 1"), "its own app reaches it");
+    let ask = |rung: &Rung| {
+        let answer = rung.get("shop", &call).map_err(|failure| format!("{failure:?}"))?;
+        if answer.status == 424 { Ok(answer.text()) } else { Err(format!("{}: {}", answer.status, answer.text())) }
+    };
+    let refused = ask(&rung).expect("another app reached the port of an instance");
+    assert!(refused.contains("refused"), "it is told at once: {refused}");
+    rung.cli(&["doctor"]).mentions("ok  ports of instances");
+
+    // Whoever loads the machine's own firewall anew flushes everything.
+    let table = table_of(&rung).expect("rung has a table");
+    let flushed = Command::new("nft").args(["delete", "table", "inet", &table]).status();
+    assert!(flushed.expect("nftables is installed").success(), "{table} was there");
+    eventually("the ports are kept again", || ask(&rung));
+
+    rung.kill_9();
+    ask(&rung).expect("without rung another app reached the port of an instance");
+    rung.up(None, &[]);
+    rung.wait_until_settled("billing", "ledger", 1);
+    ask(&rung).expect("after a restart of rung another app reached the port of an instance");
+    assert!(rung.interrupt().success());
+    assert_eq!(table_of(&rung), None, "instances have ended, and their table is still there");
+}
+
+#[test]
+fn an_instance_that_listens_everywhere_is_not_reached_from_other_machines() {
+    let mut hosts = Hosts::new(2);
+    hosts.host_mut(1).serve();
+    let mut app = TestApp::new("open", 1);
+    app.web().lines.push("command = \"HOST=0.0.0.0 exec python3 -B app.py\"".into());
+    hosts.host(1).deploy(app.directory()).succeeds();
+    hosts.host(1).wait_until_routed("open", 1, |_| true);
+    let instance = hosts.host(1).instances("open").remove(0);
+    let port = instance.endpoint.expect("a healthy instance has an endpoint").port();
+    let address = SocketAddr::new(hosts.host(1).http().ip(), port);
+    let ask = |from: usize| hosts.host(from).inside(|| http::get(address, "open", "/"));
+    assert_eq!(ask(1).expect("root of its machine reaches it").status, 200, "it listens everywhere");
+    assert!(ask(2).is_err(), "another machine reached the port of an instance");
 }
 
 #[test]
