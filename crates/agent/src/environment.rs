@@ -1,6 +1,7 @@
 //! What a command finds in its environment: nothing of Rung's own, everything that was promised to it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use rung_api::wire::Launch;
@@ -101,6 +102,7 @@ fn of_life(
         set("HOST", host.to_owned());
     }
     if let Some(port) = identity.services {
+        set("RUNG_SERVICES_PORT", port.to_string());
         for (variable, address) in &launch.services {
             set(&format!("{variable}_URL"), format!("http://{address}:{port}"));
         }
@@ -109,6 +111,11 @@ fn of_life(
         set(&volume_variable(name), path.display().to_string());
     }
     env
+}
+
+/// By which names a life finds services: those of its `/etc/hosts`.
+pub fn names(launch: &Launch, identity: &Identity<'_>) -> BTreeMap<String, Ipv4Addr> {
+    if identity.services.is_some() { launch.names.clone() } else { BTreeMap::new() }
 }
 
 /// What an exclusive instance finds beside that.

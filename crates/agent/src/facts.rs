@@ -79,7 +79,7 @@ impl Capabilities {
                 isolated,
                 &format!(
                     "the artifact is not at /app and can be written to, /tmp is shared (use TMPDIR), and volumes are \
-                     found by RUNG_VOLUME_<NAME> only; run rung as root or allow user namespaces ({why})"
+                     found by RUNG_VOLUME_<NAME> only, services by RUNG_SERVICE_<NAME>_URL only; run rung as root or allow user namespaces ({why})"
                 ),
             ),
             fact(
@@ -158,6 +158,7 @@ async fn try_life(driver: &Processes, scratch: &Path, isolation: Isolation) -> R
         tmp,
         directory: directory.clone(),
         mounts: Vec::new(),
+        names: BTreeMap::new(),
         masked: Vec::new(),
         isolation,
         limits: Limits::default(),

@@ -78,7 +78,11 @@ impl Firewall {
         // Whoever reads it later is in another directory.
         let home = std::path::absolute(home).unwrap_or_else(|_| home.to_owned());
         let table = Table { name: tag.replace('-', "_"), home };
-        Self { table: Some(table), told: tokio::sync::Mutex::default(), shortfall: std::sync::Mutex::default() }
+        Self {
+            table: Some(table),
+            told: tokio::sync::Mutex::default(),
+            shortfall: std::sync::Mutex::default(),
+        }
     }
 
     /// Where nobody can be told from anybody.
@@ -245,7 +249,8 @@ impl Table {
 
     /// Left out for a path that nftables could misread.
     fn comment(&self) -> String {
-        let is_plain = |home: &&str| home.len() <= COMMENT_MAX && !home.contains(|c: char| c == '"' || c.is_control());
+        let is_plain =
+            |home: &&str| home.len() <= COMMENT_MAX && !home.contains(|c: char| c == '"' || c.is_control());
         self.home.to_str().filter(is_plain).map(|home| format!("comment \"{home}\"")).unwrap_or_default()
     }
 }

@@ -176,6 +176,7 @@ impl Instances {
             tmp,
             directory,
             mounts,
+            names: environment::names(&launch, &identity),
             masked: node.masked.clone(),
             isolation,
             limits: node.limits(&format!("{id}.{attempt}"), service.memory_bytes, service.cpu_millis),

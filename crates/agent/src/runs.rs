@@ -260,6 +260,7 @@ impl RunsDriver {
             tree_access: Access::ReadOnly,
             tmp,
             mounts,
+            names: environment::names(&launch, &identity),
             masked: node.masked.clone(),
             isolation,
             limits: node.limits(

@@ -63,6 +63,7 @@ impl Kind for AsProcess {
             tree_access: Access::ReadOnly,
             tmp,
             mounts: Vec::new(),
+            names: BTreeMap::new(),
             masked: Vec::new(),
             isolation: Isolation::Plain,
             limits: life.limits,

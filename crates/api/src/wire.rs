@@ -302,6 +302,10 @@ pub struct Launch {
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, String>)]
     pub services: BTreeMap<String, std::net::Ipv4Addr>,
+    /// The same by the names that they have there (`api.shop.internal`).
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub names: BTreeMap<String, std::net::Ipv4Addr>,
 }
 
 impl std::fmt::Debug for Launch {

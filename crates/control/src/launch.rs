@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use rung_api::wire::Launch;
 use rung_api::{Code, ErrorBody};
-use rung_model::address::variable;
+use rung_model::address::{names, variable};
 use rung_model::{AppName, Release, ReleaseNumber};
 use rung_planner::World;
 
@@ -22,26 +22,30 @@ impl Control {
         for (name, version) in &release.secrets {
             env.insert(name.to_string(), self.open_secret(app, name, *version).await?);
         }
-        let services = self.read(|world| services(world, &release));
-        Ok(Launch { release, env, services })
+        let (services, names) = self.read(|world| services(world, &release));
+        Ok(Launch { release, env, services, names })
     }
 }
 
-/// Those of other apps that allow this one now, and its own, whose names win.
-fn services(world: &World, release: &Release) -> BTreeMap<String, Ipv4Addr> {
+type Addresses = BTreeMap<String, Ipv4Addr>;
+
+/// Those of other apps that allow this one now, and its own, whose variables win; and how they are called.
+fn services(world: &World, release: &Release) -> (Addresses, Addresses) {
     let caller = &release.app;
-    let mut found = BTreeMap::new();
+    let (mut found, mut called) = (Addresses::new(), Addresses::new());
     for (app, document) in world.routes.iter().filter(|(app, _)| *app != caller) {
         for (service, inside) in &document.value.inside {
             if inside.callers.contains(caller) {
                 found.insert(variable(Some(app), service), inside.address);
+                called.extend(names(app, service).map(|name| (name, inside.address)));
             }
         }
     }
     for (service, declared) in &release.file.services {
         if let Some(address) = world.address(caller, service).filter(|_| declared.port) {
             found.insert(variable(None, service), address);
+            called.extend(names(caller, service).map(|name| (name, address)));
         }
     }
-    found
+    (found, called)
 }

@@ -18,6 +18,8 @@ pub struct Config {
     pub peers: Vec<RawFd>,
     /// Inherited listening sockets for instances of this machine that call services.
     pub services: Vec<RawFd>,
+    /// An inherited socket for questions about names of services.
+    pub names: Option<RawFd>,
     /// Says whose the users of this machine are, where apps are told apart by them.
     pub users: Option<PathBuf>,
     /// Where this machine keeps who it is, when it is one of several.
@@ -121,7 +123,7 @@ impl Config {
     /// Reads `--name value` pairs. The token comes from `RUNG_TOKEN`, where other users can't see it.
     pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
         let (mut listen, mut https, mut peers) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut services, mut users) = (Vec::new(), None);
+        let (mut services, mut names, mut users) = (Vec::new(), None, None);
         let mut trust = None;
         let (mut redirect, mut hsts) = (RedirectSetting::On, None);
         let (mut directory, mut api) = (None, Vec::new());
@@ -149,6 +151,9 @@ impl Config {
                 "--peer-fd" => peers.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?),
                 "--services-fd" => {
                     services.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?);
+                }
+                "--names-fd" => {
+                    names = Some(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?);
                 }
                 "--users" => users = Some(PathBuf::from(value)),
                 "--trust-dir" => trust = Some(PathBuf::from(value)),
@@ -216,6 +221,7 @@ impl Config {
             https,
             peers,
             services,
+            names,
             users,
             trust,
             redirect,
@@ -235,11 +241,12 @@ impl Config {
 }
 
 /// What is the supervisor's to say; the rest may be a person's.
-const NOT_SETTINGS: [&str; 11] = [
+const NOT_SETTINGS: [&str; 12] = [
     "--listen-fd",
     "--https-fd",
     "--peer-fd",
     "--services-fd",
+    "--names-fd",
     "--users",
     "--trust-dir",
     "--data",

@@ -1,11 +1,11 @@
 //! The control socket of a running ingress: who it is, its listening sockets, and the word to drain.
 //!
-//! A line of JSON each way: `{"command":"status"}`, `{"command":"listeners"}` (the answer carries the sockets), and
-//! `{"command":"drain"}`. The directory is its owner's alone, and so is the socket.
+//! A line of JSON each way: `{"command":"status"}`, `{"command":"listeners"}` and `{"command":"names"}` (the answer carries the
+//! sockets), and `{"command":"drain"}`. The directory is its owner's alone, and so is the socket.
 
 use std::io::{self, Write};
-use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ struct Request {
 enum Command {
     Status,
     Listeners,
+    Names,
     Drain,
 }
 
@@ -73,6 +74,7 @@ pub(crate) struct Server {
 pub(crate) struct Facts {
     pub(crate) status: Box<dyn Fn() -> Status>,
     pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) names: Option<UdpSocket>,
     pub(crate) drain: Notify,
 }
 
@@ -128,6 +130,7 @@ async fn answer_all(stream: &UnixStream, facts: &Facts) -> io::Result<()> {
         answer.push(b'\n');
         let sockets: Vec<_> = match command {
             Command::Listeners => facts.listeners.iter().map(AsRawFd::as_raw_fd).collect(),
+            Command::Names => facts.names.iter().map(AsRawFd::as_raw_fd).collect(),
             Command::Drain => {
                 facts.drain.notify_one();
                 Vec::new()
@@ -191,7 +194,7 @@ impl Control {
         Ok(Self { stream })
     }
 
-    fn ask(&self, command: Command) -> io::Result<(Status, Vec<TcpListener>)> {
+    fn ask(&self, command: Command) -> io::Result<(Status, Vec<OwnedFd>)> {
         let mut request = serde_json::to_vec(&Request { command }).expect("a command serializes");
         request.push(b'\n');
         (&self.stream).write_all(&request)?;
@@ -205,7 +208,7 @@ impl Control {
             line.extend_from_slice(&bytes[..count]);
             descriptors.append(&mut more);
         }
-        Ok((serde_json::from_slice(&line)?, sockets::listeners(descriptors)?))
+        Ok((serde_json::from_slice(&line)?, descriptors))
     }
 
     /// # Errors
@@ -216,7 +219,14 @@ impl Control {
 
     /// Copies of its listening sockets.
     pub(crate) fn listeners(&self) -> io::Result<Vec<TcpListener>> {
-        Ok(self.ask(Command::Listeners)?.1)
+        sockets::listeners(self.ask(Command::Listeners)?.1)
+    }
+
+    /// A copy of the socket at which it is asked for names. One of an older version does not know the question, and hangs
+    /// up.
+    pub(crate) fn names(&self) -> io::Result<UdpSocket> {
+        let socket = self.ask(Command::Names)?.1.pop();
+        sockets::datagrams(socket.ok_or(io::ErrorKind::NotFound)?)
     }
 
     /// Tells it to stop accepting and to end once nothing is in flight.

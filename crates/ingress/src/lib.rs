@@ -25,7 +25,8 @@
 //! another role there ([`peer`]); [`cluster`] says who is who.
 //!
 //! Instances of this machine call services of the cluster by addresses that the services have inside; [`callers`] says who
-//! calls, and whom. Everything behind that is the way of visitors' requests.
+//! calls, and whom. Everything behind that is the way of visitors' requests. Who asks for such an address by DNS is answered by
+//! [`names`].
 //!
 //! What it deliberately does not do: it knows nothing of the store and decides nothing about what is routed; it does not
 //! check the health of instances beyond what requests show; it orders no certificates (it shows what the server ordered,
@@ -67,6 +68,7 @@ mod jwt;
 mod limiter;
 mod listeners;
 mod managed;
+mod names;
 mod overload;
 mod peer;
 mod policy;

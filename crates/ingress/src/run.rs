@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::UdpSocket;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -22,6 +23,7 @@ use crate::development::{AUTHORITY, AuthorityError, DevelopmentAuthority};
 use crate::documents::Documents;
 use crate::follow::{Follower, Following};
 use crate::managed::Managed;
+use crate::names;
 use crate::sockets;
 use crate::table::Table;
 use crate::worker::{self, Applied, Entrance, Https, Listening, Phase, Shared, WorkerStart};
@@ -81,13 +83,17 @@ pub fn run_process(args: &[String]) -> Result<(), RunError> {
     listeners.extend(https.sockets);
     listeners.extend(listening(&config.peers, Entrance::Peers)?);
     let cluster = config.trust.as_deref().map(Cluster::open).transpose()?.map(Arc::new);
+    let names = config.names.map(|number| {
+        sockets::inherited_datagrams(number).map_err(|source| RunError::Listener { number, source })
+    });
+    let names = names.transpose()?;
     let (log, writer) = open_log(&config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(Default::default())
         .map_err(start_error("making a runtime"))?;
     let shared = Arc::new(Shared::new(config, https.serving, cluster, open_max));
-    let result = runtime.block_on(Process { shared, listeners, log }.run(ready.file));
+    let result = runtime.block_on(Process { shared, listeners, names, log }.run(ready.file));
     // Tasks hold ways to the log; with the runtime they end.
     drop(runtime);
     if let Some(writer) = writer {
@@ -185,6 +191,8 @@ fn open_log(config: &Config) -> (AccessLog, Option<Writer>) {
 struct Process {
     shared: Arc<Shared>,
     listeners: Vec<Listening>,
+    /// Where names of services are asked for.
+    names: Option<UdpSocket>,
     log: AccessLog,
 }
 
@@ -215,6 +223,8 @@ impl Process {
         let (end, mut ends) = mpsc::unbounded_channel();
 
         let threads = self.start_threads(&table_changes, &applied, &phases, &end)?;
+        let names =
+            self.names.as_ref().map(|socket| answer_names(socket, table_changes.clone())).transpose()?;
         // What the threads got copies of would keep their ends from being noticed.
         drop((table_changes, applied, end));
         let follower = Follower::new(self.shared.clone(), documents, tables, following);
@@ -239,6 +249,7 @@ impl Process {
         let facts = Rc::new(Facts {
             status: status(self.shared.clone(), counts, followed.clone(), phases),
             listeners: self.listeners.into_iter().map(|listening| listening.socket).collect(),
+            names: self.names,
             drain: Notify::new(),
         });
         let told = facts.clone();
@@ -275,6 +286,8 @@ impl Process {
         drop(over);
         tracing::info!("draining");
         self.shared.begin_draining();
+        // The next ingress has the same socket.
+        names.inspect(|task| task.abort());
         phase.send_replace(Phase::Draining);
         let result = join(threads, ends).await;
         following_task.abort();
@@ -317,6 +330,15 @@ impl Process {
         }
         Ok(threads)
     }
+}
+
+fn answer_names(
+    socket: &UdpSocket,
+    tables: watch::Receiver<Arc<Table>>,
+) -> Result<tokio::task::JoinHandle<()>, RunError> {
+    let socket = socket.try_clone().and_then(tokio::net::UdpSocket::from_std);
+    let socket = socket.map_err(start_error("taking the socket for names"))?;
+    Ok(tokio::spawn(names::serve(socket, tables)))
 }
 
 /// Waits for every thread, without keeping this one from following meanwhile.

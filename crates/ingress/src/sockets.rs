@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg, sockopt::AcceptConn,
+    ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg,
+    sockopt::{AcceptConn, SockType},
 };
 
 /// More listening sockets are never handed over at once.
@@ -32,6 +33,20 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 /// Takes possession of an inherited listening socket.
 pub(crate) fn inherited_listener(number: RawFd) -> io::Result<std::net::TcpListener> {
     listener(inherited(number)?)
+}
+
+/// Takes possession of an inherited socket for datagrams.
+pub(crate) fn inherited_datagrams(number: RawFd) -> io::Result<std::net::UdpSocket> {
+    datagrams(inherited(number)?)
+}
+
+pub(crate) fn datagrams(descriptor: OwnedFd) -> io::Result<std::net::UdpSocket> {
+    if getsockopt(&descriptor, SockType)? != nix::sys::socket::SockType::Datagram {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is no socket for datagrams"));
+    }
+    let socket = std::net::UdpSocket::from(descriptor);
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 fn listener(descriptor: OwnedFd) -> io::Result<std::net::TcpListener> {

@@ -16,7 +16,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -27,6 +27,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rung_api::Address;
 use rung_model::NodeId;
+use rung_model::address::RESOLVER;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
@@ -149,6 +150,8 @@ pub struct Supervisor {
     https: Option<(TcpListener, SocketAddr)>,
     peers: Option<(TcpListener, SocketAddr)>,
     services: Option<(TcpListener, SocketAddr)>,
+    /// Where it can be had: answering names is for root, and for one Rung on a machine.
+    names: Option<UdpSocket>,
     remarks: Vec<String>,
     /// The ingress of an earlier process, which serves until ours does.
     earlier: Option<Earlier>,
@@ -198,7 +201,7 @@ impl Supervisor {
             DevelopmentAuthority::ensure(&directory.join(AUTHORITY))?;
             https = Some((listener, address));
         }
-        let mut services = None;
+        let (mut services, mut names) = (None, None);
         if let Some(setting) = &config.services {
             match open_services(setting, sockets.services, &directory) {
                 Ok(opened) => services = Some(opened),
@@ -208,8 +211,26 @@ impl Supervisor {
                 )),
             }
         }
+        if services.is_some() {
+            match open_names(&directory) {
+                Ok(socket) => names = Some(socket),
+                Err(error) => tracing::info!(%error, "names of services are not answered at {RESOLVER}"),
+            }
+        }
         let arguments = Vec::new();
-        Ok(Self { config, directory, http, https, peers, services, remarks, earlier, proxy, arguments })
+        Ok(Self {
+            config,
+            directory,
+            http,
+            https,
+            peers,
+            services,
+            names,
+            remarks,
+            earlier,
+            proxy,
+            arguments,
+        })
     }
 
     /// Further arguments for the ingress, as `rung ingress` takes them.
@@ -328,6 +349,10 @@ impl Supervisor {
                 command.args([option, &listener.as_raw_fd().to_string()]);
                 descriptors.push(listener.as_raw_fd());
             }
+        }
+        if let Some(names) = &self.names {
+            command.args(["--names-fd", &names.as_raw_fd().to_string()]);
+            descriptors.push(names.as_raw_fd());
         }
         pass_on(&mut command, descriptors);
         let child = command.spawn()?;
@@ -478,6 +503,12 @@ fn open_services(
         std::fs::write(&kept, address.port().to_string())?;
     }
     Ok((listener, address))
+}
+
+/// Takes the socket over from a living ingress, or binds it.
+fn open_names(directory: &Path) -> io::Result<UdpSocket> {
+    let living = Control::connect(directory).and_then(|living| living.names());
+    living.or_else(|_| UdpSocket::bind(RESOLVER))
 }
 
 fn meet(directory: &Path) -> io::Result<Living> {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rung_model::address;
 use rung_model::route::Destination;
 use rung_model::{Absence, AppName, Hold, InstanceId, Protocol, RouteDocument, ServiceName, Split};
 
@@ -12,6 +13,7 @@ use crate::balance::{Registry, ServiceLoad, Target, Tried, pick};
 use crate::callers::Callee;
 use crate::cluster::Cluster;
 use crate::head::Request;
+use crate::names::Known;
 use crate::overload::Room;
 use crate::policy::Policy;
 use crate::routing::{self, AppRoutes, Entry, Found, To};
@@ -137,6 +139,8 @@ pub(crate) struct Table {
     routed: SlotSet,
     /// By the addresses that services have inside the cluster.
     callees: HashMap<Ipv4Addr, Callee>,
+    /// By the names that they have there; `None` for those that are only the end of others.
+    names: HashMap<String, Option<Ipv4Addr>>,
     /// Where instances of this machine listen that get requests, for those of other machines.
     local: HashMap<InstanceId, SocketAddr>,
 }
@@ -151,6 +155,7 @@ impl Table {
             routed: SlotSet::default(),
             local: HashMap::new(),
             callees: HashMap::new(),
+            names: HashMap::new(),
         }
     }
 
@@ -260,7 +265,14 @@ impl Table {
             };
             // An address is one service's; should a document be older than another, both proxies shall agree all the same.
             self.callees.entry(inside.address).or_insert(callee);
+            self.name(&address::name(&document.app, name), inside.address);
         }
+    }
+
+    fn name(&mut self, name: &str, address: Ipv4Addr) {
+        self.names.insert(name.to_owned(), Some(address));
+        let ends = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
+        ends.for_each(|end| drop(self.names.entry(end.to_owned()).or_default()));
     }
 
     fn rules(
@@ -294,6 +306,15 @@ impl Table {
 
     pub(crate) fn callee(&self, address: Ipv4Addr) -> Option<&Callee> {
         self.callees.get(&address)
+    }
+
+    /// In lower case.
+    pub(crate) fn known(&self, name: &str) -> Known {
+        match self.names.get(name) {
+            Some(Some(address)) => Known::Service(*address),
+            Some(None) => Known::Above,
+            None => Known::Nothing,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -5,7 +5,7 @@
 //! created only once is what keeps two apps from ever having the same.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,9 @@ use crate::ids::{AppName, ServiceName};
 /// At which services listen for each other, on every address of theirs. Where it is taken the next free one is used, and
 /// instances of that machine are told it.
 pub const SERVICE_PORT: u16 = 7700;
+
+/// Where names of services are answered by DNS: in Rung's own block.
+pub const RESOLVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 64, 0, 1), 53);
 
 /// 127.64.0.0.
 const FIRST: u32 = 0x7f40_0000;
@@ -120,6 +123,23 @@ pub fn variable(app: Option<&AppName>, service: &ServiceName) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
 
+/// All names of services end so; nobody on the Internet is ever given a name below it.
+pub const DOMAIN: &str = "internal";
+
+/// By which name a service is found: `api.shop.internal`, and with its environment `api.staging.shop.internal`.
+pub fn name(app: &AppName, service: &ServiceName) -> String {
+    match app.environment() {
+        environment if environment.is_production() => format!("{service}.{app}.{DOMAIN}"),
+        environment => format!("{service}.{environment}.{}.{DOMAIN}", app.base()),
+    }
+}
+
+/// By which names it is found by those who may call it. They are of its own environment, and need not say which that is.
+pub fn names(app: &AppName, service: &ServiceName) -> impl Iterator<Item = String> {
+    let there = (!app.is_in_production()).then(|| name(app, service));
+    std::iter::once(name(&app.base(), service)).chain(there)
+}
+
 /// The users that the apps of a machine run as, by their numbers: what tells callers apart where each app has one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -168,6 +188,14 @@ mod tests {
         ] {
             assert_eq!(Inside::covers(Ipv4Addr::from(address)), inside, "{address:?}");
         }
+    }
+
+    #[test]
+    fn names_say_the_environment_only_to_those_who_are_in_none() {
+        let of = |app: &AppName| names(app, &service("api")).collect::<Vec<_>>();
+        assert_eq!(of(&app("shop")), ["api.shop.internal"]);
+        assert_eq!(of(&app("shop@staging")), ["api.shop.internal", "api.staging.shop.internal"]);
+        assert_eq!(name(&app("shop@staging"), &service("api")), "api.staging.shop.internal");
     }
 
     #[test]

@@ -257,7 +257,7 @@ def main():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
+    server = Server((FLAGS.get("BE_LISTENING_AT", "127.0.0.1"), int(os.environ["PORT"])), Handler)
     print(f"version {VERSION} listens on {server.server_port} after {time.monotonic() - BEGAN:.3f} s", flush=True)
     server.serve_forever()
     return lock

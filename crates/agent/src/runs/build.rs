@@ -113,6 +113,7 @@ impl RunsDriver {
             tmp,
             directory,
             mounts,
+            names: BTreeMap::new(),
             masked: node.masked.clone(),
             isolation,
             limits: node.limits(&format!("{}.{what}", plan.run.id), Some(build_memory()), None),

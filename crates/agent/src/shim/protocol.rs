@@ -6,6 +6,7 @@
 //! answered by one [`Response`] line. After `attach` the connection carries frames of `rung_api::attach`.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ pub struct Spec {
     pub tmp: PathBuf,
     #[serde(default)]
     pub mounts: Vec<Mount>,
+    /// Found in `/etc/hosts`, in front of what the machine's own says. Without a mount namespace there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, Ipv4Addr>,
     /// Directories of which nothing shall be seen.
     #[serde(default)]
     pub masked: Vec<PathBuf>,

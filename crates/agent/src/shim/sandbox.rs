@@ -61,6 +61,7 @@ pub fn enter(spec: &Spec) -> Result<()> {
         sandbox.bind_mount(mount)?;
     }
     sandbox.name_the_user()?;
+    sandbox.name_the_services()?;
     sandbox.mask()?;
 
     chdir(&root).map_err(failed("entering", &root))?;
@@ -227,22 +228,34 @@ impl Sandbox<'_> {
             ("/etc/passwd", format!("app:x:{uid}:{gid}:{}:/tmp:/bin/sh\n", self.spec.name)),
             ("/etc/group", format!("app:x:{gid}:\n")),
         ];
-        for (path, line) in lines {
-            let path = Path::new(path);
-            let inside = self.inside(path);
-            if !inside.is_file() {
-                continue;
-            }
-            let machine = fs::read(path).map_err(failed("reading", path))?;
-            let copy = self.spec.directory.join(path.file_name().expect("both paths end with a name"));
-            let content = [line.as_bytes(), &machine].concat();
-            fs::write(&copy, content).map_err(failed("writing", &copy))?;
-            fs::set_permissions(&copy, fs::Permissions::from_mode(0o644))
-                .map_err(failed("opening to all", &copy))?;
-            bind(&copy, &inside)?;
-            attributes(&inside, libc::MOUNT_ATTR_RDONLY)?;
+        lines.iter().try_for_each(|(path, line)| self.prepend(Path::new(path), line))
+    }
+
+    /// Services have names like hosts, for the programs that look hosts up.
+    fn name_the_services(&self) -> Result<()> {
+        if self.spec.names.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let lines: String =
+            self.spec.names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+        self.prepend(Path::new("/etc/hosts"), &lines)
+    }
+
+    /// Shows a copy of the machine's file that begins with this. What the machine does not have is not made, and a link
+    /// may lead out of the sandbox: both are left as they are.
+    fn prepend(&self, path: &Path, lines: &str) -> Result<()> {
+        let inside = self.inside(path);
+        if !inside.is_file() || inside.is_symlink() {
+            return Ok(());
+        }
+        let machine = fs::read(path).map_err(failed("reading", path))?;
+        let copy = self.spec.directory.join(path.file_name().expect("these paths end with a name"));
+        let content = [lines.as_bytes(), &machine].concat();
+        fs::write(&copy, content).map_err(failed("writing", &copy))?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o644))
+            .map_err(failed("opening to all", &copy))?;
+        bind(&copy, &inside)?;
+        attributes(&inside, libc::MOUNT_ATTR_RDONLY)
     }
 
     /// Rung's own data is out of sight, whatever its modes say.

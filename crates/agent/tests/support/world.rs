@@ -255,7 +255,8 @@ impl World {
             provenance: Default::default(),
         };
         let env = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
-        let launch = Launch { release: release.clone(), env, services: BTreeMap::new() };
+        let launch =
+            Launch { release: release.clone(), env, services: BTreeMap::new(), names: BTreeMap::new() };
         self.server.launches.lock().unwrap().insert(("shop".into(), number), launch);
         release
     }

@@ -53,6 +53,73 @@ fn a_service_calls_another_one_by_the_address_in_its_environment() {
 }
 
 #[test]
+fn a_service_calls_another_one_by_its_name() {
+    let rung = Rung::start();
+    let app = shop(1);
+    let staging = ["deploy", app.directory().to_str().expect("a name in UTF-8"), "--env", "staging"];
+    rung.deploy(app.directory()).succeeds();
+    rung.cli(&staging).succeeds();
+    rung.wait_until_settled("shop", "api", 1);
+    rung.wait_until_settled("shop@staging", "api", 1);
+    let port = inside(&rung.app("shop"), "api").port();
+    let call = |name: &str| format!("/call?at=http://{name}:{port}&path=/env?name=RUNG_ENVIRONMENT");
+    assert_eq!(rung.page("shop", &call("api.shop.internal")), "production");
+    assert_eq!(
+        rung.page("shop-staging", &call("api.shop.internal")),
+        "staging",
+        "each in its own environment"
+    );
+    assert_eq!(rung.page("shop-staging", &call("api.staging.shop.internal")), "staging");
+    let unknown = rung.get("shop", &call("api.staging.shop.internal")).expect("an answer");
+    assert_eq!(unknown.status, 424, "another environment's service has a name: {}", unknown.text());
+    let said = rung.cli(&[
+        "run",
+        "--no-tty",
+        "--app",
+        "shop",
+        "getent hosts web.shop.internal; echo $RUNG_SERVICES_PORT",
+    ]);
+    said.succeeds().mentions("127.").mentions(&port.to_string());
+}
+
+#[test]
+fn names_of_services_are_answered_by_dns_also_while_the_proxy_is_replaced() {
+    let mut hosts = Hosts::new(1);
+    hosts.host_mut(1).serve();
+    let app = shop(1);
+    hosts.host(1).deploy(app.directory()).succeeds();
+    let status: AppStatus = hosts.host(1).cli(&["status", "--app", "shop", "--json"]).succeeds().json();
+    let api = inside(&status, "api").ip().to_string();
+    let ask = |hosts: &Hosts, name: &str| hosts.host(1).inside(|| look_up(name)).expect("an answer by DNS");
+    assert_eq!(ask(&hosts, "api.shop.internal"), (0, Some(api.clone())));
+    assert_eq!(ask(&hosts, "nobody.shop.internal"), (3, None), "there is no such name");
+    assert_eq!(ask(&hosts, "example.com"), (5, None), "that is for others to answer");
+    hosts.host_mut(1).kill_9();
+    assert_eq!(ask(&hosts, "api.shop.internal"), (0, Some(api.clone())), "the proxy goes on without rung");
+    hosts.host_mut(1).serve();
+    assert_eq!(ask(&hosts, "api.shop.internal"), (0, Some(api)), "and so does the next one");
+}
+
+/// Asks Rung's own address by DNS: what came of it, and the address.
+fn look_up(name: &str) -> std::io::Result<(u8, Option<String>)> {
+    let mut question = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(u8::try_from(label.len()).expect("labels are short"));
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.connect("127.64.0.1:53")?;
+    socket.send(&question)?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    let address =
+        (answer[7] == 1).then(|| answer[length - 4..length].iter().map(u8::to_string).collect::<Vec<_>>());
+    Ok((answer[3] & 0xf, address.map(|bytes| bytes.join("."))))
+}
+
+#[test]
 fn calls_go_on_while_instances_die_and_a_new_release_takes_over() {
     let mut rung = Rung::start();
     let mut app = shop(2);
@@ -107,6 +174,10 @@ fn an_app_calls_another_apps_service_where_that_allows_it() {
     let call = "/call?url=RUNG_SERVICE_BILLING_LEDGER_URL";
     assert_eq!(rung.page("reports", "/env?name=RUNG_SERVICE_BILLING_LEDGER_URL"), ledger);
     assert!(rung.page("reports", call).contains("version 1"), "reports is allowed");
+    let by_name =
+        format!("/call?at=http://ledger.billing.internal:{}", inside(&rung.app("billing"), "ledger").port());
+    assert!(rung.page("reports", &by_name).contains("version 1"), "reports finds it by its name");
+    assert_eq!(rung.get("shop", &by_name).expect("an answer").status, 424, "shop was told its name");
     let answer = rung.get("shop", "/env?name=RUNG_SERVICE_BILLING_LEDGER_URL").expect("an answer");
     assert_eq!(answer.status, 404, "shop was told where the ledger is");
 
@@ -142,7 +213,8 @@ fn own_port(rung: &Rung, app: &str, service: &str) -> SocketAddr {
 
 /// The kernel's table that keeps the ports of this Rung's instances.
 fn table_of(rung: &Rung) -> Option<String> {
-    let listed = Command::new("nft").args(["list", "ruleset", "inet"]).output().expect("nftables is installed");
+    let listed =
+        Command::new("nft").args(["list", "ruleset", "inet"]).output().expect("nftables is installed");
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     let data = rung.data().to_str().expect("temporary directories have names in UTF-8");
     let mut tables = listed.split("table inet ").filter(|table| table.contains(data));
@@ -162,7 +234,11 @@ fn an_instances_own_port_is_for_the_proxy_and_for_its_own_app() {
     assert!(rung.page("billing", &call).contains("version 1"), "its own app reaches it");
     let ask = |rung: &Rung| {
         let answer = rung.get("shop", &call).map_err(|failure| format!("{failure:?}"))?;
-        if answer.status == 424 { Ok(answer.text()) } else { Err(format!("{}: {}", answer.status, answer.text())) }
+        if answer.status == 424 {
+            Ok(answer.text())
+        } else {
+            Err(format!("{}: {}", answer.status, answer.text()))
+        }
     };
     let refused = ask(&rung).expect("another app reached the port of an instance");
     assert!(refused.contains("refused"), "it is told at once: {refused}");
@@ -188,7 +264,7 @@ fn an_instance_that_listens_everywhere_is_not_reached_from_other_machines() {
     let mut hosts = Hosts::new(2);
     hosts.host_mut(1).serve();
     let mut app = TestApp::new("open", 1);
-    app.web().lines.push("command = \"HOST=0.0.0.0 exec python3 -B app.py\"".into());
+    app.set("BE_LISTENING_AT", "0.0.0.0");
     hosts.host(1).deploy(app.directory()).succeeds();
     hosts.host(1).wait_until_routed("open", 1, |_| true);
     let instance = hosts.host(1).instances("open").remove(0);

@@ -66,5 +66,7 @@ fn without_root_services_call_each_other_and_it_is_said_that_nobody_is_refused()
     rung.deploy(app.directory()).succeeds();
     let answered_by = rung.page("owl", "/call?url=RUNG_SERVICE_API_URL&path=/env?name=RUNG_SERVICE");
     assert_eq!(answered_by, "api", "another service answered");
-    rung.cli(&["doctor"]).mentions("`allow` in app files is not enforced").mentions("reaches instances by their ports");
+    rung.cli(&["doctor"])
+        .mentions("`allow` in app files is not enforced")
+        .mentions("reaches instances by their ports");
 }
