@@ -271,8 +271,9 @@ impl Table {
 
     fn name(&mut self, name: &str, address: Ipv4Addr) {
         self.names.insert(name.to_owned(), Some(address));
-        let ends = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
-        ends.for_each(|end| drop(self.names.entry(end.to_owned()).or_default()));
+        for (at, _) in name.match_indices('.') {
+            self.names.entry(name[at + 1..].to_owned()).or_default();
+        }
     }
 
     fn rules(

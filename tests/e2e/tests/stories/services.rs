@@ -55,7 +55,8 @@ fn a_service_calls_another_one_by_the_address_in_its_environment() {
 #[test]
 fn a_service_calls_another_one_by_its_name() {
     let rung = Rung::start();
-    let app = shop(1);
+    let mut app = shop(1);
+    app.sections.push("[environments.staging]".into());
     let staging = ["deploy", app.directory().to_str().expect("a name in UTF-8"), "--env", "staging"];
     rung.deploy(app.directory()).succeeds();
     rung.cli(&staging).succeeds();

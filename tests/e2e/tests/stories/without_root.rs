@@ -66,6 +66,9 @@ fn without_root_services_call_each_other_and_it_is_said_that_nobody_is_refused()
     rung.deploy(app.directory()).succeeds();
     let answered_by = rung.page("owl", "/call?url=RUNG_SERVICE_API_URL&path=/env?name=RUNG_SERVICE");
     assert_eq!(answered_by, "api", "another service answered");
+    let by_name = "/call?at=http://api.owl.internal:PORT&path=/env?name=RUNG_SERVICE";
+    let by_name = by_name.replace("PORT", &rung.page("owl", "/env?name=RUNG_SERVICES_PORT"));
+    assert_eq!(rung.page("owl", &by_name), "api", "its name is another service's");
     rung.cli(&["doctor"])
         .mentions("`allow` in app files is not enforced")
         .mentions("reaches instances by their ports");
