@@ -53,6 +53,8 @@ enum Part {
     Change,
     /// Memory of idle connections
     Idle,
+    /// The same over TLS
+    IdleTls,
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,6 +68,9 @@ pub struct Arguments {
     /// Idle connections that are held open
     #[arg(long, default_value_t = 50_000)]
     idle: usize,
+    /// The same over TLS
+    #[arg(long, default_value_t = 5_000)]
+    idle_tls: usize,
     /// Routes that are many
     #[arg(long, default_value_t = 20_000)]
     routes: usize,
@@ -73,7 +78,11 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// What is measured
-    #[arg(long, value_delimiter = ',', default_value = "bodies,new,latency,large,tls,routes,change,idle")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "bodies,new,latency,large,tls,routes,change,idle,idle-tls"
+    )]
     parts: Vec<Part>,
     /// Another program than the `rung` beside this one
     #[arg(long)]
@@ -138,6 +147,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 let kinds = peers.iter().map(|peer| peer.kind);
                 idle::measure(&mut world, kinds, &rung, arguments.idle, &mut report)?;
             }
+            Part::IdleTls => idle::measure_tls(&mut world, &rung, arguments.idle_tls, &mut report)?,
         }
     }
     let text = report.markdown(&machine);

@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::peers::{Kind, Peer, Setting};
 use super::report::{Report, Series};
+use super::tls::{self, Pair};
 use super::world::{REQUEST, World};
 
 /// Of a process that is idle: ports of one address allow no more.
@@ -39,6 +40,23 @@ pub fn measure(
     count: usize,
     report: &mut Report,
 ) -> anyhow::Result<()> {
+    measure_links(world, kinds, rung, count, None, report)
+}
+
+/// The same with sessions of TLS 1.3.
+pub fn measure_tls(world: &mut World, rung: &Path, count: usize, report: &mut Report) -> anyhow::Result<()> {
+    let pair = Pair::make()?;
+    measure_links(world, Kind::YARDSTICKS.into_iter(), rung, count, Some(&pair), report)
+}
+
+fn measure_links(
+    world: &mut World,
+    kinds: impl Iterator<Item = Kind>,
+    rung: &Path,
+    count: usize,
+    pair: Option<&Pair>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let processes = count.div_ceil(clients_of_one());
     if processes > 1 {
         report.note(format!(
@@ -47,9 +65,10 @@ pub fn measure(
             descriptors()
         ));
     }
-    let mut series = Series::new(format!("memory per idle connection, of {count}"), "B");
+    let what = if pair.is_some() { "TLS connection" } else { "connection" };
+    let mut series = Series::new(format!("memory per idle {what}, of {count}"), "B");
     for kind in kinds {
-        match of(world, kind, rung, count, processes) {
+        match of(world, kind, rung, (count, processes), pair) {
             Ok(bytes) => series.add(kind, bytes),
             Err(error) => report.note(format!("{}: idle connections: {error:#}", kind.name())),
         }
@@ -58,12 +77,27 @@ pub fn measure(
     Ok(())
 }
 
-fn of(world: &mut World, kind: Kind, rung: &Path, count: usize, processes: usize) -> anyhow::Result<f64> {
+fn of(
+    world: &mut World,
+    kind: Kind,
+    rung: &Path,
+    (count, processes): (usize, usize),
+    pair: Option<&Pair>,
+) -> anyhow::Result<f64> {
     let instances = world.instances()?;
     let mut peers = Vec::new();
     for _ in 0..processes {
-        let peer = super::start(world, kind, rung, &instances, Setting::Plain)?;
-        world.with_idle(peer.address, 1, || Ok(()))?;
+        let peer = match pair {
+            None => super::start(world, kind, rung, &instances, Setting::Plain)?,
+            Some(pair) => {
+                let peer = Peer::start(kind, rung, &instances, Setting::Tls(pair))?;
+                tls::await_service(world, &peer, pair)?;
+                peer
+            }
+        };
+        if pair.is_none() {
+            world.with_idle(peer.address, 1, || Ok(()))?;
+        }
         peers.push(peer);
     }
     let memory = || peers.iter().map(Peer::memory).sum::<anyhow::Result<u64>>();
@@ -73,7 +107,7 @@ fn of(world: &mut World, kind: Kind, rung: &Path, count: usize, processes: usize
         let mut share = count / processes + usize::from(index < count % processes);
         while share > 0 {
             let held = share.min(HELD_MAX);
-            holders.push(Holder::start(world, peer.address, holders.len(), held)?);
+            holders.push(Holder::start(world, peer.address, holders.len(), held, pair)?);
             share -= held;
         }
     }
@@ -86,10 +120,19 @@ fn of(world: &mut World, kind: Kind, rung: &Path, count: usize, processes: usize
 struct Holder(Child);
 
 impl Holder {
-    fn start(world: &mut World, address: SocketAddr, number: usize, count: usize) -> anyhow::Result<Self> {
+    fn start(
+        world: &mut World,
+        address: SocketAddr,
+        number: usize,
+        count: usize,
+        pair: Option<&Pair>,
+    ) -> anyhow::Result<Self> {
         let from = Ipv4Addr::new(127, 0, 1, u8::try_from(number + 1)?);
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["hold", &address.to_string(), &from.to_string(), &count.to_string()]);
+        if let Some(pair) = pair {
+            command.arg("--certificate").arg(&pair.certificate);
+        }
         let mut holder = Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
         let said = holder.0.stdout.take().expect("it is piped");
         let reading = std::thread::spawn(move || {
@@ -115,13 +158,22 @@ pub struct HoldArguments {
     to: SocketAddr,
     from: IpAddr,
     count: usize,
+    /// Over TLS, with whoever shows this one
+    #[arg(long)]
+    certificate: Option<PathBuf>,
 }
+
+/// A connection that is held, plain or not.
+trait Held: Read + Write {}
+
+impl<T: Read + Write> Held for T {}
 
 /// The holder's part: connects, asks once, and holds everything until its input ends.
 pub fn hold(arguments: &HoldArguments) -> anyhow::Result<()> {
     let mut held = Vec::with_capacity(arguments.count);
+    let session = arguments.certificate.as_deref().map(tls::Session::trusting).transpose()?;
     for number in 0..arguments.count {
-        match connect(arguments) {
+        match connect(arguments, session.as_ref()) {
             Ok(stream) => held.push(stream),
             Err(error) => {
                 println!("number {number}: {error:#}");
@@ -134,14 +186,18 @@ pub fn hold(arguments: &HoldArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn connect(arguments: &HoldArguments) -> anyhow::Result<TcpStream> {
+fn connect(arguments: &HoldArguments, session: Option<&tls::Session>) -> anyhow::Result<Box<dyn Held>> {
     let socket = Socket::new(Domain::for_address(arguments.to), Type::STREAM, None)?;
     // Connections of the proxy before may still keep its ports from being used otherwise.
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::new(arguments.from, 0).into())?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect(&arguments.to.into())?;
-    let mut stream = TcpStream::from(socket);
+    let stream = TcpStream::from(socket);
+    let mut stream: Box<dyn Held> = match session {
+        None => Box::new(stream),
+        Some(session) => Box::new(session.over(stream)?),
+    };
     stream.write_all(REQUEST)?;
     let (mut answer, mut piece) = (Vec::new(), [0; 1024]);
     // A head of less than a kilobyte, and 128 bytes.

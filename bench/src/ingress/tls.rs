@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustls::client::Resumption;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use tempfile::TempDir;
@@ -49,17 +50,37 @@ impl Pair {
     }
 
     fn client(&self, sessions: Sessions) -> anyhow::Result<Arc<ClientConfig>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone())?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        if sessions == Sessions::New {
-            config.resumption = Resumption::disabled();
-        }
-        Ok(Arc::new(config))
+        client(self.der.clone(), sessions)
+    }
+}
+
+fn client(trusted: CertificateDer<'static>, sessions: Sessions) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    if sessions == Sessions::New {
+        config.resumption = Resumption::disabled();
+    }
+    Ok(Arc::new(config))
+}
+
+/// Sessions of a client that holds them.
+#[derive(Debug)]
+pub struct Session(Arc<ClientConfig>);
+
+impl Session {
+    pub fn trusting(certificate: &Path) -> anyhow::Result<Self> {
+        let trusted = CertificateDer::from_pem_file(certificate).context("reading the certificate")?;
+        Ok(Self(client(trusted, Sessions::New)?))
+    }
+
+    pub fn over(&self, socket: TcpStream) -> anyhow::Result<StreamOwned<ClientConnection, TcpStream>> {
+        let session = ClientConnection::new(self.0.clone(), ServerName::try_from("bench.localhost")?)?;
+        Ok(StreamOwned::new(session, socket))
     }
 }
 
@@ -115,7 +136,7 @@ pub fn measure(
 }
 
 /// Until the first handshake: some learn their routes a moment after they listen.
-fn await_service(world: &mut World, peer: &Peer, pair: &Pair) -> anyhow::Result<()> {
+pub fn await_service(world: &mut World, peer: &Peer, pair: &Pair) -> anyhow::Result<()> {
     let config = pair.client(Sessions::New)?;
     let until = Instant::now() + PATIENCE;
     let asking = std::thread::spawn({

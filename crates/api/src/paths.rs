@@ -95,6 +95,7 @@ pub const PROXY_CERTIFICATE: &str = "/v1/proxies/{proxy}/certificates/{host}";
 
 // For other servers.
 pub const TALLIES: &str = "/v1/tallies";
+pub const SERVER_LIMITS: &str = "/v1/servers/{server}/limits";
 
 // Served by each agent on its own address; the server passes people's requests on to it.
 pub const AGENT_LOGS: &str = "/v1/agent/logs";

@@ -361,7 +361,7 @@ pub struct CohortTraffic {
 /// `POST …/limits`: what an ingress let pass of limits, and in the answer what the others did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LimitsTaken {
-    /// In the answer: how many other ingresses there are.
+    /// In the answer: how many other ingresses there are. From a server to another: how many ask it.
     #[serde(default)]
     pub others: usize,
     pub limits: Vec<LimitTaken>,

@@ -608,6 +608,12 @@ fn roles() -> Described {
                 .answers::<wire::LimitsTaken>(),
         )
         .post(
+            paths::SERVER_LIMITS,
+            nodes::limits_elsewhere,
+            says(Right::Node, "Tell another server what ingresses let pass of limits, and how many they are")
+                .takes::<wire::LimitsTaken>(),
+        )
+        .post(
             paths::PROXY_TRAFFIC,
             nodes::traffic,
             says(Right::Node, "Report what was counted of apps that are measured")

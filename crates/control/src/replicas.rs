@@ -138,8 +138,20 @@ impl Control {
 
     /// The other servers, as they are reached by this one.
     pub(crate) fn other_servers(&self) -> Vec<(NodeId, Client)> {
-        let Some(identity) = self.inner.identity.get() else { return Vec::new() };
+        let servers = self.where_other_servers_are().into_iter();
+        servers
+            .filter_map(|(server, address)| Some((server.clone(), self.client_of(&server, address)?)))
+            .collect()
+    }
+
+    /// `None` as long as this server is nobody to others.
+    pub(crate) fn client_of(&self, server: &NodeId, address: Address) -> Option<Client> {
+        let identity = self.inner.identity.get()?;
         let config = client_config(Belief::Authority(identity.authority().clone()), Some(identity.clone()));
+        Some(Client::over_tls(address, None, Tls::to_node(config, server)))
+    }
+
+    pub(crate) fn where_other_servers_are(&self) -> Vec<(NodeId, Address)> {
         let own = &self.inner.node;
         self.read(|world| {
             let members = world.members.values().map(|held| &held.value);
@@ -147,8 +159,7 @@ impl Control {
             servers
                 .filter_map(|member| {
                     let address: Address = member.api.as_ref()?.parse().ok()?;
-                    let tls = Tls::to_node(config.clone(), &member.node);
-                    Some((member.node.clone(), Client::over_tls(address, None, tls)))
+                    Some((member.node.clone(), address))
                 })
                 .collect()
         })

@@ -186,6 +186,7 @@ impl Control {
         tokio::spawn(crate::election::stand(self.clone()));
         tokio::spawn(crate::served::tell(self.clone()));
         tokio::spawn(crate::replicas::keep_copies(self.clone()));
+        tokio::spawn(crate::shares::pass_on(self.clone()));
         let tell = |message: &str| self.record(None, crate::quorum::EVENT_KIND, message);
         tokio::join!(
             quorum.member.clone().supervise(quorum.record.clone(), &tell),

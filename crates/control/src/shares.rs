@@ -1,62 +1,234 @@
 //! What ingresses let pass of limits that they share, on its way from each to all others. Nothing of it is kept: what
 //! is lost makes a limit a little wider for a moment.
+//!
+//! An ingress asks the server that it is connected to, and gets what the others there did. Where there are several
+//! servers each tells every other one what its own ingresses let pass, and never what it heard of a server: so nothing
+//! comes twice, and no server need be there for two others. [`pass_on`] does the telling.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rung_api::wire::{LimitTaken, LimitsTaken};
+use rung_api::{Address, Client};
+use rung_model::NodeId;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
-/// Several times the pause between two reports of an ingress that is alone.
+use crate::shared::Control;
+
+/// Several times the pause between two reports of an ingress that is alone, or of a server that has nothing to tell.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// Words that wait for an ingress that does not ask; it has forgotten these clients by then.
 const WAITING_MAX: usize = 20_000;
+/// After this a server is told again how many ingresses there are here, if there are any.
+const TELL_AGAIN: Duration = Duration::from_secs(3);
+/// Between two words to the same server: ingresses report every 200 ms, each at a moment of its own.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked which servers there are, and whether one is to be told again.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Longer than a healthy server takes; what it was not told by then is forgotten.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
-    proxies: BTreeMap<String, Inbox>,
+    proxies: BTreeMap<String, Asking>,
+    servers: BTreeMap<NodeId, Server>,
+    /// Something waits for another server.
+    news: Arc<Notify>,
 }
 
+/// An ingress that asks here.
 #[derive(Debug, Default)]
-struct Inbox {
+struct Asking {
     heard: Duration,
-    /// By limit and client.
-    waiting: BTreeMap<(String, String), u32>,
+    waiting: Waiting,
 }
+
+/// Another server.
+#[derive(Debug, Default)]
+struct Server {
+    /// How many ingresses ask there, and when it said so.
+    ingresses: usize,
+    heard: Option<Duration>,
+    waiting: Waiting,
+    /// How many there are here, as it was told, and when.
+    told: Option<(usize, Duration)>,
+}
+
+/// By limit and client.
+#[derive(Debug, Default)]
+struct Waiting(BTreeMap<(String, String), u32>);
 
 impl Shares {
     /// Takes what one ingress let pass, and answers with what the others did since it last asked.
-    pub(crate) fn exchange(&mut self, proxy: &str, told: LimitsTaken, now: Duration) -> LimitsTaken {
-        self.proxies.retain(|_, inbox| now.saturating_sub(inbox.heard) < SILENT_AFTER);
+    pub(crate) fn exchange(&mut self, proxy: &str, told: &LimitsTaken, now: Duration) -> LimitsTaken {
+        self.forget_silent(now);
+        let is_new = !self.proxies.contains_key(proxy);
         let own = self.proxies.entry(proxy.to_owned()).or_default();
         own.heard = now;
         let waiting = std::mem::take(&mut own.waiting);
-        for (_, inbox) in self.proxies.iter_mut().filter(|(name, _)| *name != proxy) {
-            for LimitTaken { limit, taken } in &told.limits {
-                for (whose, count) in taken {
-                    inbox.add(limit, whose, *count);
+        for (_, other) in self.proxies.iter_mut().filter(|(name, _)| *name != proxy) {
+            other.waiting.add(told);
+        }
+        for server in self.servers.values_mut() {
+            server.waiting.add(told);
+        }
+        if is_new || !told.limits.iter().all(|limit| limit.taken.is_empty()) {
+            self.news.notify_one();
+        }
+        let elsewhere: usize = self.servers.values().map(|server| server.ingresses).sum();
+        LimitsTaken { others: self.proxies.len() - 1 + elsewhere, limits: waiting.into_limits() }
+    }
+
+    /// Another server says what its ingresses let pass, and how many they are.
+    pub(crate) fn hear(&mut self, server: &NodeId, told: &LimitsTaken, now: Duration) {
+        let known = self.servers.entry(server.clone()).or_default();
+        known.ingresses = told.others;
+        known.heard = Some(now);
+        for asking in self.proxies.values_mut() {
+            asking.waiting.add(told);
+        }
+    }
+
+    /// These are the other servers.
+    fn among(&mut self, servers: impl Iterator<Item = NodeId>) {
+        let mut before = std::mem::take(&mut self.servers);
+        self.servers = servers
+            .map(|server| {
+                let known = before.remove(&server).unwrap_or_default();
+                (server, known)
+            })
+            .collect();
+    }
+
+    /// What a server is to be told now, if anything.
+    fn news_for(&mut self, server: &NodeId, now: Duration) -> Option<LimitsTaken> {
+        self.forget_silent(now);
+        let ingresses = self.proxies.len();
+        let known = self.servers.get_mut(server)?;
+        let is_told = match known.told {
+            Some((told, at)) => told == ingresses && (ingresses == 0 || now.saturating_sub(at) < TELL_AGAIN),
+            None => ingresses == 0,
+        };
+        if is_told && known.waiting.0.is_empty() {
+            return None;
+        }
+        known.told = Some((ingresses, now));
+        Some(LimitsTaken { others: ingresses, limits: std::mem::take(&mut known.waiting).into_limits() })
+    }
+
+    /// It may not have heard the last word.
+    fn tell_again(&mut self, server: &NodeId) {
+        if let Some(known) = self.servers.get_mut(server) {
+            known.told = None;
+        }
+    }
+
+    fn forget_silent(&mut self, now: Duration) {
+        self.proxies.retain(|_, asking| now.saturating_sub(asking.heard) < SILENT_AFTER);
+        for server in self.servers.values_mut() {
+            if server.heard.is_some_and(|at| now.saturating_sub(at) >= SILENT_AFTER) {
+                (server.ingresses, server.heard) = (0, None);
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, told: &LimitsTaken) {
+        for LimitTaken { limit, taken } in &told.limits {
+            for (whose, count) in taken {
+                let is_full = self.0.len() >= WAITING_MAX;
+                match self.0.get_mut(&(limit.clone(), whose.clone())) {
+                    Some(waiting) => *waiting = waiting.saturating_add(*count),
+                    None if is_full => {}
+                    None => drop(self.0.insert((limit.clone(), whose.clone()), *count)),
                 }
             }
         }
+    }
+
+    fn into_limits(self) -> Vec<LimitTaken> {
         let mut limits: BTreeMap<String, LimitTaken> = BTreeMap::new();
-        for ((limit, whose), count) in waiting {
+        for ((limit, whose), count) in self.0 {
             let entry =
                 limits.entry(limit.clone()).or_insert_with(|| LimitTaken { limit, taken: BTreeMap::new() });
             entry.taken.insert(whose, count);
         }
-        LimitsTaken { others: self.proxies.len() - 1, limits: limits.into_values().collect() }
+        limits.into_values().collect()
     }
 }
 
-impl Inbox {
-    fn add(&mut self, limit: &str, whose: &str, count: u32) {
-        let is_full = self.waiting.len() >= WAITING_MAX;
-        let key = (limit.to_owned(), whose.to_owned());
-        match self.waiting.get_mut(&key) {
-            Some(waiting) => *waiting = waiting.saturating_add(count),
-            None if is_full => {}
-            None => drop(self.waiting.insert(key, count)),
+/// The way to another server. One that does not answer keeps nobody else waiting.
+struct Line {
+    address: Address,
+    client: Client,
+    /// What is on its way there.
+    telling: Option<JoinHandle<()>>,
+}
+
+/// Tells the other servers what ingresses here let pass, as long as this one runs.
+pub(crate) async fn pass_on(control: Control) {
+    let news = control.shares(|shares| shares.news.clone());
+    let mut lines: BTreeMap<NodeId, Line> = BTreeMap::new();
+    let mut looked: Option<Duration> = None;
+    loop {
+        let now = control.clock().elapsed;
+        if looked.is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY) {
+            look(&control, &mut lines);
+            looked = Some(now);
         }
+        for (server, line) in &mut lines {
+            line.tell(&control, server, now);
+        }
+        tokio::time::sleep(PAUSE).await;
+        // Who is to be told again is found without any news, too.
+        let _ = tokio::time::timeout(LOOK_EVERY, news.notified()).await;
+    }
+}
+
+/// Which servers there are. A line stays as long as its server is where it was.
+fn look(control: &Control, lines: &mut BTreeMap<NodeId, Line>) {
+    let mut before = std::mem::take(lines);
+    for (server, address) in control.where_other_servers_are() {
+        let known = before.remove(&server).filter(|line| line.address == address);
+        let line = known.or_else(|| {
+            let client = control.client_of(&server, address.clone())?;
+            Some(Line { address, client, telling: None })
+        });
+        if let Some(line) = line {
+            lines.insert(server, line);
+        }
+    }
+    control.shares(|shares| shares.among(lines.keys().cloned()));
+}
+
+impl Line {
+    fn tell(&mut self, control: &Control, server: &NodeId, now: Duration) {
+        if self.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
+            return;
+        }
+        let Some(told) = control.shares(|shares| shares.news_for(server, now)) else { return };
+        let (control, client, server) = (control.clone(), self.client.clone(), server.clone());
+        self.telling = Some(tokio::spawn(async move {
+            let own = &control.inner.node;
+            match tokio::time::timeout(PATIENCE, client.pass_limits_on(own, &told)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    tracing::debug!(%server, %error, "a server was not told what was let pass");
+                }
+                Err(_) => tracing::debug!(%server, "a server was not told in time what was let pass"),
+            }
+            control.shares(|shares| shares.tell_again(&server));
+        }));
+    }
+}
+
+impl Control {
+    pub(crate) fn shares<T>(&self, act: impl FnOnce(&mut Shares) -> T) -> T {
+        act(&mut self.inner.shares.lock().expect("exchanging does not panic"))
     }
 }
 
@@ -69,22 +241,111 @@ mod tests {
         LimitsTaken { others: 0, limits: vec![LimitTaken { limit: "shop".into(), taken }] }
     }
 
+    fn nothing() -> LimitsTaken {
+        LimitsTaken { others: 0, limits: Vec::new() }
+    }
+
     fn heard(answer: &LimitsTaken) -> u32 {
         answer.limits.iter().flat_map(|limit| limit.taken.values()).sum()
+    }
+
+    const fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
     #[test]
     fn each_hears_what_the_others_let_pass_and_nothing_of_its_own() {
         let mut shares = Shares::default();
-        let at = Duration::from_secs;
-        assert_eq!(shares.exchange("a", told(5), at(1)).others, 0, "a is alone");
-        assert_eq!(heard(&shares.exchange("b", told(0), at(1))), 0, "what was told before it came is over");
-        let answer = shares.exchange("a", told(3), at(2));
+        assert_eq!(shares.exchange("a", &told(5), at(1)).others, 0, "a is alone");
+        assert_eq!(heard(&shares.exchange("b", &told(0), at(1))), 0, "what was told before it came is over");
+        let answer = shares.exchange("a", &told(3), at(2));
         assert_eq!((answer.others, heard(&answer)), (1, 0));
-        shares.exchange("a", told(4), at(3));
-        assert_eq!(heard(&shares.exchange("b", told(2), at(3))), 7, "two reports come as one");
-        assert_eq!(heard(&shares.exchange("b", told(0), at(4))), 0, "it was heard twice");
-        assert_eq!(heard(&shares.exchange("a", told(0), at(4))), 2);
-        assert_eq!(shares.exchange("b", told(0), at(20)).others, 0, "who is silent is gone");
+        shares.exchange("a", &told(4), at(3));
+        assert_eq!(heard(&shares.exchange("b", &told(2), at(3))), 7, "two reports come as one");
+        assert_eq!(heard(&shares.exchange("b", &told(0), at(4))), 0, "it was heard twice");
+        assert_eq!(heard(&shares.exchange("a", &told(0), at(4))), 2);
+        assert_eq!(shares.exchange("b", &told(0), at(20)).others, 0, "who is silent is gone");
+    }
+
+    fn id(server: &str) -> NodeId {
+        NodeId::new(server).unwrap()
+    }
+
+    /// Three servers that know each other, by number.
+    fn three() -> [Shares; 3] {
+        std::array::from_fn(|own| {
+            let mut shares = Shares::default();
+            shares.among((0..3).filter(|number| *number != own).map(|number| id(&format!("s-{number}"))));
+            shares
+        })
+    }
+
+    /// Each tells all others; how many words that took.
+    fn pass_around(servers: &mut [Shares; 3], now: Duration) -> usize {
+        let mut words = 0;
+        for from in 0..3 {
+            for to in (0..3).filter(|to| *to != from) {
+                if let Some(told) = servers[from].news_for(&id(&format!("s-{to}")), now) {
+                    words += 1;
+                    servers[to].hear(&id(&format!("s-{from}")), &told, now);
+                }
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn what_one_ingress_lets_pass_reaches_those_at_other_servers_once() {
+        let mut servers = three();
+        for (number, server) in servers.iter_mut().enumerate() {
+            server.exchange(&format!("ingress-{number}"), &nothing(), at(1));
+        }
+        assert_eq!(pass_around(&mut servers, at(1)), 6, "each tells both others that it has one");
+        assert_eq!(pass_around(&mut servers, at(2)), 0, "they go on telling what is known");
+        assert_eq!(servers[0].exchange("ingress-0", &told(5), at(2)).others, 2);
+        for _ in 0..3 {
+            pass_around(&mut servers, at(2));
+        }
+        for number in [1, 2] {
+            let answer = servers[number].exchange(&format!("ingress-{number}"), &nothing(), at(2));
+            assert_eq!((answer.others, heard(&answer)), (2, 5), "at server {number}");
+        }
+        assert_eq!(heard(&servers[0].exchange("ingress-0", &nothing(), at(3))), 0, "it heard of itself");
+    }
+
+    #[test]
+    fn a_server_that_is_silent_or_gone_has_no_ingresses() {
+        let mut servers = three();
+        for server in &mut servers {
+            server.exchange("ingress", &nothing(), at(1));
+        }
+        pass_around(&mut servers, at(1));
+        let [server, ..] = &mut servers;
+        assert_eq!(server.exchange("ingress", &nothing(), at(5)).others, 2);
+        server.among([id("s-1")].into_iter());
+        assert_eq!(server.exchange("ingress", &nothing(), at(6)).others, 1, "it was taken out");
+        assert_eq!(server.exchange("ingress", &nothing(), at(12)).others, 0, "it says nothing any more");
+    }
+
+    #[test]
+    fn one_that_missed_a_word_is_told_again_how_many_there_are() {
+        let mut shares = Shares::default();
+        let other = id("s-1");
+        shares.among([other.clone()].into_iter());
+        assert_eq!(shares.news_for(&other, at(1)), None, "nobody has anything to share");
+        shares.exchange("ingress", &nothing(), at(1));
+        assert!(shares.news_for(&other, at(1)).is_some());
+        shares.tell_again(&other);
+        assert_eq!(shares.news_for(&other, at(1)).map(|told| told.others), Some(1));
+        assert_eq!(shares.news_for(&other, at(2)), None);
+        shares.exchange("ingress", &nothing(), at(4));
+        assert_eq!(
+            shares.news_for(&other, at(4)).map(|told| told.others),
+            Some(1),
+            "it would count as silent"
+        );
+        let told = shares.news_for(&other, at(30)).map(|told| told.others);
+        assert_eq!(told, Some(0), "the ingress has gone, and the other server does not know");
+        assert_eq!(shares.news_for(&other, at(60)), None);
     }
 }

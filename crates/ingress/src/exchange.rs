@@ -233,6 +233,7 @@ impl<S: ClientStream> Exchange<'_, S> {
             begun,
             took: &took,
             turn: &chosen.turn,
+            ahead: self.client.ahead(),
             from_instance: &mut from_instance,
             answer: &mut answer,
         };
@@ -655,7 +656,7 @@ async fn send_streamed<S: ClientStream>(
     let (mut instance_reader, mut instance_writer) = instance.split();
     let (worker, request, timer) = (receive.worker, receive.request, receive.timer);
     let (uploaded, status, passed) = (receive.uploaded, receive.status, receive.passed);
-    let response_timeout = receive.response_timeout;
+    let (response_timeout, ahead) = (receive.response_timeout, receive.ahead);
     let upload_timer = worker.timers.timer();
     let sent = Cell::new(0);
     let mut out = worker.buffers.lend_output();
@@ -670,6 +671,7 @@ async fn send_streamed<S: ClientStream>(
                 out: &mut out,
                 timer: &upload_timer,
                 stall: worker.limits().stall,
+                ahead,
                 passed: &sent,
                 max: max_body(request),
                 watch: None,

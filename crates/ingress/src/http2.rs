@@ -22,7 +22,7 @@ use h2::server::{Connection, SendResponse};
 use http::Request as Parts;
 
 use crate::access_log::Record;
-use crate::buffer::Buffer;
+use crate::buffer::{BODY_SIZE, Buffer};
 use crate::callers::Call;
 use crate::error_page::Failure;
 use crate::exchange::{After, Exchange};
@@ -45,8 +45,12 @@ const STREAMS_MAX: u32 = 128;
 /// What a client may send ahead of the instance: an upload of one stream at 100 ms distance gets 20 Mbit/s.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// What waits in memory for a slow reader, a stream.
-const SEND_BUFFER: usize = 64 * 1024;
+/// What waits in memory for a slow reader, a stream: two frames of the usual size.
+const SEND_BUFFER: usize = 32 * 1024;
+/// What a connection's streams together read ahead of those who take their bodies, and a stream at least. One client may
+/// have many connections with many streams that it does not read.
+const AHEAD_TOGETHER: usize = 1024 * 1024;
+const AHEAD_MIN: usize = 8 * 1024;
 
 /// How the connection's streams and its own task meet.
 #[derive(Debug, Default)]
@@ -54,6 +58,13 @@ struct Streams {
     open: Cell<usize>,
     /// The connection's task, to be woken when the last stream has ended.
     waker: RefCell<Option<Waker>>,
+}
+
+impl Streams {
+    /// What one of them reads ahead: as a connection of its own would, while they are few.
+    fn ahead(&self) -> usize {
+        (AHEAD_TOGETHER / self.open.get().max(1)).clamp(AHEAD_MIN, BODY_SIZE)
+    }
 }
 
 /// Counts a stream for as long as it is served.
@@ -129,7 +140,7 @@ impl<S: ClientStream> Served<S> {
                         peer: self.peer,
                         call: self.call.clone(),
                         scheme: self.scheme,
-                        _open: OpenStream::new(&self.streams),
+                        open: OpenStream::new(&self.streams),
                     };
                     drop(tokio::task::spawn_local(stream.serve(*request, respond)));
                 }
@@ -187,7 +198,7 @@ struct Stream {
     peer: IpAddr,
     call: Option<Rc<Call>>,
     scheme: Scheme,
-    _open: OpenStream,
+    open: OpenStream,
 }
 
 impl Stream {
@@ -197,8 +208,11 @@ impl Stream {
         let mut head = self.worker.buffers.lend_output();
         let read = self.read(&parts, body.is_end_stream(), &mut request, &mut head);
         let kind = *read.as_ref().unwrap_or(&BodyKind::None);
+        // It holds every header; what counts of them is in the request now.
+        drop(parts);
         let body = IncomingBody::new(body, kind);
-        let mut client = Http2Client::new(body, respond, self.scheme, request.is_head());
+        let streams = self.open.0.clone();
+        let mut client = Http2Client::new(body, respond, self.scheme, request.is_head(), streams);
         let timer = self.worker.timers.timer();
         let mut record = Record { started: Some(Instant::now()), ..Record::default() };
         let mut buffer = Buffer::default();

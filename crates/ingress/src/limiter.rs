@@ -195,10 +195,21 @@ mod tests {
         assert!(kept <= SHARDS * BUCKETS_PER_SHARD, "{kept} buckets are kept");
     }
 
-    /// Two ingresses that hear of each other every 200 ms; so many requests a second come to each.
-    fn pass_together(seconds: u64, loads: impl Fn(u64) -> [u64; 2]) -> Vec<u64> {
+    /// What one ingress said, on its way to the other until that time.
+    struct Underway {
+        until: u64,
+        to: usize,
+        told: Vec<(u128, u32)>,
+    }
+
+    /// From one server to the other: the pause between two words, and until the ingress there asks next.
+    const BETWEEN_SERVERS_MS: u64 = 300;
+
+    /// Two ingresses that speak every 200 ms and hear of each other so much later; so many requests a second come to each.
+    fn pass_together(seconds: u64, late_ms: u64, loads: impl Fn(u64) -> [u64; 2]) -> Vec<u64> {
         let ingresses = [limiter(100, 1, 100), limiter(100, 1, 100)];
         ingresses.iter().for_each(|limiter| limiter.account(true));
+        let mut underway: Vec<Underway> = Vec::new();
         let mut passed = vec![0; seconds as usize];
         for ms in 0..seconds * 1000 {
             let now = ms * SECOND / 1000;
@@ -208,10 +219,14 @@ mod tests {
                 }
             }
             if ms % 200 == 0 {
-                let told = ingresses.each_ref().map(|limiter| limiter.tell(10));
-                for (limiter, told) in ingresses.iter().zip(told.iter().rev()) {
-                    told.iter().for_each(|(whose, count)| limiter.others_took_at(*whose, *count, now));
-                }
+                underway.extend(ingresses.iter().enumerate().map(|(from, limiter)| Underway {
+                    until: now + late_ms * SECOND / 1000,
+                    to: 1 - from,
+                    told: limiter.tell(10),
+                }));
+            }
+            for Underway { to, told, .. } in underway.extract_if(.., |word| word.until <= now) {
+                told.iter().for_each(|(whose, count)| ingresses[to].others_took_at(*whose, *count, now));
             }
         }
         passed
@@ -219,22 +234,30 @@ mod tests {
 
     #[test]
     fn two_ingresses_let_as_many_pass_as_one_would() {
-        for (what, loads) in [("evenly", [300, 300]), ("unevenly", [1000, 60]), ("one-sided", [500, 0])] {
-            let passed = pass_together(65, |_| loads);
-            let minute: u64 = passed[5..].iter().sum();
-            assert!(
-                (5940..=6060).contains(&minute),
-                "{what} loaded they let {minute} of 6000 pass in a minute"
-            );
+        for late_ms in [0, BETWEEN_SERVERS_MS] {
+            for (what, loads) in [("evenly", [300, 300]), ("unevenly", [1000, 60]), ("one-sided", [500, 0])] {
+                let passed = pass_together(65, late_ms, |_| loads);
+                let minute: u64 = passed[5..].iter().sum();
+                assert!(
+                    (5940..=6060).contains(&minute),
+                    "{what} loaded, {late_ms} ms apart, they let {minute} of 6000 pass in a minute"
+                );
+            }
         }
     }
 
     #[test]
     fn when_the_load_moves_to_the_other_ingress_the_limit_holds() {
-        let passed = pass_together(40, |second| if second < 20 { [500, 0] } else { [0, 500] });
-        for from in 18..30 {
-            let window: u64 = passed[from..from + 5].iter().sum();
-            assert!((450..=550).contains(&window), "from second {from} on {window} of 500 passed in 5 s");
+        for late_ms in [0, BETWEEN_SERVERS_MS] {
+            let loads = |second| if second < 20 { [500, 0] } else { [0, 500] };
+            let passed = pass_together(40, late_ms, loads);
+            for from in 18..30 {
+                let window: u64 = passed[from..from + 5].iter().sum();
+                assert!(
+                    (450..=550).contains(&window),
+                    "{late_ms} ms apart, from second {from} on {window} of 500 passed in 5 s"
+                );
+            }
         }
     }
 }

@@ -61,6 +61,8 @@ pub(crate) struct Receive<'a> {
     pub(crate) took: &'a Cell<Duration>,
     /// Its turn at the instance, which ends with the final answer's head.
     pub(crate) turn: &'a RefCell<Option<Turn>>,
+    /// So much of a body is read ahead of whoever takes it.
+    pub(crate) ahead: usize,
     pub(crate) from_instance: &'a mut Buffer,
     pub(crate) answer: &'a mut Vec<u8>,
 }
@@ -235,6 +237,7 @@ impl Receive<'_> {
             out: self.answer,
             timer: self.timer,
             stall: self.worker.limits().stall,
+            ahead: self.ahead,
             passed: self.passed,
             max: u64::MAX,
             watch: watch.map(|watch| watch as _),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::{Decoder, Malformed};
-use crate::buffer::{BODY_SIZE, Buffer};
+use crate::buffer::Buffer;
 use crate::timer::Timer;
 use crate::watch::Attention;
 
@@ -54,6 +54,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) timer: &'a Timer,
     /// How long either side may do nothing.
     pub(crate) stall: Duration,
+    /// So much is read ahead of the writing side, at most.
+    pub(crate) ahead: usize,
     /// Payload bytes passed on.
     pub(crate) passed: &'a Cell<u64>,
     /// So many there may be.
@@ -122,7 +124,7 @@ impl Relay<'_> {
     }
 
     async fn fill<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<(), RelayError> {
-        self.fill_up_to(reader, BODY_SIZE).await
+        self.fill_up_to(reader, self.ahead).await
     }
 
     /// Reads once, holding at most so many bytes. May be dropped before it is ready: nothing is lost.

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio_rustls::server::TlsStream;
 
+use crate::buffer::BODY_SIZE;
 use crate::http2::Http2Client;
 
 /// How a request came.
@@ -65,6 +66,11 @@ pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     /// Does something to the socket, where the client has one of its own.
     fn with_socket(&self, act: impl FnOnce(&TcpStream));
 
+    /// So many bytes of a body are read ahead of whoever takes them, either way.
+    fn ahead(&self) -> usize {
+        BODY_SIZE
+    }
+
     /// The stream of HTTP/2 that the client is, for instances that speak it too.
     fn http2(&mut self) -> Option<&mut Http2Client> {
         None
@@ -98,13 +104,14 @@ impl ClientReader for ReadHalf<'_> {
     }
 }
 
-/// TLS, of which both halves need the whole session. In a cell, because they take turns within one task.
+/// TLS, of which both halves need the whole session. In a cell, because they take turns within one task; in a box, because
+/// it has more than a kilobyte, and each part of a task that it passes through would keep room for it.
 #[derive(Debug)]
-pub(crate) struct TlsClient(RefCell<TlsStream<TcpStream>>);
+pub(crate) struct TlsClient(Box<RefCell<TlsStream<TcpStream>>>);
 
 impl TlsClient {
     pub(crate) fn new(session: TlsStream<TcpStream>) -> Self {
-        Self(RefCell::new(session))
+        Self(Box::new(RefCell::new(session)))
     }
 }
 

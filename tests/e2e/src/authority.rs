@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 
+use crate::reserved::Reserved;
 use crate::wait::eventually;
 
 /// A running pebble. Dropping it ends it.
@@ -21,6 +22,8 @@ pub struct Authority {
     door: Door,
     management: SocketAddr,
     children: Vec<Child>,
+    /// Where these listen.
+    _reserved: [Reserved; 4],
 }
 
 /// Where it looks for what proves a name.
@@ -38,7 +41,8 @@ impl Authority {
     pub fn start(looks: Looks) -> Self {
         let directory =
             tempfile::Builder::new().prefix("rung-authority-").tempdir().expect("a temporary directory");
-        let [own, management, names, records] = free_addresses();
+        let reserved = [(); 4].map(|()| Reserved::any());
+        let [own, management, names, records] = reserved.each_ref().map(Reserved::address);
         make_certificate(directory.path());
         let config = serde_json::json!({ "pebble": {
             "listenAddress": own.to_string(),
@@ -62,7 +66,8 @@ impl Authority {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             command.spawn().unwrap_or_else(|error| panic!("starting {command:?}: {error}"))
         });
-        let authority = Self { door: Door::open(own), directory, management, children: children.into() };
+        let door = Door::open(own);
+        let authority = Self { door, directory, management, children: children.into(), _reserved: reserved };
         eventually("the authority answers", || {
             TcpStream::connect(own).map(drop).map_err(|error| error.to_string())?;
             TcpStream::connect(management).map(drop).map_err(|error| error.to_string())
@@ -112,13 +117,6 @@ impl Drop for Authority {
             let _ = child.wait();
         }
     }
-}
-
-/// Addresses that nobody listened on a moment ago: these programs can't be told to choose their own.
-fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    // Held until all are known, so that none comes twice.
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    held.map(|listener| listener.local_addr().expect("it is bound"))
 }
 
 fn make_certificate(directory: &Path) {

@@ -128,6 +128,11 @@ impl Client {
         self.call(Method::POST, &fill(paths::PROXY_LIMITS, &[&proxy]), taken).await
     }
 
+    /// For servers: tells another one what ingresses let pass here.
+    pub async fn pass_limits_on(&self, own: &NodeId, taken: &LimitsTaken) -> Result<(), ClientError> {
+        self.call(Method::POST, &fill(paths::SERVER_LIMITS, &[own]), taken).await
+    }
+
     /// The proxy ends in order: nobody need wait for its acknowledgements any more.
     pub async fn leave(&self, proxy: &str) -> Result<(), ClientError> {
         self.call(Method::DELETE, &fill(paths::PROXY, &[&proxy]), &()).await

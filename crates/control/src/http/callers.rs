@@ -133,6 +133,7 @@ fn may_ask(control: &Control, peer: &Peer, path: &str) -> bool {
         ["members"] => true,
         ["tallies"] => peer.role == NodeRole::Server,
         ["cluster", "servers"] => peer.role == NodeRole::Server,
+        ["servers", named, "limits"] => peer.role == NodeRole::Server && *named == node,
         ["nodes", named, "certificate"] => *named == node,
         ["nodes", named, ..] => runs_instances && *named == node,
         // A node's proxies are named after it: `worker-1.ingress`.

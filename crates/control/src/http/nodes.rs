@@ -249,8 +249,20 @@ pub async fn limits(
     named: Named,
     Body(told): Body<LimitsTaken>,
 ) -> Answer<LimitsTaken> {
-    let mut shares = control.inner.shares.lock().expect("exchanging does not panic");
-    Ok(Json(shares.exchange(named.text("proxy"), told, control.inner.started.elapsed())))
+    let now = control.clock().elapsed;
+    Ok(Json(control.shares(|shares| shares.exchange(named.text("proxy"), &told, now))))
+}
+
+/// The same from another server.
+pub async fn limits_elsewhere(
+    State(control): State<Control>,
+    named: Named,
+    Body(told): Body<LimitsTaken>,
+) -> Answer<()> {
+    let now = control.clock().elapsed;
+    let server = named.get::<NodeId>("server")?;
+    control.shares(|shares| shares.hear(&server, &told, now));
+    Ok(Json(()))
 }
 
 /// A proxy that ends in order is not waited for until it counts as silent.

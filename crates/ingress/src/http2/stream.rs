@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -11,6 +12,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::Streams;
 use super::translate::{self, BodyKind};
 use crate::stream::{ClientReader, ClientStream, Scheme};
 
@@ -214,6 +216,8 @@ impl Inner {
 pub(crate) struct Http2Client {
     inner: RefCell<Inner>,
     scheme: Scheme,
+    /// Those of its connection.
+    streams: Rc<Streams>,
 }
 
 impl Http2Client {
@@ -222,9 +226,10 @@ impl Http2Client {
         respond: SendResponse<Bytes>,
         scheme: Scheme,
         to_head: bool,
+        streams: Rc<Streams>,
     ) -> Self {
         let outgoing = Outgoing::Head { respond, text: Vec::new() };
-        Self { inner: RefCell::new(Inner { incoming, outgoing, to_head }), scheme }
+        Self { inner: RefCell::new(Inner { incoming, outgoing, to_head }), scheme, streams }
     }
 
     /// The frames that the client sends.
@@ -288,6 +293,10 @@ impl ClientStream for Http2Client {
 
     fn with_socket(&self, _: impl FnOnce(&TcpStream)) {
         // It is all streams': what ends one must not end the others.
+    }
+
+    fn ahead(&self) -> usize {
+        self.streams.ahead()
     }
 
     fn http2(&mut self) -> Option<&mut Http2Client> {

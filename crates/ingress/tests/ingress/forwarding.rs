@@ -125,7 +125,7 @@ fn large_bodies_go_through_in_constant_memory() {
     assert!(grown < 8 << 20, "the ingress grew by {grown} bytes while 48 MiB went through");
 }
 
-fn resident(pid: nix::unistd::Pid) -> u64 {
+pub fn resident(pid: nix::unistd::Pid) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS is told");
     line.trim().split(' ').next().unwrap().parse::<u64>().unwrap() * 1024

@@ -57,7 +57,11 @@ impl Service {
         Self::start(id, |request, mut respond| async move {
             assert_eq!(request.headers()["te"], "trailers");
             assert_eq!(request.headers()["x-forwarded-for"], "127.0.0.1");
-            let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+            let deadline = request.headers().get("grpc-timeout").cloned();
+            let mut head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+            if let Some(deadline) = deadline {
+                head.headers_mut().insert("seen-timeout", deadline);
+            }
             let mut to = respond.send_response(head, false).unwrap();
             let mut from = request.into_body();
             let mut frames = 0;
@@ -100,9 +104,12 @@ fn a_call_streams_both_ways_and_ends_with_its_trailers() {
     let stage = speaking_h2c(vec![service.endpoint.clone()]);
     story(async {
         let mut client = connect(stage.http).await;
-        let (response, mut to) = client.send_request(request(Method::POST, "/echo.Echo/Say"), false).unwrap();
+        let mut call = request(Method::POST, "/echo.Echo/Say");
+        call.headers_mut().insert("grpc-timeout", "20S".parse().unwrap());
+        let (response, mut to) = client.send_request(call, false).unwrap();
         let (head, mut from) = response.await.expect("the head comes before the request ends").into_parts();
         assert_eq!(head.headers["content-type"], "application/grpc");
+        assert_eq!(head.headers["seen-timeout"], "20S", "the service keeps the deadline, so it must know it");
         for word in ["one", "two", "three"] {
             to.send_data(word.into(), false).unwrap();
             let data = from.data().await.expect("the word comes back").unwrap();

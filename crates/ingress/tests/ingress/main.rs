@@ -21,6 +21,7 @@ mod peers;
 mod responses;
 mod routes;
 mod routing;
+mod siege;
 mod split;
 mod stage;
 mod tallies;

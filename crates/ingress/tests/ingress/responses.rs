@@ -1,8 +1,11 @@
 //! What instances answer, well and badly.
 
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use rung_model::Backend;
+use socket2::SockRef;
 
 use crate::application::Application;
 use crate::client::{Client, get};
@@ -127,4 +130,87 @@ fn an_instance_that_does_not_answer_is_given_up() {
     let stage = Stage::start(vec![shop(slow)]);
     let answer = get(stage.http, "/");
     assert_eq!((answer.status, answer.header("Rung-Error")), (504, Some("response_timeout")));
+}
+
+#[test]
+fn an_instance_that_resets_or_stalls_in_the_midst_of_an_answer_is_seen_as_broken() {
+    let (go_on, passed) = channel();
+    let passed = Mutex::new(passed);
+    let app = Application::start("a-1", move |connection| {
+        let Some(seen) = connection.request() else { return };
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        let counted = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+        let _ = connection.write(if seen.path().ends_with("chunked") { chunked } else { counted });
+        if seen.path().starts_with("/reset") {
+            // Once the client has what there is: a reset would take it along.
+            let _ = passed.lock().unwrap().recv();
+            let _ = SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO));
+        } else {
+            // Until the ingress has enough.
+            let _ = connection.head();
+        }
+    });
+    let stage =
+        Stage::with_arguments(vec![shop(backend(vec![app.endpoint()]))], &["--stall-timeout-ms", "400"]);
+    for path in ["/reset/counted", "/reset/chunked", "/stall/counted", "/stall/chunked"] {
+        let mut client = Client::connect(stage.http);
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 0\r\n\r\n"));
+        let head = client.head().expect("the answer has begun");
+        assert_eq!(head.status, 200, "{path}");
+        if path.ends_with("chunked") {
+            assert_eq!(client.chunk().as_deref(), Some(&b"hello"[..]), "{path}");
+            let _ = go_on.send(());
+            assert_eq!(client.chunk(), None, "{path}: it looks whole");
+        } else {
+            assert_eq!(client.take(5).as_deref(), Some(&b"hello"[..]), "{path}");
+            let _ = go_on.send(());
+            assert_eq!(client.take(1), None, "{path}: bytes that the application never said");
+        }
+    }
+}
+
+#[test]
+fn what_an_instance_says_beyond_its_length_reaches_nobody() {
+    let app = Application::start("a-1", |connection| {
+        while connection.request().is_some() {
+            let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+            let said = format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood{evil}");
+            if connection.write(said).is_err() {
+                return;
+            }
+        }
+    });
+    let stage = Stage::start(vec![shop(backend(vec![app.endpoint()]))]);
+    let mut client = Client::connect(stage.http);
+    for nth in 0..50 {
+        assert_eq!(client.get("/").text(), "good", "request {nth} got what belongs to no answer");
+    }
+}
+
+#[test]
+fn a_part_of_a_page_is_asked_for_and_answered_as_the_application_says() {
+    let app = Application::start("a-1", |connection| {
+        while let Some(seen) = connection.request() {
+            let answer = match seen.header("Range") {
+                Some("bytes=2-4") => {
+                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/10\r\nContent-Length: 3\r\n\r\n234"
+                }
+                Some("bytes=20-") => {
+                    "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n"
+                }
+                other => panic!("the instance was asked for {other:?}"),
+            };
+            connection.write(answer).unwrap();
+        }
+    });
+    let stage = Stage::start(vec![shop(backend(vec![app.endpoint()]))]);
+    let mut client = Client::connect(stage.http);
+    let mut ask = |range: &str| {
+        client.send(format!("GET /page HTTP/1.1\r\nHost: shop.localhost\r\nRange: {range}\r\n\r\n"));
+        client.answer().expect("an answer")
+    };
+    let part = ask("bytes=2-4");
+    assert_eq!((part.status, part.header("Content-Range"), part.text()), (206, Some("bytes 2-4/10"), "234"));
+    let beyond = ask("bytes=20-");
+    assert_eq!((beyond.status, beyond.header("Content-Range")), (416, Some("bytes */10")));
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rung_api::wire::certificates::{CertificateListing, CertificateReport, CertificateSource};
 use rung_e2e::authority::{Authority, Looks};
-use rung_e2e::{Rung, Start, TestApp, eventually, http, process};
+use rung_e2e::{Reserved, Rung, Start, TestApp, eventually, http, process};
 
 pub const DOMAIN: &str = "shop.example.com";
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -151,8 +151,8 @@ fn a_setting_that_the_ingress_does_not_know_is_refused_before_anything_starts() 
 #[test]
 fn where_port_80_is_closed_the_name_is_proved_by_tls() {
     let (rung, https) = platform();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let authority = Authority::start(Looks { at: HERE, http: nobody.expect("a free port").port(), https });
+    let nobody = Reserved::any();
+    let authority = Authority::start(Looks { at: HERE, http: nobody.address().port(), https });
     let root = authority.root();
     let app = shop();
     rung.deploy(app.directory()).succeeds();

@@ -7,55 +7,87 @@ use rung_e2e::authority::{Authority, Looks};
 use rung_e2e::{Hosts, Load, TestApp, eventually, http};
 
 use crate::certificates::{DOMAIN, page_at, serial_at, shop};
+use crate::servers::{cluster, leader};
 
 /// Where both serve HTTPS.
 const HTTPS: u16 = 8443;
 
-#[test]
-fn two_ingresses_together_let_pass_what_one_limit_allows() {
-    const RATE: f64 = 100.0;
-    let mut hosts = Hosts::new(2);
-    hosts.host_mut(1).serve();
-    hosts.join(2, "ingress");
+/// Deploys an app that may be asked so often a second, and waits until the ingresses of these machines know that.
+fn deploy_limited(hosts: &Hosts, numbers: &[usize]) -> TestApp {
     let mut app = TestApp::new("shop", 1);
-    app.sections.push(
-        "[[routes]]\npath = \"/*\"\nservice = \"web\"\nlimit = { total = \"100/s\", burst = 20 }".into(),
-    );
+    app.sections.push(format!(
+        "[[routes]]\npath = \"/*\"\nservice = \"web\"\nlimit = {{ total = \"{RATE}/s\", burst = 20 }}"
+    ));
     hosts.host(1).deploy(app.directory()).succeeds();
-    hosts.host(1).wait_until_routed("shop", 1, |on| on == "host-1");
-    let ask = |number: usize| {
-        let address = hosts.host(number).http();
-        let answer = hosts.host(number).inside(|| http::get(address, "shop.localhost", "/"));
-        answer.map_err(|failure| format!("{failure:?}"))
-    };
-    for number in [1, 2] {
-        eventually("an ingress limits the app", || match ask(number)? {
-            answer if answer.header("ratelimit-policy").is_some() => Ok(()),
-            answer => Err(format!("{}: {:?}", answer.status, answer.headers)),
+    for number in numbers {
+        let host = hosts.host(*number);
+        let ask = || host.inside(|| http::get(host.http(), "shop.localhost", "/"));
+        eventually("an ingress limits the app", || match ask() {
+            Ok(answer) if answer.header("ratelimit-policy").is_some() => Ok(()),
+            Ok(answer) => Err(format!("{}: {:?}", answer.status, answer.headers)),
+            Err(failure) => Err(format!("{failure:?}")),
         });
     }
-    // Each is asked for more than both may let pass.
-    let loads = [1, 2].map(|number| {
-        let address = hosts.host(number).http();
-        hosts
-            .host(number)
-            .inside(|| Load::start_clients(address, "shop.localhost", "/", 4, Duration::from_millis(20)))
-    });
+    app
+}
+
+const RATE: u32 = 100;
+
+/// Asks each for more than all together may let pass.
+fn load_all(hosts: &Hosts, numbers: &[usize]) -> Vec<Load> {
+    let begin = |number: &usize| {
+        let host = hosts.host(*number);
+        let pace = Duration::from_millis(20);
+        host.inside(|| Load::start_clients(host.http(), "shop.localhost", "/", 4, pace))
+    };
+    numbers.iter().map(begin).collect()
+}
+
+/// How many pass in a second, over so many requests to each.
+fn rate_of(loads: &[Load], requests: u64) -> f64 {
     let passed = || loads.iter().map(|load| load.tally().answered()).sum::<u64>();
-    // Until they know of each other, and what each let pass beyond its part is made up for.
-    loads.iter().for_each(|load| load.wait_for(600));
     let (began, before) = (Instant::now(), passed());
-    let (requests, tolerance) = if rung_e2e::long() { (12_000, 0.01) } else { (1500, 0.1) };
     loads.iter().for_each(|load| load.wait_for(requests));
     let (took, passed) = (began.elapsed(), passed() - before);
     let rate = passed as f64 / took.as_secs_f64();
     println!("{passed} passed in {took:?}: {rate:.1}/s");
-    assert!(
-        (rate / RATE - 1.0).abs() < tolerance,
-        "{rate:.1} a second passed, for {took:?}, of a limit of {RATE}/s"
-    );
+    rate
+}
+
+fn assert_they_hold_the_limit_together(hosts: &Hosts, numbers: &[usize]) {
+    let loads = load_all(hosts, numbers);
+    // Until they know of each other, and what each let pass beyond its part is made up for.
+    loads.iter().for_each(|load| load.wait_for(600));
+    let (requests, tolerance) = if rung_e2e::long() { (12_000, 0.01) } else { (1500, 0.1) };
+    let rate = rate_of(&loads, requests);
+    let is_held = (rate / f64::from(RATE) - 1.0).abs() < tolerance;
+    assert!(is_held, "{rate:.1} a second passed, of a limit of {RATE}/s");
     let each: Vec<u64> = loads.into_iter().map(|load| load.stop().answered()).collect();
     assert!(each.iter().all(|passed| *passed > 50), "one of them lets nobody pass: {each:?}");
+}
+
+#[test]
+fn two_ingresses_together_let_pass_what_one_limit_allows() {
+    let mut hosts = Hosts::new(2);
+    hosts.host_mut(1).serve();
+    hosts.join(2, "ingress");
+    let _app = deploy_limited(&hosts, &[1, 2]);
+    assert_they_hold_the_limit_together(&hosts, &[1, 2]);
+}
+
+#[test]
+fn a_limit_holds_over_ingresses_of_several_servers_and_what_is_left_of_it_when_one_is_lost() {
+    let mut hosts = cluster(3, 3);
+    let _app = deploy_limited(&hosts, &[1, 2, 3]);
+    assert_they_hold_the_limit_together(&hosts, &[1, 2, 3]);
+    // With its ingress. The others let pass what three did, and not two thirds of it.
+    hosts.power_off(3);
+    eventually("the others plan", || match leader(&hosts, 1)? {
+        3 => Err("host-3 holds the key".to_owned()),
+        _ => Ok(()),
+    });
+    hosts.host(1).wait_until_routed("shop", 1, |on| on != "host-3");
+    assert_they_hold_the_limit_together(&hosts, &[1, 2]);
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! What passes through, seen live: `rung top`, and the same numbers for Prometheus.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rung_e2e::{Hosts, Load, Rung, TestApp, eventually, http};
 use serde_json::Value;
+
+use crate::servers::cluster;
 
 fn of<'f>(frame: &'f Value, what: &str, name: &str) -> Option<&'f Value> {
     let key = if what == "routes" { "route" } else { "instance" };
@@ -131,6 +135,43 @@ fn who_may_see_one_app_sees_the_requests_of_that_app_alone() {
     as_ada(&["top", "--once", "--app", "blog"]).ends_with(1);
 }
 
+/// A little load for the ingresses of these machines.
+fn load_each(hosts: &Hosts, numbers: &[usize]) -> Vec<Load> {
+    let begin = |number: &usize| {
+        let host = hosts.host(*number);
+        let ask =
+            || host.inside(|| http::get(host.http(), "shop.localhost", "/").map(|answer| answer.status));
+        eventually(&format!("{} serves the app", host.name()), || match ask() {
+            Ok(200) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let pace = Duration::from_millis(20);
+        host.inside(|| Load::start_clients(host.http(), "shop.localhost", "/", 1, pace))
+    };
+    let loads: Vec<Load> = numbers.iter().map(begin).collect();
+    loads.iter().for_each(|load| load.wait_for(20));
+    loads
+}
+
+/// Waits until a machine's `rung top` shows more than any one of these ingresses serves: that of several, added up.
+fn sees_all_of(hosts: &Hosts, asked: usize, loads: &[Load]) -> Value {
+    let answered = || loads.iter().map(|load| load.tally().answered()).collect::<Vec<_>>();
+    eventually(&format!("requests of all ingresses are seen at host-{asked}"), || {
+        let before = answered();
+        let words = ["top", "--app", "shop", "--once", "--json", "--interval", "3s"];
+        let said = hosts.host(asked).cli(&words);
+        if said.code != Some(0) {
+            return Err(said.everything());
+        }
+        let frame: Value = said.json();
+        let served: Vec<u64> = answered().iter().zip(before).map(|(after, before)| after - before).collect();
+        let seen = of(&frame, "routes", "/*").and_then(|line| line["requests"].as_u64()).unwrap_or(0);
+        // Each is told with a delay of up to a second.
+        let most = served.iter().max().copied().unwrap_or(0);
+        if seen > most + most / 4 { Ok(frame) } else { Err(format!("{seen} of {served:?}: {frame}")) }
+    })
+}
+
 #[test]
 fn what_two_ingresses_serve_is_seen_together() {
     let mut hosts = Hosts::new(2);
@@ -138,33 +179,48 @@ fn what_two_ingresses_serve_is_seen_together() {
     hosts.join(2, "ingress");
     hosts.host(1).deploy(TestApp::new("shop", 1).directory()).succeeds();
     hosts.host(1).wait_until_routed("shop", 1, |on| on == "host-1");
-    let ask = |number: usize| {
-        let address = hosts.host(number).http();
-        hosts.host(number).inside(|| http::get(address, "shop.localhost", "/").map(|answer| answer.status))
-    };
-    eventually("the second ingress serves the app", || match ask(2) {
-        Ok(200) => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
-    let loads = [1, 2].map(|number| {
-        let address = hosts.host(number).http();
-        hosts
-            .host(number)
-            .inside(|| Load::start_clients(address, "shop.localhost", "/", 1, Duration::from_millis(20)))
-    });
-    loads.iter().for_each(|load| load.wait_for(20));
-    let answered = || loads.iter().map(|load| load.tally().answered()).collect::<Vec<_>>();
-    eventually("requests of both ingresses are seen", || {
-        let before = answered();
-        let words = ["top", "--app", "shop", "--once", "--json", "--interval", "3s"];
-        let frame: Value = hosts.host(1).cli(&words).succeeds().json();
-        let served: Vec<u64> = answered().iter().zip(before).map(|(after, before)| after - before).collect();
-        let seen = of(&frame, "routes", "/*").and_then(|line| line["requests"].as_u64()).unwrap_or(0);
-        // Each is told with a delay of up to a second.
-        let most = served.iter().max().copied().unwrap_or(0);
-        if seen > most + most / 4 { Ok(()) } else { Err(format!("{seen} of {served:?}")) }
-    });
+    let loads = load_each(&hosts, &[1, 2]);
+    sees_all_of(&hosts, 1, &loads);
     for load in loads {
         load.stop().assert_none_lost("being looked at");
     }
+}
+
+/// The page for Prometheus, as a role of the machine gets it.
+fn metrics(data: &Path) -> String {
+    let mut socket = UnixStream::connect(data.join("api.sock")).expect("the server listens");
+    let asked = b"GET /v1/metrics HTTP/1.1\r\nHost: rung\r\nConnection: close\r\n\r\n";
+    socket.write_all(asked).expect("the server reads");
+    let mut page = String::new();
+    socket.read_to_string(&mut page).expect("the page is a text");
+    page
+}
+
+#[test]
+fn any_of_several_servers_shows_what_the_ingresses_of_all_serve_and_names_one_that_does_not_answer() {
+    let mut hosts = cluster(2, 2);
+    let app = TestApp::new("shop", 2);
+    hosts.host(2).deploy(app.directory()).succeeds();
+    hosts.host(2).wait_until_routed("shop", 2, |_| true);
+    let loads = load_each(&hosts, &[1, 2]);
+    for asked in [1, 2] {
+        let frame = sees_all_of(&hosts, asked, &loads);
+        assert_eq!(frame["silent"], Value::Null, "{frame}");
+        let page = metrics(&hosts.host(asked).data());
+        for ingress in ["host-1.ingress", "host-2.ingress"] {
+            assert!(page.contains(&format!("ingress=\"{ingress}")), "no {ingress} at host-{asked}: {page}");
+        }
+    }
+
+    // Its process is gone, and what its ingress told it; the ingress goes on.
+    hosts.host_mut(2).kill_9();
+    eventually("the server that is gone is named", || {
+        let words = ["top", "--app", "shop", "--once", "--interval", "1s"];
+        let said = hosts.host(1).cli(&words).succeeds().everything();
+        if said.contains("host-2 does not answer") { Ok(()) } else { Err(said) }
+    });
+    hosts.host_mut(2).run(&["join"]);
+    let frame = sees_all_of(&hosts, 2, &loads);
+    assert_eq!(frame["silent"], Value::Null, "{frame}");
+    loads.into_iter().for_each(|load| drop(load.stop()));
 }
