@@ -1,7 +1,7 @@
 //! What the machine allows. Each kind of isolation is tried, not guessed: kernels, containers and hardening differ.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rung_model::NodeFacts;
 use rung_model::node::{ContainerEngine, IsolationFact};
@@ -175,6 +175,16 @@ async fn try_life(driver: &Processes, scratch: &Path, isolation: Isolation) -> R
     };
     let _ = std::fs::remove_dir_all(&directory);
     tried
+}
+
+/// The same of a machine that is no node: nothing is left of the trial. `scratch` must be there, and be ours.
+pub async fn isolation_here(program: PathBuf, scratch: &Path) -> Vec<IsolationFact> {
+    let name = format!("rung-trial-{}", std::process::id());
+    let cgroups = tokio::task::spawn_blocking(move || Cgroups::detect(&name)).await.unwrap_or_default();
+    let capabilities = Capabilities::detect(&Processes::new(program), scratch, cgroups).await;
+    capabilities.cgroups.release();
+    let engine = look_for_engine(&Engine::of_this_machine()).await;
+    capabilities.isolation_facts(&engine)
 }
 
 /// Where others find what runs on this node.

@@ -26,11 +26,26 @@ pub enum PackError {
     Privileged { path: PathBuf },
     #[error("{path} changed while it was being read; deploy again when nothing writes to it")]
     Changed { path: PathBuf },
+    #[error(
+        "{path} holds {}, and {} is the most that can be deployed; {largest} alone has {}: name what is not needed in \
+         .rungignore, and keep data in a volume",
+        gigabytes(*bytes), gigabytes(*limit), gigabytes(*of_largest)
+    )]
+    TooLarge { path: PathBuf, bytes: u64, limit: u64, largest: PathBuf, of_largest: u64 },
+    #[error(
+        "{path} holds {entries} files and directories, and {limit} are the most that can be deployed; {largest} alone has \
+         {of_largest}: name what is not needed in .rungignore, and keep data in a volume"
+    )]
+    TooManyEntries { path: PathBuf, entries: u64, limit: u64, largest: PathBuf, of_largest: u64 },
     #[error("can't write the archive")]
     Write { source: io::Error },
     /// Two or more; each is one of the above.
     #[error("{} things in it can't be packed:{}", problems.len(), listed(problems))]
     Several { problems: Vec<PackError> },
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
 /// So many problems are told at a time; the rest is counted.

@@ -28,6 +28,7 @@ mod link;
 mod listing;
 pub mod manifest;
 mod pack;
+mod size;
 mod tree;
 mod unpack;
 mod walk;

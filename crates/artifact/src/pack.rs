@@ -10,8 +10,9 @@ use tar::{EntryType, Header};
 
 use crate::archive::{BLOCK_BYTES, padding};
 use crate::manifest::{ContentHasher, Manifest, Node};
+use crate::size::Size;
 use crate::walk::{Found, Kind, Selection, walk};
-use crate::{CHUNK_BYTES, PackError, Packed};
+use crate::{CHUNK_BYTES, Limits, PackError, Packed};
 
 /// Packs what a user deploys: `dir` without `.git` and what `.gitignore` and `.rungignore` name (the latter wins, so
 /// `!dist/` there deploys what git does not keep). Links must stay inside.
@@ -60,7 +61,13 @@ fn visit<W: Write>(
     let mut manifest = Manifest::default();
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut problems = Vec::new();
+    let (mut size, limits) = (Size::default(), Limits::source());
     for found in walk(dir, selection)? {
+        found.iter().for_each(|found| size.count(found));
+        // What is too large is counted to its end, to say by how much, and not read.
+        if size.is_beyond(limits) {
+            continue;
+        }
         let taken = found.and_then(|found| take(&found, destination, &mut manifest, &mut buffer));
         match (taken, &destination) {
             (Ok(()), _) => {}
@@ -68,6 +75,9 @@ fn visit<W: Write>(
             (Err(problem), Destination::Nowhere) => problems.push(problem),
             (Err(problem), Destination::Archive(_)) => return Err(problem),
         }
+    }
+    if size.is_beyond(limits) {
+        return Err(size.refuse(dir, limits));
     }
     match problems.len() {
         0 => Ok(manifest.packed()),

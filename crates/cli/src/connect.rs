@@ -92,6 +92,32 @@ pub fn server(global: &Global) -> anyhow::Result<Server> {
     Ok(Server { address, token, ca })
 }
 
+/// Why nobody can be asked, where the server of this machine is meant and does not run.
+///
+/// # Errors
+/// There is no home to look for it in, or what it left can't be read.
+pub fn absent_server(global: &Global) -> anyhow::Result<Option<String>> {
+    let is_said = global.api.is_some() || std::env::var("RUNG_API").is_ok_and(|api| !api.is_empty());
+    let login = || Ok::<_, anyhow::Error>(Login::read(&crate::login::path()?)?.is_some());
+    if is_said || (global.data.is_none() && login().unwrap_or(false)) {
+        return Ok(None);
+    }
+    let data = data_directory(global.data.as_deref())?;
+    let path = ServerFile::path(&data);
+    let file = ServerFile::read(&data).with_context(|| format!("reading {}", path.display()))?;
+    Ok(match file {
+        None => Some(format!("none runs here: there is no {}", path.display())),
+        Some(file) if !runs(&file) => {
+            Some(format!("none runs here: process {} of {} was killed", file.pid, path.display()))
+        }
+        Some(_) => None,
+    })
+}
+
+fn runs(file: &ServerFile) -> bool {
+    Path::new(&format!("/proc/{}", file.pid)).exists()
+}
+
 /// A token that is sent in the clear is everybody's on the way. Rung serves its API to other machines by TLS alone.
 pub(crate) fn refuse_what_is_overheard(address: &Address) -> anyhow::Result<()> {
     let Address::Tcp(authority) = address else { return Ok(()) };
@@ -108,8 +134,7 @@ pub(crate) fn refuse_what_is_overheard(address: &Address) -> anyhow::Result<()> 
 
 /// What was meant for the laptop must not go to production, nor the other way round.
 fn refuse_two_servers(login: &Login, here: Option<&ServerFile>) -> anyhow::Result<()> {
-    let runs = |file: &&ServerFile| Path::new(&format!("/proc/{}", file.pid)).exists();
-    match here.filter(runs) {
+    match here.filter(|file| runs(file)) {
         Some(here) if here.api != login.api => {
             let message = format!(
                 "two servers could be meant: {} (rung login) and {}, which runs here",

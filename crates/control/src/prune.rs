@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rung_api::wire::ReleaseListing;
 use rung_model::{AppName, Digest, Goal, Release, ReleaseNumber, Run, RunKind, SecretName, keys};
 use rung_planner::World;
 use rung_store::{Guard, Op};
@@ -153,11 +154,27 @@ pub fn waits(world: &World, app: &AppName, number: ReleaseNumber) -> bool {
     of_release.peek().is_some() && of_release.all(|deployment| deployment.asked.goal == Goal::Release)
 }
 
-/// Whether a release can still be rolled back to, or out.
-pub fn is_available(in_use: &BTreeSet<Digest>, world: &World, app: &AppName, number: ReleaseNumber) -> bool {
+/// Whether a release may be asked for, to go back to or to roll out: as long as its artifact is there.
+fn may_be_asked_for(world: &World, app: &AppName, number: ReleaseNumber) -> bool {
     let succeeded = world.apps.get(app).is_some_and(|held| held.value.succeeded.contains(&number));
-    (succeeded || waits(world, app, number))
+    succeeded || waits(world, app, number)
+}
+
+/// Whether a release can still be rolled back to, or out, and its artifact stays.
+pub fn is_available(in_use: &BTreeSet<Digest>, world: &World, app: &AppName, number: ReleaseNumber) -> bool {
+    may_be_asked_for(world, app, number)
         && world.release(app, number).is_some_and(|release| in_use.contains(&release.artifact))
+}
+
+impl Control {
+    /// What is not needed any more goes with the next pruning: until then it can be gone back to, and is shown so.
+    pub(crate) async fn find_unpruned(&self, app: &AppName, listed: &mut [ReleaseListing]) {
+        for release in listed.iter_mut().filter(|release| !release.available) {
+            if self.read(|world| may_be_asked_for(world, app, release.number)) {
+                release.available = self.inner.trees.has(&release.artifact).await.unwrap_or(false);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! How far a deployment's traffic has moved: kept with the deployment, so that a server that dies goes on where it was.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::appfile::rollout::Share;
 use crate::duration;
-use crate::ids::{DeploymentNumber, ReleaseNumber};
+use crate::ids::{DeploymentNumber, InstanceId, ReleaseNumber};
 use crate::traffic::Counts;
 
 /// The steps of a rollout in phase `Rolling`. Each step goes through:
@@ -122,6 +123,19 @@ pub struct Aftercare {
     pub warm: Option<Warm>,
     #[serde(default)]
     pub watch: Option<Watch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settling: Option<Settling>,
+}
+
+/// Instances that exit by themselves take the release back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Settling {
+    #[serde(rename = "remaining_ms", with = "duration::ms")]
+    #[schema(value_type = u64)]
+    pub remaining: Duration,
+    /// How often instances had been started again before: those that needed more than one start.
+    #[serde(default)]
+    pub restarts: BTreeMap<InstanceId, u32>,
 }
 
 /// The instances that served before: they run on and get no requests, and going back to them starts nothing.

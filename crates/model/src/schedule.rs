@@ -5,9 +5,10 @@
 //! that hour is over, and one in the doubled hour runs once. A job that repeats (`*/10 * * * *`) passes over the missing
 //! hour and runs in both halves of the doubled one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use croner::Cron;
 use croner::errors::CronError;
@@ -19,6 +20,13 @@ use serde::{Deserialize, Serialize};
 mod fields;
 
 static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
+
+/// Expressions that were read lately. Reading one writes down ten thousand years, which costs more than finding its next
+/// time; a thousand jobs have a few expressions between them, and each is asked for again and again.
+static READ: Mutex<BTreeMap<String, Arc<Cron>>> = Mutex::new(BTreeMap::new());
+
+/// Of some ten kilobytes each. When there are as many, all are forgotten and those in use are read again.
+const READ_MAX: usize = 256;
 
 /// Five fields, or six with seconds in front, or `@daily` and its like.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -49,16 +57,9 @@ impl Schedule {
     /// It is not a cron expression, or no time matches it.
     pub fn new(text: &str) -> Result<Self, InvalidSchedule> {
         let schedule = Self::kept(text)?;
-        match fields::misplaced_name(&schedule.0) {
-            Some(why) => Err(InvalidSchedule::Expression { text: schedule.0, why }),
-            None => Ok(schedule),
+        if let Some(why) = fields::misplaced_name(&schedule.0) {
+            return Err(InvalidSchedule::Expression { text: schedule.0, why });
         }
-    }
-
-    /// What stands in a release already: whatever was taken once is understood for ever.
-    fn kept(text: &str) -> Result<Self, InvalidSchedule> {
-        let schedule = Self(text.trim().to_owned());
-        schedule.parse_expression()?;
         // Any start will do: what does not come within the library's years of search never does.
         match schedule.next_after(Timestamp::UNIX_EPOCH, &Zone::utc()) {
             Some(_) => Ok(schedule),
@@ -66,8 +67,26 @@ impl Schedule {
         }
     }
 
-    fn parse_expression(&self) -> Result<Cron, InvalidSchedule> {
-        read(&self.0).map_err(|_| InvalidSchedule::Expression { text: self.0.clone(), why: why(&self.0) })
+    /// What stands in a release already: whatever was taken once is understood for ever.
+    fn kept(text: &str) -> Result<Self, InvalidSchedule> {
+        let schedule = Self(text.trim().to_owned());
+        schedule.parse_expression()?;
+        Ok(schedule)
+    }
+
+    fn parse_expression(&self) -> Result<Arc<Cron>, InvalidSchedule> {
+        let mut known = READ.lock().expect("nothing panics while it is held");
+        if let Some(cron) = known.get(&self.0) {
+            return Ok(cron.clone());
+        }
+        let cron = read(&self.0)
+            .map_err(|_| InvalidSchedule::Expression { text: self.0.clone(), why: why(&self.0) })?;
+        let cron = Arc::new(cron);
+        if known.len() >= READ_MAX {
+            known.clear();
+        }
+        known.insert(self.0.clone(), cron.clone());
+        Ok(cron)
     }
 
     /// The first time that is later than `after`; `None` when there is none.

@@ -1,11 +1,14 @@
-//! After a deployment has succeeded: the old instances are kept warm for a while, and a regression still reverts.
+//! After a deployment has succeeded: the old instances are kept warm for a while, and a regression still reverts. So do
+//! instances that exit within their first seconds: see [`settling`].
 //!
-//! Both belong to the deployment that is live, and stand still while another one goes on.
+//! All belong to the deployment that is live, and stand still while another one goes on.
+
+mod settling;
 
 use std::time::Duration;
 
 use rung_model::duration::in_words;
-use rung_model::rollout::{Aftercare, Warm, Watch};
+use rung_model::rollout::{Aftercare, Settling, Warm, Watch};
 use rung_model::{
     App, AppName, Deployment, DeploymentKind, DeploymentNumber, Draft as Pending, Intent, Phase, Release,
     ReleaseNumber, TimelineEntry,
@@ -29,26 +32,30 @@ pub(crate) fn begin(draft: &mut Draft<'_>, app: &AppName, release: &Release) {
     let Some((cohort, before)) = record.live.zip(record.current) else { return };
     let warm =
         (policy.keep > Duration::ZERO).then_some(Warm { cohort, release: before, remaining: policy.keep });
-    // Going back was a decision: it is not reverted by numbers, or the two would take turns.
-    let is_watched = policy.watch > Duration::ZERO
-        && policy.abort_if.is_some()
-        && !matches!(kind, DeploymentKind::Rollback | DeploymentKind::Restart);
+    // Going back was a decision: it is not reverted by itself, or the two would take turns.
+    let is_in_doubt = !matches!(kind, DeploymentKind::Rollback | DeploymentKind::Restart);
+    let is_watched = is_in_doubt && policy.watch > Duration::ZERO && policy.abort_if.is_some();
     let watch = is_watched.then(|| Watch {
         remaining: policy.watch,
         before: draft.input.traffic.of(app, cohort),
         new: Default::default(),
         evidence: Default::default(),
     });
+    let settling = (is_in_doubt && policy.settle > Duration::ZERO).then(|| Settling {
+        remaining: policy.settle,
+        restarts: settling::restarts(draft, app, release, number),
+    });
     draft.progress.judged.remove(&(app.clone(), number));
-    if warm.is_some() || watch.is_some() {
-        draft.change_deployment(app).aftercare = Some(Aftercare { warm, watch });
+    let aftercare = Aftercare { warm, watch, settling };
+    if aftercare != Aftercare::default() {
+        draft.change_deployment(app).aftercare = Some(aftercare);
     }
 }
 
 /// What success says of it, for the timeline.
 pub(crate) fn announcement(draft: &Draft<'_>, app: &AppName) -> String {
     let aftercare = draft.deployment(app).and_then(|deployment| deployment.aftercare.clone());
-    let Some(Aftercare { warm, watch }) = aftercare else { return String::new() };
+    let Some(Aftercare { warm, watch, .. }) = aftercare else { return String::new() };
     let mut said = String::new();
     if let Some(warm) = warm {
         let (count, bytes) = weight(draft, app, warm.cohort);
@@ -116,9 +123,7 @@ pub(crate) fn adopt(draft: &mut Draft<'_>, app: &AppName, release: &Release) {
 
 fn tidy(draft: &mut Draft<'_>, app: &AppName, live: DeploymentNumber) {
     let deployment = draft.change_deployment_of(app, live);
-    if deployment.aftercare.as_ref().is_some_and(|after| after.warm.is_none() && after.watch.is_none()) {
-        deployment.aftercare = None;
-    }
+    deployment.aftercare.take_if(|aftercare| *aftercare == Aftercare::default());
 }
 
 /// Lets time pass for what follows a success, and judges it.
@@ -132,7 +137,8 @@ pub fn tend(draft: &mut Draft<'_>, app: &AppName) {
         draft.progress.accounted.remove(&key);
         return;
     };
-    if let Some(reason) = regression(draft, app, live, &mut aftercare) {
+    let unrest = settling::unrest(draft, app, live, &aftercare);
+    if let Some(reason) = unrest.or_else(|| regression(draft, app, live, &mut aftercare)) {
         go_back(draft, app, live, reason);
         return;
     }
@@ -142,7 +148,9 @@ pub fn tend(draft: &mut Draft<'_>, app: &AppName) {
     let left = |remaining: Duration| remaining.saturating_sub(passed);
     let of_warm = aftercare.warm.map(|warm| left(warm.remaining));
     let of_watch = aftercare.watch.as_ref().map(|watch| left(watch.remaining));
-    let is_over = of_warm == Some(Duration::ZERO) || of_watch == Some(Duration::ZERO);
+    let of_settling = aftercare.settling.as_ref().map(|settling| left(settling.remaining));
+    let all = [of_warm, of_watch, of_settling];
+    let is_over = all.contains(&Some(Duration::ZERO));
     if passed >= ACCOUNT_EVERY || is_over {
         if let (Some(warm), Some(left)) = (&mut aftercare.warm, of_warm) {
             warm.remaining = left;
@@ -150,11 +158,14 @@ pub fn tend(draft: &mut Draft<'_>, app: &AppName) {
         if let (Some(watch), Some(left)) = (&mut aftercare.watch, of_watch) {
             watch.remaining = left;
         }
+        if let (Some(settling), Some(left)) = (&mut aftercare.settling, of_settling) {
+            settling.remaining = left;
+        }
         draft.change_deployment_of(app, live).aftercare = Some(aftercare);
         draft.progress.accounted.insert(key, elapsed);
         finish(draft, app, live);
     }
-    let next = of_warm.into_iter().chain(of_watch).filter(|left| *left > Duration::ZERO).min();
+    let next = all.into_iter().flatten().filter(|left| *left > Duration::ZERO).min();
     if let Some(next) = next {
         draft.wake_at(elapsed + next.min(ACCOUNT_EVERY));
     }
@@ -165,6 +176,7 @@ fn finish(draft: &mut Draft<'_>, app: &AppName, live: DeploymentNumber) {
     let aftercare =
         draft.change_deployment_of(app, live).aftercare.as_mut().expect("it was written just now");
     let watch = aftercare.watch.take_if(|watch| watch.remaining.is_zero());
+    aftercare.settling.take_if(|settling| settling.remaining.is_zero());
     let is_cold = aftercare.warm.is_some_and(|warm| warm.remaining.is_zero());
     if let Some(watch) = watch {
         draft.progress.judged.remove(&(app.clone(), live));
@@ -217,7 +229,7 @@ fn go_back(draft: &mut Draft<'_>, app: &AppName, live: DeploymentNumber, reason:
     draft.progress.judged.remove(&(app.clone(), live));
     draft.progress.accounted.remove(&(app.clone(), live));
     if let Some(aftercare) = &mut draft.change_deployment_of(app, live).aftercare {
-        aftercare.watch = None;
+        (aftercare.watch, aftercare.settling) = (None, None);
     }
     tidy(draft, app, live);
     let Some(release) = from.and_then(|from| draft.release(app, from)).cloned() else {

@@ -38,14 +38,15 @@ const BY_SCHEDULE: &str = "schedule";
 
 /// Dispatches what is due of all the app's jobs.
 pub fn dispatch_jobs(draft: &mut Draft<'_>, app: &AppName) {
-    let record = draft.app(app);
+    let (record, world) = (draft.app(app), draft.input.world);
     let current = record.current.filter(|_| record.destroying.is_none());
-    let Some(release) = current.and_then(|number| draft.release(app, number)).cloned() else { return };
+    // What serves was stored before it did.
+    let Some(release) = current.and_then(|number| world.release(app, number)) else { return };
     for (name, job) in &release.file.jobs {
-        dispatch_scheduled(draft, &release, name, job);
+        dispatch_scheduled(draft, release, name, job);
     }
-    retry::retry_failed(draft, &release);
-    leave_removed_jobs(draft, app, &release);
+    retry::retry_failed(draft, release);
+    leave_removed_jobs(draft, app, release);
 }
 
 /// What the release that serves does not name has no schedule any more. A pause and a pin are kept for as long as there
@@ -67,10 +68,10 @@ fn leave_removed_jobs(draft: &mut Draft<'_>, app: &AppName, release: &Release) {
 
 fn dispatch_scheduled(draft: &mut Draft<'_>, release: &Release, name: &JobName, job: &Job) {
     let (app, wall) = (&release.app, draft.input.clock.wall);
-    let schedule = job.schedule.clone();
-    let timing = schedule.map(|schedule| Timing { schedule, timezone: job.timezone.clone() });
     let held = draft.input.world.jobs.get(app).and_then(|of_app| of_app.get(name)).map(|held| &held.value);
-    let Some(state) = held.filter(|state| state.timing == timing) else {
+    let Some(state) = held.filter(|state| is_timed_so(state, job)) else {
+        let schedule = job.schedule.clone();
+        let timing = schedule.map(|schedule| Timing { schedule, timezone: job.timezone.clone() });
         if held.is_none() && timing.is_none() {
             return;
         }
@@ -81,7 +82,7 @@ fn dispatch_scheduled(draft: &mut Draft<'_>, release: &Release, name: &JobName, 
         draft.dispatch(Dispatch { state: Some(state), runs: Vec::new() });
         return;
     };
-    if state.paused.is_some() || timing.is_none() {
+    if state.paused.is_some() || state.timing.is_none() {
         return;
     }
     let about = Declared { release, name, job };
@@ -95,6 +96,14 @@ fn dispatch_scheduled(draft: &mut Draft<'_>, release: &Release, name: &JobName, 
         return;
     }
     dispatch_due(draft, about, state, next);
+}
+
+/// Whether the job's progress is that of the schedule it has now.
+fn is_timed_so(state: &JobState, job: &Job) -> bool {
+    match (&state.timing, &job.schedule) {
+        (Some(timing), Some(schedule)) => timing.schedule == *schedule && timing.timezone == job.timezone,
+        (timing, schedule) => timing.is_none() && schedule.is_none(),
+    }
 }
 
 /// A job as the release that serves has it.
@@ -125,6 +134,10 @@ fn dispatch_due(draft: &mut Draft<'_>, about: Declared<'_>, state: &JobState, fi
     // Should a person have put the job's time back, what has its record keeps it.
     runs.retain(|run| !draft.input.world.runs.contains_key(&run.id));
     let handled_until = if later { *chosen.last().expect("there is room for one") } else { due.last() };
+    if !later {
+        let key = (about.release.app.clone(), about.name.clone());
+        draft.progress.next_times.insert(key, (about.release.number, handled_until, due.next));
+    }
     draft.dispatch(Dispatch { state: Some(JobState { handled_until, ..state.clone() }), runs });
 }
 

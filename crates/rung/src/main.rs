@@ -7,6 +7,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod addresses;
+mod checkup;
 mod data;
 mod floating;
 mod join;
@@ -59,6 +60,7 @@ fn run_command(cli: Cli) -> ExitCode {
         Command::Verb(Verb::Cluster { command: Some(ClusterCommand::Restore(restore)) }) => {
             restore::run(&cli.global, &restore)
         }
+        Command::Verb(Verb::Doctor) => checkup::run(&cli.global),
         Command::Verb(verb) => return rung_cli::run(&cli.global, verb).into(),
         Command::GitGate(_) | Command::Ingress(_) | Command::Shim(_) => {
             unreachable!("these roles branched off before")

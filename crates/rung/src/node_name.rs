@@ -11,14 +11,18 @@ pub fn ensure(path: &Path) -> anyhow::Result<NodeId> {
             format!("{} does not hold a node's name; remove it to choose anew", path.display())
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-            let name = slug(&host.unwrap_or_default());
+            let name = of_this_host();
             rung_api::seal::write_private(path, name.as_str().as_bytes())
                 .with_context(|| format!("writing {}", path.display()))?;
             Ok(name)
         }
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
+}
+
+pub fn of_this_host() -> NodeId {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    slug(&host.unwrap_or_default())
 }
 
 /// The first label of a host name, without what node names don't allow; `node` when nothing is left.

@@ -242,6 +242,11 @@ def release():
     print(f"migrated to version {VERSION}")
 
 
+def die_young():
+    print("the cache can't be reached", flush=True)
+    os._exit(7)
+
+
 def main():
     if "release" in sys.argv:
         return release()
@@ -259,6 +264,8 @@ def main():
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     server = Server((FLAGS.get("BE_LISTENING_AT", "127.0.0.1"), int(os.environ["PORT"])), Handler)
     print(f"version {VERSION} listens on {server.server_port} after {time.monotonic() - BEGAN:.3f} s", flush=True)
+    if "BE_SHORT_LIVED" in FLAGS:
+        threading.Timer(int(FLAGS["BE_SHORT_LIVED"]) / 1000, die_young).start()
     server.serve_forever()
     return lock
 

@@ -311,3 +311,21 @@ fn read_only_trees_and_unfinished_ones_can_be_removed() {
     let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["kept"]);
 }
+
+#[test]
+fn a_tree_that_nobody_takes_is_refused_before_it_is_read_and_its_largest_part_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("app.py"), "print()").unwrap();
+    fs::create_dir(dir.path().join("data")).unwrap();
+    // It takes no room on the disk, and reading it would take seconds.
+    fs::File::create(dir.path().join("data/dump")).unwrap().set_len(20_000_000_000).unwrap();
+    let error = digest_source(dir.path()).unwrap_err();
+    assert!(matches!(&error, PackError::TooLarge { limit: 8_589_934_592, .. }), "{error:?}");
+    let told = error.to_string();
+    assert!(
+        told.contains("holds 20.0 GB, and 8.6 GB is the most") && told.contains("data alone has 20.0 GB"),
+        "{told}"
+    );
+    fs::write(dir.path().join(".rungignore"), "data\n").unwrap();
+    digest_source(dir.path()).expect("what is named in .rungignore does not count");
+}

@@ -94,7 +94,9 @@ pub(super) fn as_seen_by(caller: &Caller, mut status: AppStatus) -> AppStatus {
 pub async fn releases(State(control): State<Control>, named: Named) -> Answer<Vec<ReleaseListing>> {
     let app: AppName = named.get("app")?;
     control.status_of(&app)?;
-    Ok(Json(control.read(|world| status::releases(world, &app))))
+    let mut listed = control.read(|world| status::releases(world, &app));
+    control.find_unpruned(&app, &mut listed).await;
+    Ok(Json(listed))
 }
 
 pub async fn doctor(State(control): State<Control>) -> Json<DoctorReport> {

@@ -1,5 +1,7 @@
 //! Jobs: listed, run on demand, paused, pinned.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use jiff::Timestamp;
 use rung_api::wire::{JobListing, JobRequest, PinRequest};
@@ -89,6 +91,21 @@ impl Control {
         runs.sort_by(|a, b| (b.at, &b.id).cmp(&(a.at, &a.id)));
         runs
     }
+
+    /// The newest run of each of the app's jobs, in one look: an app may have a thousand of them.
+    fn newest_runs(&self, app: &AppName) -> BTreeMap<JobName, Run> {
+        self.read(|world| {
+            let mut newest: BTreeMap<&JobName, &Run> = BTreeMap::new();
+            for run in world.runs.values().map(|held| &held.value).filter(|run| run.app == *app) {
+                let Some(of) = run.of_job() else { continue };
+                let known = newest.entry(&of.job).or_insert(run);
+                if (run.at, &run.id) > (known.at, &known.id) {
+                    *known = run;
+                }
+            }
+            newest.into_iter().map(|(job, run)| (job.clone(), run.clone())).collect()
+        })
+    }
 }
 
 fn no_such_job(app: &AppName, name: &JobName, file: Option<&AppFile>) -> ErrorBody {
@@ -107,11 +124,16 @@ pub async fn list(State(control): State<Control>, named: Named) -> Answer<Vec<Jo
     let record = control.read(|world| world.apps.get(&app).map(|held| held.value.clone()));
     let file = record.and_then(|record| control.current_file(&record));
     let jobs = file.map(|file| file.jobs).unwrap_or_default();
-    Ok(Json(jobs.into_iter().map(|(name, job)| listing(&control, &app, name, job)).collect()))
+    let mut newest = control.newest_runs(&app);
+    let listed = jobs.into_iter().map(|(name, job)| {
+        let last = newest.remove(&name);
+        let (state, _) = control.job_state(&app, &name);
+        listing(name, job, state, last)
+    });
+    Ok(Json(listed.collect()))
 }
 
-fn listing(control: &Control, app: &AppName, name: JobName, job: Job) -> JobListing {
-    let (state, _) = control.job_state(app, &name);
+fn listing(name: JobName, job: Job, state: JobState, last: Option<Run>) -> JobListing {
     let next = match (&job.schedule, &state.paused) {
         (Some(schedule), None) => {
             let from = state.handled_until.max(Timestamp::now());
@@ -119,7 +141,6 @@ fn listing(control: &Control, app: &AppName, name: JobName, job: Job) -> JobList
         }
         _ => Vec::new(),
     };
-    let last = control.runs_of_job(app, &name).into_iter().next();
     JobListing {
         name,
         schedule: job.schedule,

@@ -47,8 +47,11 @@ impl Control {
 }
 
 pub async fn show(State(control): State<Control>, named: Named) -> Answer<ReleaseDetail> {
-    let release = control.release_of(&named.get("app")?, named.get("release")?)?;
-    Ok(Json(control.read(|world| detail(world, release))))
+    let app: AppName = named.get("app")?;
+    let release = control.release_of(&app, named.get("release")?)?;
+    let mut detail = control.read(|world| detail(world, release));
+    control.find_unpruned(&app, std::slice::from_mut(&mut detail.listing)).await;
+    Ok(Json(detail))
 }
 
 fn detail(world: &World, release: Release) -> ReleaseDetail {

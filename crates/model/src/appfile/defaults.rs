@@ -117,6 +117,13 @@ pub const WAIT_AT_MOST: Duration = Duration::from_secs(24 * 3600);
 /// Long enough to see in the graphs that something is wrong, and short enough that the memory comes back soon.
 pub const KEEP_BLUEGREEN: Duration = Duration::from_secs(10 * 60);
 
+/// What ends for want of something that it needs ends within its first seconds; what ends later has another reason more often
+/// than its release.
+pub const SETTLE: Duration = Duration::from_secs(10);
+
+/// Of `settle`: what is seen later is for `watch`, or for a person.
+pub const SETTLE_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+
 /// Of `watch`, `keep` and `wait_at_most`: a week is longer than a release should be in doubt.
 pub const ROLLOUT_WAIT_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(7 * 24 * 3600);
 

@@ -35,6 +35,15 @@ pub struct RolloutPolicy {
     #[serde(rename = "watch_ms", with = "duration::ms")]
     #[schema(value_type = u64)]
     pub watch: Duration,
+    /// How long after success a release whose instances exit by themselves is taken back; zero: not at all.
+    #[serde(rename = "settle_ms", with = "duration::ms", default = "settle")]
+    #[schema(value_type = u64)]
+    pub settle: Duration,
+}
+
+/// What app files that were stored before there was the key mean.
+fn settle() -> Duration {
+    defaults::SETTLE
 }
 
 impl Default for RolloutPolicy {
@@ -48,6 +57,7 @@ impl Default for RolloutPolicy {
             wait_at_most: defaults::WAIT_AT_MOST,
             keep: Duration::ZERO,
             watch: Duration::ZERO,
+            settle: defaults::SETTLE,
         }
     }
 }

@@ -116,6 +116,7 @@ pub const DEPLOY: Section = Section {
         "wait_at_most",
         "keep",
         "watch",
+        "settle",
     ],
     refused: &[elsewhere("drain", "write it below the service: `[services.web]`")],
 };

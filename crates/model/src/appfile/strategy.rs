@@ -32,6 +32,10 @@ pub(super) fn read(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Rollou
             Duration::ZERO
         }),
         watch: wait(table, "watch", findings).unwrap_or(Duration::ZERO),
+        settle: table
+            .field("settle")
+            .and_then(|field| field.duration(findings, defaults::SETTLE_BOUNDS))
+            .unwrap_or(defaults::SETTLE),
         strategy,
     };
     refuse_contradictions(table, &policy, findings);

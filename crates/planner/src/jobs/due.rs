@@ -23,6 +23,8 @@ pub(super) struct Due {
     first: Timestamp,
     /// The newest, oldest first: one more than can be caught up with, so that the last missed one is known.
     newest: VecDeque<Timestamp>,
+    /// The one that comes after them.
+    pub next: Option<Timestamp>,
 }
 
 impl Due {
@@ -33,17 +35,19 @@ impl Due {
         loop {
             let from = wall.checked_sub(stretch).map_or(after, |from| from.max(after));
             let mut newest = VecDeque::new();
-            for time in schedule.after(from, &job.timezone).take_while(|time| *time <= wall) {
+            // What is known is not searched for again.
+            newest.extend((from < first).then_some(first));
+            let mut times = schedule.after(from.max(first), &job.timezone);
+            let mut next = times.next();
+            while let Some(time) = next.take_if(|time| *time <= wall) {
+                next = times.next();
                 newest.push_back(time);
                 if newest.len() > CAUGHT_UP_MAX + 1 {
                     newest.pop_front();
                 }
             }
             if from <= after || newest.len() > CAUGHT_UP_MAX {
-                if newest.is_empty() {
-                    newest.push_back(first);
-                }
-                return Self { first, newest };
+                return Self { first, newest, next };
             }
             stretch = stretch.saturating_mul(4);
         }

@@ -97,3 +97,70 @@ fn the_watch_stands_still_while_another_deployment_goes_on_and_survives_a_change
     }
     assert_eq!(scene.deployment("shop").kind, DeploymentKind::Rollback, "the watch did not go on");
 }
+
+/// `d1` and `d2` have succeeded, with so many instances each; `d2` settles.
+fn settling(instances: u32) -> Scene {
+    let mut file = app("shop", "good", instances);
+    file.deploy.rollout.settle = Duration::from_secs(10);
+    let mut scene = Scene::new();
+    for tree in ["tree 1", "tree 2"] {
+        scene.deploy(&file, tree);
+        scene.play("success", |scene| scene.has_ended("shop"));
+    }
+    scene
+}
+
+fn exits(scene: &mut Scene, instance: usize) {
+    let victim = scene.routed("shop", "web")[instance].clone();
+    scene.report_state(&crate::scene::id(&victim), InstanceState::BackingOff);
+    scene.settle();
+}
+
+#[test]
+fn a_release_whose_instance_exits_within_its_first_seconds_is_taken_back() {
+    let mut scene = settling(1);
+    scene.pass(Duration::from_secs(3));
+    exits(&mut scene, 0);
+    let rollback = scene.deployment("shop").clone();
+    assert_eq!((rollback.kind, rollback.by.as_str()), (DeploymentKind::Rollback, "rung"));
+    scene.play("the rollback's end", |scene| scene.has_ended("shop"));
+    let release = scene.world.release(&rollback.app, scene.app("shop").current.unwrap()).unwrap();
+    assert_eq!(release.reason, "rollback to v1");
+    let note = release.note.clone().unwrap();
+    assert!(note.contains("did not stay up, within 10 s of success"), "{note}");
+    assert!(scene.deployment("shop").aftercare.is_none(), "going back is in doubt itself");
+}
+
+#[test]
+fn what_exits_later_is_started_again_and_no_more() {
+    let mut scene = settling(1);
+    for _ in 0..11 {
+        scene.pass(Duration::from_secs(1));
+        scene.beat();
+    }
+    assert!(scene.deployment("shop").aftercare.is_none(), "it is in doubt for longer than it says");
+    exits(&mut scene, 0);
+    assert_eq!(scene.deployment("shop").number.0, 2, "{:?}", scene.deployment("shop"));
+}
+
+#[test]
+fn one_exit_among_many_instances_speaks_against_no_release() {
+    let mut scene = settling(4);
+    exits(&mut scene, 0);
+    assert_eq!(scene.deployment("shop").number.0, 2, "one of four: {:?}", scene.deployment("shop").timeline);
+    exits(&mut scene, 0);
+    assert_eq!(scene.deployment("shop").kind, DeploymentKind::Rollback, "two of four");
+}
+
+#[test]
+fn a_first_deployment_has_nothing_to_go_back_to_and_a_restart_changes_nothing() {
+    let mut file = app("shop", "good", 1);
+    file.deploy.rollout.settle = Duration::from_secs(10);
+    let mut scene = Scene::new();
+    scene.deploy(&file, "tree 1");
+    scene.play("success", |scene| scene.has_ended("shop"));
+    assert!(scene.deployment("shop").aftercare.is_none());
+    scene.redeploy("shop", DeploymentKind::Restart, ReleaseNumber(1));
+    scene.play("success", |scene| scene.has_ended("shop"));
+    assert!(scene.deployment("shop").aftercare.is_none(), "a restart brings what serves already");
+}

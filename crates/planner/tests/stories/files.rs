@@ -30,7 +30,7 @@ pub fn app(name: &str, command: &str, instances: u32) -> AppFile {
             before_release: None,
             release_timeout: Duration::from_secs(30),
             deadline: Duration::from_secs(20),
-            rollout: RolloutPolicy::default(),
+            rollout: at_once(),
         },
         git: Default::default(),
         services: BTreeMap::new(),
@@ -98,6 +98,11 @@ pub fn canary(file: &mut AppFile, steps: &[&str]) {
             requests: 10,
         }),
         wait_at_most: Duration::from_secs(120),
-        ..RolloutPolicy::default()
+        ..at_once()
     };
+}
+
+/// Without the seconds in which a release settles: instances end in these stories for many reasons.
+fn at_once() -> RolloutPolicy {
+    RolloutPolicy { settle: Duration::ZERO, ..RolloutPolicy::default() }
 }

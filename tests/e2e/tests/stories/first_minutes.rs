@@ -93,6 +93,30 @@ fn what_the_guestbook_says_is_in_the_logs_and_follows() {
 }
 
 #[test]
+fn doctor_looks_at_the_machine_before_there_is_a_server() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let data = home.path().join("data");
+    let doctor = || {
+        let mut command = std::process::Command::new(rung_e2e::rung_binary());
+        command.env_remove("RUNG_API").arg("doctor").arg("--data").arg(&data);
+        let said = command.output().expect("rung starts");
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    let said = doctor();
+    for words in
+        ["XX  server: none runs here", "is not there yet; `rung up` makes it", "MB free at", "memory limit"]
+    {
+        assert!(said.contains(words), "{words:?} is missing:\n{said}");
+    }
+    assert!(!data.exists(), "looking has made the data directory");
+    std::fs::create_dir(&data).expect("a directory");
+    std::fs::write(data.join("store.db"), "").expect("a file");
+    let said = doctor();
+    assert!(said.contains("holds the state of before"), "{said}");
+}
+
+#[test]
 fn every_read_speaks_json() {
     let guestbook = example("guestbook");
     let rung = Rung::start_with(Start { directory: Some(guestbook.path().into()), ..Start::default() });

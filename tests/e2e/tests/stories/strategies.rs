@@ -211,6 +211,29 @@ fn a_regression_after_success_reverts_by_itself() {
 }
 
 #[test]
+fn a_release_that_is_healthy_at_first_and_exits_within_its_first_seconds_is_taken_back() {
+    let (rung, mut app) = deployed("brief", "");
+    // By then the deploy has succeeded: it does not wait for what may come.
+    app.set("BE_SHORT_LIVED", "2500");
+    rung.deploy(app.directory()).succeeds();
+    eventually("the release before it is back", || {
+        let deployment = rung.last_deployment("brief");
+        match (deployment.number.0, deployment.phase) {
+            (3, Phase::Succeeded) => Ok(()),
+            _ => Err(format!("{deployment:?}")),
+        }
+    });
+    let deployment = rung.last_deployment("brief");
+    assert_eq!(deployment.by, "rung");
+    let why = &deployment.timeline[0].message;
+    assert!(why.contains("did not stay up, within 10 s of success: exited with code 7"), "{why}");
+    assert!(rung.page("brief", "/").contains("version 1 "));
+    rung.wait_until_settled("brief", "web", 2);
+    rung.cli(&["releases", "--app", "brief"]).succeeds().mentions("rollback to v1");
+    rung.cli(&["explain", "d2", "--app", "brief"]).succeeds().mentions("going back to v1");
+}
+
+#[test]
 fn a_canary_that_nobody_visits_waits_or_ends_as_the_file_says_and_says_which() {
     let policy = |rest: &str| {
         let judged =
