@@ -241,8 +241,10 @@ enum Urgency {
 /// Reports that are not urgent come at most so often: starting a hundred instances is then tens of reports.
 const REPORT_PAUSE: Duration = Duration::from_millis(200);
 /// Adopted instances are proved again before the first report, so that a restart of the agent un-routes nobody; those
-/// that can't be proved in this time are reported as they are.
-const ADOPTION_WAIT: Duration = Duration::from_secs(2);
+/// that can't be proved in this time are reported as they are. A check that fails, or takes longer than it may, ends the wait
+/// for its instance: so it is as long only where the machine is so busy that nothing comes to its turn, and there it is
+/// better to say nothing than that nobody serves.
+const ADOPTION_WAIT: Duration = Duration::from_secs(10);
 /// A fetch that failed is tried again after so long.
 const FETCH_PAUSE: Duration = Duration::from_secs(2);
 

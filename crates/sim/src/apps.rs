@@ -126,6 +126,8 @@ fn any_rollout(rng: &mut Rng) -> RolloutPolicy {
         wait_at_most: seconds(rng, 5..20),
         keep: if rng.u32(0..3) == 0 { seconds(rng, 2..20) } else { Duration::ZERO },
         watch: if is_judged && rng.bool() { seconds(rng, 2..15) } else { Duration::ZERO },
+        // Where visitors judge, nothing else takes a release back: the stories of either are not mixed up.
+        settle: if is_judged { Duration::ZERO } else { Duration::from_secs(10) },
         ..RolloutPolicy::default()
     }
 }

@@ -357,6 +357,37 @@ fn adopted_instances_are_proved_before_the_first_report() {
     assert_eq!(launches(&bench.effects), [0_u32; 0], "it was restarted");
 }
 
+/// On a machine that is so busy, a kill of the agent would otherwise un-route everything that it finds again.
+#[test]
+fn what_has_not_come_to_its_turn_yet_is_not_reported_as_unproved_and_what_fails_its_check_is() {
+    let adopted = || {
+        let mut bench = Bench::new();
+        bench.tell(Event::Release(Box::new(release(Check::Tcp))));
+        bench.tell(Event::Artifact { digest: digest() });
+        let life = FoundLife::Alive { pid: 7, running_for: Duration::from_secs(100) };
+        let found = Found {
+            instance: id("a1"),
+            assigned: assigned(Intent::Run),
+            attempt: 3,
+            port: Some(20_000),
+            life,
+        };
+        bench.tell(Event::Found(found));
+        bench.tell(Event::Begin);
+        bench
+    };
+    let mut busy = adopted();
+    assert!(reported(&busy.wait(Duration::from_secs(5))).is_none(), "it is reported before it was asked");
+    let after = busy.probe(3, ProbeOutcome::Passed);
+    let a1 = &reported(&after).expect("it was proved").instances[&id("a1")];
+    assert_eq!(a1.state, InstanceState::Healthy);
+
+    let mut sick = adopted();
+    let failed = ProbeOutcome::Failed { reason: "refused".into(), log_tail: Vec::new() };
+    let a1 = &reported(&sick.probe(3, failed)).expect("its check has failed").instances[&id("a1")].clone();
+    assert_ne!(a1.state, InstanceState::Healthy);
+}
+
 #[test]
 fn without_an_assignment_what_runs_goes_on() {
     let mut bench = Bench::new();
