@@ -114,6 +114,11 @@ impl Ledger {
         let Ok(entries) = fs::read_dir(self.layout.launches()) else { return };
         for entry in entries.flatten() {
             let context = entry.file_name().to_string_lossy().into_owned();
+            if context.ends_with(".tmp") {
+                // Of an agent that was killed while it wrote: the whole one comes again, or is there already.
+                let _ = fs::remove_file(entry.path());
+                continue;
+            }
             let launch = fs::read(entry.path())
                 .ok()
                 .and_then(|sealed| self.key.open(&context, &sealed).ok())

@@ -136,6 +136,9 @@ pub fn ending(deployment: &Deployment, status: Option<&AppStatus>, took: Duratio
     let Some(outcome) = deployment.outcome() else {
         return format!("deployment {} of {app} goes on", deployment.number);
     };
+    // Whoever aborts one that goes on for an hour has not waited for that long.
+    let last = deployment.timeline.last().map(|entry| entry.at.duration_since(deployment.at));
+    let lasted = last.and_then(|lasted| Duration::try_from(lasted).ok()).map_or_else(|| took.clone(), span);
     match outcome {
         Outcome::Succeeded => success(deployment, status, &took, paint),
         Outcome::RolledBack => {
@@ -143,14 +146,14 @@ pub fn ending(deployment: &Deployment, status: Option<&AppStatus>, took: Duratio
             let what = deployment
                 .release
                 .map_or_else(|| deployment.number.to_string(), |release| release.to_string());
-            trouble(deployment, format!("{app} {what} was rolled back after {took}{back}"), paint)
+            trouble(deployment, format!("{app} {what} was rolled back after {lasted}{back}"), paint)
         }
         Outcome::Failed => {
             let back = match deployment.from {
                 Some(from) => format!("; {from} goes on"),
                 None => "; nothing is deployed".to_owned(),
             };
-            trouble(deployment, format!("deploying {app} failed after {took}{back}"), paint)
+            trouble(deployment, format!("deploying {app} failed after {lasted}{back}"), paint)
         }
     }
 }
