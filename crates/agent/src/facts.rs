@@ -9,6 +9,7 @@ use rung_model::node::{ContainerEngine, IsolationFact};
 use crate::cgroups::Cgroups;
 use crate::driver::process::{self, Processes};
 use crate::engine::Engine;
+use crate::firewall::Firewall;
 use crate::node::Node;
 use crate::shim::protocol::{Access, How, Io, Isolation, Limits, Spec};
 
@@ -180,11 +181,16 @@ async fn try_life(driver: &Processes, scratch: &Path, isolation: Isolation) -> R
 /// The same of a machine that is no node: nothing is left of the trial. `scratch` must be there, and be ours.
 pub async fn isolation_here(program: PathBuf, scratch: &Path) -> Vec<IsolationFact> {
     let name = format!("rung-trial-{}", std::process::id());
+    let firewall = Firewall::new(&name, scratch);
     let cgroups = tokio::task::spawn_blocking(move || Cgroups::detect(&name)).await.unwrap_or_default();
     let capabilities = Capabilities::detect(&Processes::new(program), scratch, cgroups).await;
     capabilities.cgroups.release();
     let engine = look_for_engine(&Engine::of_this_machine()).await;
-    capabilities.isolation_facts(&engine)
+    let open_ports = match capabilities.kind {
+        Kind::OwnUsers => firewall.trial().await,
+        Kind::UserNamespace | Kind::Plain => Firewall::without_users().shortfall(),
+    };
+    capabilities.isolation_facts(&engine, open_ports.as_deref())
 }
 
 /// Where others find what runs on this node.

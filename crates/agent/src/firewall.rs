@@ -118,6 +118,13 @@ impl Firewall {
         *known = shortfall;
     }
 
+    /// Whether it could be done here, by a table of no ports that goes again: why not, when not.
+    pub async fn trial(&self) -> Option<String> {
+        self.ensure(Doors::new).await;
+        self.remove().await;
+        self.shortfall()
+    }
+
     /// What was told may have been flushed since.
     async fn forget(&self) {
         *self.told.lock().await = None;
