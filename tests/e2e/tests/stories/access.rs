@@ -294,6 +294,11 @@ fn a_change_that_cannot_be_told_is_not_made() {
     let data = disk.place.path().join("data");
     let rung = Rung::start_with(Start { data: Some(data), ..Start::default() });
     let owner = rung.access().token;
+    // An agent that can't write down that it began ends, and rung with it.
+    eventually("the agent has begun", || {
+        let said = rung.cli(&["doctor"]).out;
+        if said.contains(": beats") { Ok(()) } else { Err(said) }
+    });
     disk.fill();
     // Some room was reserved; it is used up by changes of nothing.
     let path = format!("/v1/apps/{}/restart", "x".repeat(40));
