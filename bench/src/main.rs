@@ -3,7 +3,8 @@
 //! `first-rung` measures what the first rung promises (see `bench/RESULTS.md` for the last run) beside Docker Swarm.
 //! The application is this very program (`rung-bench serve`): it starts in about a millisecond, so that what is
 //! measured is the platform. `ingress` measures what a request costs in the ingress, beside other proxies. `releases`
-//! measures going back, canaries that are taken back, and jobs on time. `cluster` loses machines of network namespaces. Rounds are interleaved, medians are shown with
+//! measures going back, canaries that are taken back, and jobs on time. `cluster` loses machines of network namespaces. `scale` is
+//! about two million instances. Rounds are interleaved, medians are shown with
 //! their range, and what could not be measured is named.
 
 mod canary;
@@ -18,6 +19,7 @@ mod payload;
 mod releases;
 mod rest;
 mod sampler;
+mod scale;
 mod serve;
 mod stream;
 mod swarm;
@@ -51,6 +53,8 @@ enum What {
     Releases(releases::Arguments),
     /// Machines that are lost, drained and started again, and an address that moves
     Cluster(cluster::Arguments),
+    /// Two million instances on 6,100 nodes: the planner
+    Scale(scale::Arguments),
     /// The application that is deployed
     #[command(hide = true)]
     Serve,
@@ -82,6 +86,7 @@ fn main() -> anyhow::Result<()> {
         What::Ingress(arguments) => ingress::run(&arguments),
         What::Releases(arguments) => releases::run(&arguments),
         What::Cluster(arguments) => cluster::run(&arguments),
+        What::Scale(arguments) => scale::run(&arguments),
         What::FirstRung(arguments) => first_rung(&arguments),
     }
 }

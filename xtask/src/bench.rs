@@ -8,7 +8,7 @@ use crate::process;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// What to measure
-    #[arg(value_parser = ["first-rung", "ingress", "releases", "cluster"])]
+    #[arg(value_parser = ["first-rung", "ingress", "releases", "cluster", "scale"])]
     what: String,
     /// Passed on to the bench, after `--`
     #[arg(last = true)]

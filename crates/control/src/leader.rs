@@ -79,16 +79,20 @@ pub(crate) async fn lead(control: Control, mut inbox: mpsc::UnboundedReceiver<Ev
 /// Gives the machine an event and wakes whoever waits for a change.
 fn take(control: &Control, event: Event) -> Vec<Effect> {
     let clock = control.clock();
-    let (effects, transitions) = {
+    let (effects, transitions, changed) = {
         let mut reconcile = control.inner.reconcile.lock().expect("no panic while held");
-        let before = control.inner.events.tell_apart(&event, reconcile.world());
+        let told = control.inner.events.tell_apart(&event, reconcile.world());
+        let before = reconcile.changes();
         let effects = reconcile.step(event, clock);
-        (effects, before)
+        (effects, told, reconcile.changes() != before)
     };
     for (app, kind, message) in transitions {
         control.record(Some(&app), kind, message);
     }
-    control.inner.changes.send_modify(|count| *count += 1);
+    // Everybody who waits for anything wakes up.
+    if changed {
+        control.inner.changes.send_modify(|count| *count += 1);
+    }
     effects
 }
 

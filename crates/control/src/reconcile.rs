@@ -135,6 +135,10 @@ pub struct Reconcile {
     own_served: Option<String>,
     /// What polls other servers, by the key under which those tell of it.
     elsewhere: BTreeMap<String, Elsewhere>,
+    /// The time of the last step.
+    stepped: Duration,
+    /// Counts the steps that changed anything that can be asked of this machine: thousands of beats a second do not.
+    changes: u64,
 }
 
 /// What another server tells.
@@ -175,6 +179,8 @@ impl Reconcile {
             frozen: None,
             own_served: None,
             elsewhere: BTreeMap::new(),
+            stepped: Duration::ZERO,
+            changes: 0,
         }
     }
 
@@ -259,6 +265,7 @@ impl Reconcile {
             }
             None => drop(self.elsewhere.remove(key)),
         }
+        self.liveness.nodes_changed();
         self.is_dirty = true;
     }
 
@@ -327,25 +334,41 @@ impl Reconcile {
         is_news.then_some(ProxyDocuments { generation, whole: false, documents, removed })
     }
 
+    /// As often as it has changed, something else may be read here.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     pub fn step(&mut self, event: Event, clock: Clock) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let stepped = std::mem::replace(&mut self.stepped, clock.elapsed);
+        let was_dirty = std::mem::take(&mut self.is_dirty);
+        let says_little = matches!(event, Event::Heard { .. } | Event::Written(_) | Event::Tick);
         if self.is_listed && self.liveness.is_overdue(clock.elapsed) {
-            self.is_dirty |= self.liveness.look(self.world.nodes.keys(), clock.elapsed);
+            self.look(stepped, clock.elapsed);
         }
         self.take_in(event, clock, &mut effects);
-        if self.is_listed {
-            // Nodes that are heard by other servers are heard.
-            for node in self.elsewhere.values().flat_map(|served| &served.nodes) {
-                self.is_dirty |= self.liveness.heard(node, clock.elapsed);
-            }
-            self.is_dirty |= self.liveness.look(self.world.nodes.keys(), clock.elapsed);
+        if self.is_listed && self.liveness.wants_look(clock.elapsed) {
+            self.look(clock.elapsed, clock.elapsed);
         }
+        if !says_little || self.is_dirty {
+            self.changes += 1;
+        }
+        self.is_dirty |= was_dirty;
         if self.wake_at.is_some_and(|at| clock.elapsed >= at) {
             self.wake_at = None;
             self.is_dirty = true;
         }
         self.go_on(clock, &mut effects);
         effects
+    }
+
+    /// Nodes that are heard by other servers were heard at that time.
+    fn look(&mut self, heard_elsewhere: Duration, now: Duration) {
+        for node in self.elsewhere.values().flat_map(|served| &served.nodes) {
+            self.is_dirty |= self.liveness.heard(node, heard_elsewhere);
+        }
+        self.is_dirty |= self.liveness.look(self.world.nodes.keys(), now);
     }
 
     fn take_in(&mut self, event: Event, clock: Clock, effects: &mut Vec<Effect>) {
@@ -428,6 +451,7 @@ impl Reconcile {
         self.tombstones.clear();
         self.tombstone_floor = revision;
         self.queue.clear();
+        self.liveness.nodes_changed();
         self.is_listed = true;
         self.is_dirty = true;
     }
@@ -442,6 +466,10 @@ impl Reconcile {
             self.queue.clear();
         }
         for event in batch.events {
+            let (StoreEvent::Put(Entry { key, .. }) | StoreEvent::Deleted { key }) = &event;
+            if key.starts_with(keys::NODES) {
+                self.liveness.nodes_changed();
+            }
             match event {
                 StoreEvent::Put(entry) => {
                     if entry.key == keys::FROZEN {
@@ -521,6 +549,7 @@ impl Reconcile {
     fn go_on(&mut self, clock: Clock, effects: &mut Vec<Effect>) {
         if self.in_flight.is_none() && self.queue.is_empty() && self.may_plan(clock) {
             self.is_dirty = false;
+            self.changes += 1;
             let proxies = self.all_proxies();
             let (world, liveness, traffic) = (&self.world, &self.liveness, &self.traffic);
             let input = Input { world, proxies: &proxies, liveness, traffic, clock };
@@ -542,7 +571,7 @@ impl Reconcile {
         if self.is_dirty && self.blocked_until > clock.elapsed {
             wake_at = wake_at.min(self.blocked_until);
         }
-        wake_at = wake_at.min(self.liveness.next_look(clock.elapsed).unwrap_or(wake_at));
+        wake_at = wake_at.min(self.liveness.due().filter(|at| *at > clock.elapsed).unwrap_or(wake_at));
         effects.push(Effect::WakeAt(wake_at));
     }
 

@@ -76,7 +76,7 @@ pub struct AssignedInstance {
     pub fence: Option<u64>,
     /// It runs, and shall not stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub making_way: Option<MakingWay>,
+    pub making_way: Option<Box<MakingWay>>,
 }
 
 /// Why an instance that runs where it may shall not stay there.

@@ -1,9 +1,13 @@
 //! Identities: newtypes, so that a service's name is never taken for an app's.
+//!
+//! A cluster holds millions of them, most below two dozen characters: such a text lies in the id itself, and a longer
+//! one is shared by its copies (`docs/decisions/0041-what-a-plan-of-two-millions-asks.md`).
 
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smol_str::{SmolStr, format_smolstr};
 
 /// A text that is not a name or number of the kind that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,20 +123,34 @@ fn check_commit(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Reads an id where it stands: most need no text of their own on the way.
+struct Text<T>(fn(&str) -> Result<T, InvalidId>);
+
+impl<T> de::Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.0)(text).map_err(E::custom)
+    }
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
         #[schema(value_type = String)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(SmolStr);
 
         impl $name {
-            pub fn new(text: impl Into<String>) -> Result<Self, InvalidId> {
+            pub fn new(text: impl Into<SmolStr>) -> Result<Self, InvalidId> {
                 let text = text.into();
                 match $check(&text) {
                     Ok(()) => Ok(Self(text)),
-                    Err(why) => Err(InvalidId { what: $what, text, why }),
+                    Err(why) => Err(InvalidId { what: $what, text: text.into(), why }),
                 }
             }
 
@@ -150,7 +168,19 @@ macro_rules! text_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.0.into()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(|text| Self::new(text)))
             }
         }
 
@@ -227,12 +257,19 @@ impl CommitId {
     }
 }
 
+impl InstanceId {
+    /// The next one of a node, by the letters of the node and how many it has made.
+    pub fn mint(app: &AppName, service: &ServiceName, letters: &str, count: u64) -> Self {
+        Self(format_smolstr!("{app}-{service}-{letters}{count}"))
+    }
+}
+
 impl EnvironmentName {
     /// The environment of an app whose name says none.
     pub const PRODUCTION: &str = "production";
 
     pub fn production() -> Self {
-        Self(Self::PRODUCTION.to_owned())
+        Self(SmolStr::new_static(Self::PRODUCTION))
     }
 
     pub fn is_production(&self) -> bool {
@@ -244,12 +281,12 @@ impl AppName {
     /// The name without the environment, as the app file says it: the app in production.
     #[must_use]
     pub fn base(&self) -> Self {
-        Self(self.0.split('@').next().expect("a split has a first part").to_owned())
+        Self(self.0.split('@').next().expect("a split has a first part").into())
     }
 
     pub fn environment(&self) -> EnvironmentName {
         match self.0.split_once('@') {
-            Some((_, environment)) => EnvironmentName(environment.to_owned()),
+            Some((_, environment)) => EnvironmentName(environment.into()),
             None => EnvironmentName::production(),
         }
     }
@@ -258,7 +295,7 @@ impl AppName {
     #[must_use]
     pub fn in_environment(&self, environment: &EnvironmentName) -> Self {
         let base = self.base();
-        if environment.is_production() { base } else { Self(format!("{base}@{environment}")) }
+        if environment.is_production() { base } else { Self(format_smolstr!("{base}@{environment}")) }
     }
 
     pub fn is_in_production(&self) -> bool {

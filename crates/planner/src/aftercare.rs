@@ -72,14 +72,15 @@ pub(crate) fn announcement(draft: &Draft<'_>, app: &AppName) -> String {
 
 /// How many instances a cohort has, and how much memory they may use.
 fn weight(draft: &Draft<'_>, app: &AppName, cohort: DeploymentNumber) -> (usize, u64) {
-    let assigned = draft.assignments().flat_map(|(_, assignment)| assignment.instances.values());
-    let of_cohort = assigned.filter(|assigned| {
-        assigned.app == *app && assigned.deployment == cohort && assigned.intent == Intent::Run
-    });
-    of_cohort.fold((0, 0), |(count, bytes), assigned| {
-        let release = draft.release(app, assigned.release);
-        let service = release.and_then(|release| release.file.services.get(&assigned.service));
-        (count + 1, bytes + service.and_then(|service| service.memory_bytes).unwrap_or(0))
+    draft.running_services(app).fold((0, 0), |(count, bytes), service| {
+        let of_service = draft.instances_of(app, service).map(|(_, placement)| placement);
+        let of_cohort =
+            of_service.filter(|placement| placement.cohort == cohort && placement.intent == Intent::Run);
+        of_cohort.fold((count, bytes), |(count, bytes), placement| {
+            let release = draft.release(app, placement.release);
+            let declared = release.and_then(|release| release.file.services.get(service));
+            (count + 1, bytes + declared.and_then(|declared| declared.memory_bytes).unwrap_or(0))
+        })
     })
 }
 
@@ -109,14 +110,12 @@ pub(crate) fn adopt(draft: &mut Draft<'_>, app: &AppName, release: &Release) {
         let_go(draft, app, &format!("{cohort} brings something else"));
         return;
     }
-    let is_warm = |assigned: &rung_model::AssignedInstance| {
-        assigned.app == *app && assigned.deployment == warm.cohort && assigned.intent == Intent::Run
-    };
-    let holding = draft.assignments().filter(|(_, held)| held.instances.values().any(is_warm));
-    let nodes: Vec<_> = holding.map(|(node, _)| node.clone()).collect();
-    for node in nodes {
-        let instances = draft.change_assignment(&node).instances.values_mut();
-        instances.filter(|assigned| is_warm(assigned)).for_each(|assigned| assigned.deployment = cohort);
+    let of_services = draft.running_services(app).flat_map(|service| draft.instances_of(app, service));
+    let are_warm = of_services
+        .filter(|(_, placement)| placement.cohort == warm.cohort && placement.intent == Intent::Run);
+    let adopted: Vec<_> = are_warm.map(|(id, placement)| (id.clone(), placement.node.clone())).collect();
+    for (id, node) in adopted {
+        draft.adopt(&node, &id, cohort);
     }
     let_go(draft, app, &format!("they serve again, for {cohort}"));
 }
@@ -218,7 +217,10 @@ fn regression(
     verdict.or_else(|| {
         release.file.services.keys().find_map(|service| {
             let of_live = members(draft, app, service).into_iter().filter(|member| member.cohort == live);
-            of_live.into_iter().find_map(|member| trouble_of(service, &member)).map(|(reason, _)| reason)
+            of_live
+                .into_iter()
+                .find_map(|member| trouble_of(draft, service, &member))
+                .map(|(reason, _)| reason)
         })
     })
 }

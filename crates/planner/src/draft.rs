@@ -10,7 +10,7 @@ use rung_model::{
     ReleaseNumber, RouteDocument, Run, RunId, RunOutcome, RunState, ServiceName, keys,
 };
 
-use crate::placed::Given;
+use crate::placed::{Given, Placement};
 use crate::schedule::ground::Ground;
 use crate::schedule::memory_of_run;
 use crate::{Input, Plan, Progress, Step, Waiting, WaitingRun, Write};
@@ -28,6 +28,10 @@ const DISPATCHED_MAX: usize = 110;
 /// Bytes of one step of dispatches, the last of which may be as large again.
 const DISPATCHED_BYTES_MAX: usize = 400 * 1024;
 
+/// Writes and bytes of one step that several assignments share; one that is larger has a step of its own.
+const SHARED_MAX: usize = 110;
+const SHARED_BYTES_MAX: usize = 800 * 1024;
+
 /// What the runs of one assignment may come to, all else of it being small: it is one document, in one transaction with
 /// the runs that are recorded with it. More of them wait.
 const ASSIGNED_RUNS_BYTES_MAX: usize = 600 * 1024;
@@ -39,7 +43,12 @@ pub struct Draft<'a> {
     changed: BTreeMap<AppName, Changed>,
     assignments: BTreeMap<NodeId, Assignment>,
     /// Instances of this plan, which the world's index does not know yet.
-    minted: BTreeMap<AppName, BTreeMap<ServiceName, Vec<(InstanceId, NodeId)>>>,
+    minted: BTreeMap<AppName, BTreeMap<ServiceName, Vec<(InstanceId, Placement)>>>,
+    /// Instances that this plan changes, or takes off their nodes, where `minted` and the index have them otherwise.
+    altered: BTreeMap<AppName, BTreeMap<InstanceId, Option<Placement>>>,
+    /// Nodes that are drained, and nodes that were removed and have assignments still: few, and asked for again and again.
+    drained: BTreeSet<&'a NodeId>,
+    strays: BTreeSet<&'a NodeId>,
     ground: OnceCell<Ground>,
     /// Instances that have ended. They are taken off at the plan's end: what becomes free is first offered to those that
     /// matter most, in the next plan.
@@ -51,6 +60,7 @@ pub struct Draft<'a> {
     dispatched: Vec<Dispatch>,
     /// Gathered when they are first asked for.
     job_runs: OnceCell<JobRuns<'a>>,
+    going_runs: OnceCell<BTreeMap<&'a AppName, Vec<&'a Run>>>,
     deleted: BTreeSet<String>,
     /// Written last: while anything of an app is left, its name is not free.
     forgotten: BTreeSet<AppName>,
@@ -86,6 +96,32 @@ struct Changed {
     run: Option<Run>,
 }
 
+/// A step in the making.
+#[derive(Debug, Default)]
+struct SharedStep {
+    nodes: Vec<NodeId>,
+    writes: Vec<Write>,
+    bytes: usize,
+}
+
+impl SharedStep {
+    fn has_room_for(&self, writes: &[Write]) -> bool {
+        self.writes.is_empty()
+            || (self.writes.len() + writes.len() <= SHARED_MAX
+                && self.bytes + bytes_of(writes) <= SHARED_BYTES_MAX)
+    }
+
+    fn add(&mut self, node: NodeId, writes: Vec<Write>) {
+        self.bytes += bytes_of(&writes);
+        self.nodes.push(node);
+        self.writes.extend(writes);
+    }
+}
+
+fn bytes_of(writes: &[Write]) -> usize {
+    writes.iter().filter_map(|write| write.value.as_ref()).map(Vec::len).sum()
+}
+
 impl std::fmt::Debug for Draft<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Draft").field("changed", &self.changed).finish_non_exhaustive()
@@ -94,12 +130,18 @@ impl std::fmt::Debug for Draft<'_> {
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(input: Input<'a>, progress: &'a mut Progress) -> Self {
+        let world = input.world;
+        let drained = world.nodes.iter().filter(|(_, held)| held.value.drain.is_some());
+        let strays = world.assignments.keys().filter(|node| !world.nodes.contains_key(*node));
         Self {
             input,
             progress,
             changed: BTreeMap::new(),
             assignments: BTreeMap::new(),
             minted: BTreeMap::new(),
+            altered: BTreeMap::new(),
+            drained: drained.map(|(node, _)| node).collect(),
+            strays: strays.collect(),
             ground: OnceCell::new(),
             ended: Vec::new(),
             routes: BTreeMap::new(),
@@ -108,6 +150,7 @@ impl<'a> Draft<'a> {
             recorded_bytes: 0,
             dispatched: Vec::new(),
             job_runs: OnceCell::new(),
+            going_runs: OnceCell::new(),
             deleted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             waiting: Vec::new(),
@@ -150,8 +193,26 @@ impl<'a> Draft<'a> {
         drain.and_then(|drain| drain.deadline).is_some_and(|deadline| deadline <= self.input.clock.wall)
     }
 
+    /// Somebody wants it to run nothing.
+    pub(crate) fn is_drained(&self, node: &NodeId) -> bool {
+        self.drained.contains(node)
+    }
+
     pub(crate) fn assignment(&self, node: &NodeId) -> Option<&Assignment> {
         self.assignments.get(node).or_else(|| self.input.world.assignments.get(node).map(|held| &held.value))
+    }
+
+    /// The app's runs whose end is not recorded.
+    pub(crate) fn unended_runs(&self, app: &AppName) -> Vec<&'a Run> {
+        let by_app = self.going_runs.get_or_init(|| {
+            let mut by_app: BTreeMap<&AppName, Vec<&Run>> = BTreeMap::new();
+            let runs = self.input.world.runs.values().map(|held| &held.value);
+            for run in runs.filter(|run| !run.has_ended()) {
+                by_app.entry(&run.app).or_default().push(run);
+            }
+            by_app
+        });
+        by_app.get(app).cloned().unwrap_or_default()
     }
 
     /// The job's runs that have not ended.
@@ -210,10 +271,11 @@ impl<'a> Draft<'a> {
         self.input.world.nodes.keys().filter_map(|node| Some((node, self.assignment(node)?)))
     }
 
-    /// The services of which an app has instances.
+    /// The services of which an app has instances, each once.
     pub(crate) fn running_services(&self, app: &AppName) -> impl Iterator<Item = &ServiceName> {
+        let placed = &self.input.world.placed;
         let minted = self.minted.get(app).into_iter().flat_map(BTreeMap::keys);
-        self.input.world.placed.services(app).chain(minted)
+        placed.services(app).chain(minted.filter(move |service| !placed.has_service(app, service)))
     }
 
     /// A service's instances, as changed so far.
@@ -221,16 +283,26 @@ impl<'a> Draft<'a> {
         &self,
         app: &AppName,
         service: &ServiceName,
-    ) -> impl Iterator<Item = (&InstanceId, &NodeId, &AssignedInstance)> {
+    ) -> impl Iterator<Item = (&InstanceId, &Placement)> {
         let minted = self.minted.get(app).and_then(|of_app| of_app.get(service)).into_iter().flatten();
         let known = self.input.world.placed.instances(app, service);
-        known.chain(minted.map(|(id, node)| (id, node))).filter_map(|(id, node)| {
-            let is_there = self.input.world.nodes.contains_key(node);
-            is_there.then(|| self.instance(node, id)).flatten().map(|assigned| (id, node, assigned))
+        let altered = self.altered.get(app);
+        let all = known.chain(minted.map(|(id, placement)| (id, placement)));
+        all.filter_map(move |(id, placement)| {
+            let placement = match altered.and_then(|altered| altered.get(id)) {
+                Some(altered) => altered.as_ref()?,
+                None => placement,
+            };
+            (!self.strays.contains(&placement.node)).then_some((id, placement))
         })
     }
 
-    pub(crate) fn route_document(&self, app: &AppName) -> Option<&RouteDocument> {
+    /// Whether anything of an app is assigned to a node.
+    pub(crate) fn has_instances(&self, app: &AppName) -> bool {
+        self.running_services(app).any(|service| self.instances_of(app, service).next().is_some())
+    }
+
+    pub(crate) fn route_document(&self, app: &AppName) -> Option<&'a RouteDocument> {
         self.input.world.routes.get(app).map(|held| &held.value)
     }
 
@@ -307,10 +379,11 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn change_assignment(&mut self, node: &NodeId) -> &mut Assignment {
-        let held = self.input.world.assignments.get(node).map(|held| &held.value);
-        self.assignments
-            .entry(node.clone())
-            .or_insert_with(|| held.cloned().unwrap_or_else(|| Assignment::empty(node.clone())))
+        let world = self.input.world;
+        self.assignments.entry(node.clone()).or_insert_with(|| {
+            let held = world.assignments.get(node).map(|held| held.value.clone());
+            held.unwrap_or_else(|| Assignment::empty(node.clone()))
+        })
     }
 
     /// Makes an id that this node never had before, and assigns the instance.
@@ -319,13 +392,13 @@ impl<'a> Draft<'a> {
         self.ground_mut().change(node, |of_node| of_node.take(given));
         let letters = self.input.world.nodes[node].value.letters();
         let (app, service) = (instance.app.clone(), instance.service.clone());
+        let placement = Placement::of(node, &instance, None);
         let assignment = self.change_assignment(node);
         assignment.minted += 1;
-        let id = format!("{app}-{service}-{letters}{}", assignment.minted);
-        let id = InstanceId::new(id).expect("two names, letters and a number make an id");
+        let id = InstanceId::mint(&app, &service, &letters, assignment.minted);
         assignment.instances.insert(id.clone(), instance);
         let of_app = self.minted.entry(app).or_default();
-        of_app.entry(service).or_default().push((id.clone(), node.clone()));
+        of_app.entry(service).or_default().push((id.clone(), placement));
         id
     }
 
@@ -343,8 +416,19 @@ impl<'a> Draft<'a> {
     fn unassign(&mut self, node: &NodeId, id: &InstanceId) {
         let Some(assigned) = self.instance(node, id) else { return };
         let given = Given::of(assigned, self.release(&assigned.app, assigned.release));
+        let app = assigned.app.clone();
         self.ground_mut().change(node, |of_node| of_node.give_back(given));
         self.change_assignment(node).instances.remove(id);
+        self.altered.entry(app).or_default().insert(id.clone(), None);
+    }
+
+    fn alter(&mut self, node: &NodeId, id: &InstanceId, change: impl FnOnce(&mut AssignedInstance)) {
+        let observed = self.input.world.observed.get(node);
+        let state = observed.and_then(|held| held.value.instances.get(id)).map(|seen| seen.state);
+        let Some(assigned) = self.change_assignment(node).instances.get_mut(id) else { return };
+        change(assigned);
+        let (app, placement) = (assigned.app.clone(), Placement::of(node, assigned, state));
+        self.altered.entry(app).or_default().insert(id.clone(), Some(placement));
     }
 
     /// Tells an instance to stop. Until it has, its node keeps for it what it was given.
@@ -353,16 +437,17 @@ impl<'a> Draft<'a> {
             return;
         }
         self.ground_mut().change(node, |of_node| of_node.running = of_node.running.saturating_sub(1));
-        if let Some(assigned) = self.change_assignment(node).instances.get_mut(id) {
-            assigned.intent = Intent::Stop;
-        }
+        self.alter(node, id, |assigned| assigned.intent = Intent::Stop);
     }
 
     /// Says, or takes back, why an instance shall not stay where it is.
     pub(crate) fn make_way(&mut self, node: &NodeId, id: &InstanceId, why: Option<MakingWay>) {
-        if let Some(assigned) = self.change_assignment(node).instances.get_mut(id) {
-            assigned.making_way = why;
-        }
+        self.alter(node, id, |assigned| assigned.making_way = why.map(Box::new));
+    }
+
+    /// Gives an instance to another cohort.
+    pub(crate) fn adopt(&mut self, node: &NodeId, id: &InstanceId, cohort: DeploymentNumber) {
+        self.alter(node, id, |assigned| assigned.deployment = cohort);
     }
 
     /// Gives a run to a node, with the memory that it may use.
@@ -463,6 +548,9 @@ impl<'a> Draft<'a> {
         if let Some(at) = self.input.proxies.next_silence(self.input.clock.elapsed) {
             self.wake_at(at);
         }
+        // All of it stands in the assignments, too, and a large plan's documents want the room.
+        self.minted.clear();
+        self.altered.clear();
         let mut steps = Vec::new();
         // Before the releases that need them: whoever starts an instance of one finds them.
         for (number, block) in std::mem::take(&mut self.addresses) {
@@ -532,15 +620,18 @@ impl<'a> Draft<'a> {
                 self.push(steps, "dispatch jobs".to_owned(), std::mem::take(&mut writes));
                 bytes = 0;
             }
-            bytes += own.iter().filter_map(|write| write.value.as_ref()).map(Vec::len).sum::<usize>();
+            bytes += bytes_of(&own);
             writes.extend(own);
         }
         self.push(steps, "dispatch jobs".to_owned(), writes);
     }
 
     /// A run is recorded in the same step that gives it to its node or takes it away: neither is seen without the other.
+    /// Assignments of several nodes share a step as far as it holds them: each says the whole of its node, and a plan for
+    /// thousands of nodes waits for the store's disk some hundreds of times.
     fn push_assignments(&mut self, steps: &mut Vec<Step>) {
         let mut recorded = std::mem::take(&mut self.recorded_runs);
+        let mut shared = SharedStep::default();
         for (node, assignment) in std::mem::take(&mut self.assignments) {
             let mut writes = Vec::new();
             recorded.retain(|id, run| {
@@ -551,12 +642,25 @@ impl<'a> Draft<'a> {
                 !here
             });
             writes.push(self.write(keys::assign(&node), &assignment));
-            self.push(steps, format!("assign to {node}"), writes);
+            if !shared.has_room_for(&writes) {
+                self.push_shared(steps, std::mem::take(&mut shared));
+            }
+            shared.add(node, writes);
         }
+        self.push_shared(steps, shared);
         for (id, run) in recorded {
             let write = self.write(keys::run(&run.app, &id), &run);
             self.push(steps, format!("record {id}"), vec![write]);
         }
+    }
+
+    fn push_shared(&self, steps: &mut Vec<Step>, shared: SharedStep) {
+        let why = match shared.nodes.as_slice() {
+            [] => return,
+            [node] => format!("assign to {node}"),
+            [first, others @ ..] => format!("assign to {first} and {} more", others.len()),
+        };
+        self.push(steps, why, shared.writes);
     }
 
     fn push(&self, steps: &mut Vec<Step>, why: String, mut writes: Vec<Write>) {

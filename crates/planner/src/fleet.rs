@@ -1,12 +1,15 @@
 //! The instances of one service, with everything that is known of each.
 
+use std::collections::BTreeMap;
+
 use rung_model::{
-    AppName, DeploymentNumber, InstanceId, InstanceState, Intent, MakingWay, NodeId, ObservedInstance,
-    ReleaseNumber, RouteDocument, ServiceName,
+    AppName, Backend, DeploymentNumber, InstanceId, InstanceState, Intent, MakingWay, NodeId,
+    ObservedInstance, ReleaseNumber, ServiceName,
 };
 
 use crate::draft::Draft;
 use crate::lease::{Lease, lease};
+use crate::placed::{Placement, by_age};
 
 /// One assigned instance.
 #[derive(Debug, Clone)]
@@ -17,12 +20,12 @@ pub(crate) struct Member {
     pub cohort: DeploymentNumber,
     pub intent: Intent,
     /// `None` while its node has not reported on it.
-    pub observed: Option<ObservedInstance>,
+    pub seen: Option<InstanceState>,
     /// The node converges on an assignment that holds it, and does not know it: it is gone. So is an exclusive one on a lost
     /// node when its lease is over.
     pub gone: bool,
     pub routing: Routing,
-    pub making_way: Option<MakingWay>,
+    pub making_way: Option<Box<MakingWay>>,
 }
 
 /// How the stored route document names an instance.
@@ -35,7 +38,12 @@ pub(crate) enum Routing {
 
 impl Member {
     pub fn state(&self) -> InstanceState {
-        self.observed.as_ref().map_or(InstanceState::Preparing, |observed| observed.state)
+        self.seen.unwrap_or(InstanceState::Preparing)
+    }
+
+    /// Everything that its node says of it.
+    pub fn observed<'a>(&self, draft: &Draft<'a>) -> Option<&'a ObservedInstance> {
+        self.seen.and_then(|_| draft.input.world.observed.get(&self.node)?.value.instances.get(&self.id))
     }
 
     pub fn is_healthy(&self) -> bool {
@@ -50,42 +58,44 @@ impl Member {
 
 /// All assigned instances of a service, oldest first.
 pub(crate) fn members(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> Vec<Member> {
-    let world = draft.input.world;
-    let document = world.routes.get(app).map(|held| &held.value);
-    let mut members = Vec::new();
-    for (id, node, assigned) in draft.instances_of(app, service) {
-        let observed = world.observed.get(node).map(|held| &held.value);
-        // What was assigned just now can't have been reported yet.
-        let stored = world.assignments.get(node).map(|held| &held.value);
-        let seen = observed.and_then(|observed| observed.instances.get(id));
-        let told = stored.filter(|stored| stored.instances.contains_key(id));
-        let converged =
-            observed.zip(told).is_some_and(|(observed, told)| observed.assignment >= told.generation);
-        let is_stopping = assigned.intent == Intent::Stop;
-        let lease = || lease(draft, node, id, app, service, assigned.release);
-        members.push(Member {
-            id: id.clone(),
-            node: node.clone(),
-            release: assigned.release,
-            cohort: assigned.deployment,
-            intent: assigned.intent,
-            observed: seen.cloned(),
-            gone: is_stopping && ((seen.is_none() && converged) || lease() == Lease::Over),
-            routing: document.map_or(Routing::Absent, |document| routing(document, service, id)),
-            making_way: assigned.making_way.clone(),
-        });
-    }
-    members.sort_by(|a, b| a.id.as_str().len().cmp(&b.id.as_str().len()).then_with(|| a.id.cmp(&b.id)));
+    let backend = draft.route_document(app).and_then(|document| document.backends.get(service));
+    let routings = backend.map(routings).unwrap_or_default();
+    let of_instance = |(id, placement): (&InstanceId, &Placement)| Member {
+        id: id.clone(),
+        node: placement.node.clone(),
+        release: placement.release,
+        cohort: placement.cohort,
+        intent: placement.intent,
+        seen: placement.state,
+        gone: placement.intent == Intent::Stop && is_gone(draft, app, service, id, placement),
+        routing: routings.get(id).copied().unwrap_or(Routing::Absent),
+        making_way: placement.making_way.clone(),
+    };
+    let mut members: Vec<Member> = draft.instances_of(app, service).map(of_instance).collect();
+    members.sort_by(|a, b| by_age(&a.id, &b.id));
     members
 }
 
-fn routing(document: &RouteDocument, service: &ServiceName, id: &InstanceId) -> Routing {
-    let Some(backend) = document.backends.get(service) else { return Routing::Absent };
-    if backend.endpoints.iter().any(|endpoint| endpoint.instance == *id) {
-        Routing::Routed
-    } else if backend.draining.iter().any(|endpoint| endpoint.instance == *id) {
-        Routing::Draining
-    } else {
-        Routing::Absent
-    }
+fn is_gone(
+    draft: &Draft<'_>,
+    app: &AppName,
+    service: &ServiceName,
+    id: &InstanceId,
+    placement: &Placement,
+) -> bool {
+    let (world, node) = (draft.input.world, &placement.node);
+    let observed = world.observed.get(node).map(|held| &held.value);
+    // What was assigned just now can't have been reported yet.
+    let stored = world.assignments.get(node).map(|held| &held.value);
+    let told = stored.filter(|stored| stored.instances.contains_key(id));
+    let converged = observed.zip(told).is_some_and(|(observed, told)| observed.assignment >= told.generation);
+    (placement.state.is_none() && converged)
+        || lease(draft, node, id, app, service, placement.release) == Lease::Over
+}
+
+fn routings(backend: &Backend) -> BTreeMap<&InstanceId, Routing> {
+    let draining = backend.draining.iter().map(|endpoint| (&endpoint.instance, Routing::Draining));
+    // The later of two wins: what is both gets requests.
+    let routed = backend.endpoints.iter().map(|endpoint| (&endpoint.instance, Routing::Routed));
+    draining.chain(routed).collect()
 }

@@ -40,13 +40,28 @@ pub struct Liveness {
     returning_until: Option<Duration>,
     /// When there will be something to see, if nothing is heard until then.
     due: Option<Duration>,
+    /// Something has changed since the last look that it would make something of.
+    news: bool,
 }
 
 impl Liveness {
     /// An agent was heard. True when that is news.
     pub fn heard(&mut self, node: &NodeId, now: Duration) -> bool {
-        self.heard.insert(node.clone(), now);
-        self.lost.remove(node)
+        let is_new = self.heard.insert(node.clone(), now).is_none();
+        let was_lost = self.lost.remove(node);
+        self.news |= is_new || was_lost || self.silent.contains(node);
+        was_lost
+    }
+
+    /// There are other nodes now, or others may have heard of them.
+    pub fn nodes_changed(&mut self) {
+        self.news = true;
+    }
+
+    /// Whether a look would find anything. A look goes over all nodes; thousands of beats between two that find something
+    /// are not worth one each.
+    pub fn wants_look(&self, now: Duration) -> bool {
+        self.news || self.due.is_none_or(|due| now >= due)
     }
 
     /// Looks at the nodes that there are. True when one was lost or is not any more, or the brake changed.
@@ -69,6 +84,7 @@ impl Liveness {
             self.lost.extend(gone.difference(&self.silent).cloned());
         }
         self.due = self.next_look(now);
+        self.news = false;
         before != (self.lost.clone(), self.silent.clone(), self.returning_until)
     }
 
@@ -97,8 +113,13 @@ impl Liveness {
         silent.map(|(node, _)| node).filter(|node| !self.lost.contains(*node)).cloned().collect()
     }
 
+    /// When to look again, as of the last look: what was heard since only makes it later.
+    pub fn due(&self) -> Option<Duration> {
+        self.due
+    }
+
     /// When to look again, if nothing is heard until then.
-    pub fn next_look(&self, now: Duration) -> Option<Duration> {
+    fn next_look(&self, now: Duration) -> Option<Duration> {
         let alive = self.heard.iter().filter(|(node, _)| !self.lost.contains(*node));
         let times = alive.flat_map(|(_, heard)| [*heard + SUSPECT_AFTER, *heard + LOST_AFTER]);
         times.chain(self.returning_until).filter(|at| *at > now).min()
@@ -302,6 +323,55 @@ mod tests {
         assert!(liveness.is_lost(&nodes[3]));
         beat(&mut liveness, &nodes, &nodes[..2], 32, 50);
         assert!(liveness.is_lost(&nodes[2]) && !liveness.is_braked(), "{liveness:?}");
+    }
+
+    #[test]
+    fn a_beat_like_all_others_asks_for_no_look() {
+        let nodes = nodes(3);
+        let mut liveness = Liveness::default();
+        assert!(liveness.wants_look(at(0.0)), "nobody has looked yet");
+        beat(&mut liveness, &nodes, &nodes, 0, 10);
+        liveness.heard(&nodes[0], at(12.0));
+        assert!(!liveness.wants_look(at(12.0)), "{liveness:?}");
+        assert!(liveness.wants_look(at(14.5)), "two of them are silent for two beats");
+        beat(&mut liveness, &nodes, &nodes[..2], 12, 20);
+        assert!(liveness.is_lost(&nodes[2]) && !liveness.wants_look(at(20.0)));
+        liveness.heard(&nodes[2], at(21.0));
+        assert!(liveness.wants_look(at(21.0)), "one that was lost is back");
+        liveness.look(nodes.iter(), at(21.0));
+        liveness.nodes_changed();
+        assert!(liveness.wants_look(at(21.0)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// Whatever is heard when: one that looks only when it wants to sees what one sees that always looks.
+        #[test]
+        fn looking_only_when_it_is_worth_it_misses_nothing(
+            beats in prop::collection::vec((0_usize..7, 1_u64..900), 1..400),
+        ) {
+            let nodes = nodes(6);
+            let (mut always, mut seldom) = (Liveness::default(), Liveness::default());
+            let mut ms = 0;
+            for (node, pause) in beats {
+                ms += pause;
+                let now = Duration::from_millis(ms);
+                for liveness in [&mut always, &mut seldom] {
+                    if let Some(node) = nodes.get(node) {
+                        liveness.heard(node, now);
+                    }
+                }
+                always.look(nodes.iter(), now);
+                if seldom.wants_look(now) {
+                    seldom.look(nodes.iter(), now);
+                }
+                let seen = |liveness: &Liveness| {
+                    (liveness.lost.clone(), liveness.silent.clone(), liveness.returning_until)
+                };
+                prop_assert_eq!(seen(&always), seen(&seldom), "at {:?}", now);
+            }
+        }
     }
 
     #[test]

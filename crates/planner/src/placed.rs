@@ -1,24 +1,73 @@
 //! Which instances are assigned, by app and service, and what their nodes have given out to them.
 //!
 //! A part of the world's index: kept by each document that is taken in, equal to one that is counted from scratch. At two
-//! million instances no plan can afford to look at all of them to find those of one service.
+//! million instances no plan can afford to look at all of them to find those of one service, nor to look up in its node's
+//! two documents what is asked of each: it stands here, side by side.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use rung_model::{
-    AppName, AssignedInstance, Assignment, InstanceId, Intent, NodeId, Release, ReleaseNumber, ServiceName,
+    AppName, AssignedInstance, Assignment, DeploymentNumber, InstanceId, InstanceState, Intent, MakingWay,
+    NodeId, Observed, Release, ReleaseNumber, ServiceName,
 };
 
 use crate::world::Held;
 
-type Instances = BTreeMap<InstanceId, NodeId>;
+type Instances = BTreeMap<ByAge, Placement>;
 pub(crate) type Releases = BTreeMap<AppName, BTreeMap<ReleaseNumber, Held<Release>>>;
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Placed {
     by_app: BTreeMap<AppName, BTreeMap<ServiceName, Instances>>,
     given: BTreeMap<NodeId, Given>,
-    making_way: Instances,
+    making_way: BTreeMap<InstanceId, NodeId>,
+}
+
+/// One instance, as its assignment has it and as its node saw it last.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Placement {
+    pub node: NodeId,
+    pub release: ReleaseNumber,
+    pub cohort: DeploymentNumber,
+    pub intent: Intent,
+    pub making_way: Option<Box<MakingWay>>,
+    /// `None` while its node has not reported on it.
+    pub state: Option<InstanceState>,
+}
+
+impl Placement {
+    pub fn of(node: &NodeId, assigned: &AssignedInstance, state: Option<InstanceState>) -> Self {
+        Self {
+            node: node.clone(),
+            release: assigned.release,
+            cohort: assigned.deployment,
+            intent: assigned.intent,
+            making_way: assigned.making_way.clone(),
+            state,
+        }
+    }
+}
+
+/// Ids end with a count, so of those of one node the older ones are the shorter, and then the smaller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ByAge(InstanceId);
+
+impl Ord for ByAge {
+    fn cmp(&self, other: &Self) -> Ordering {
+        by_age(&self.0, &other.0)
+    }
+}
+
+impl PartialOrd for ByAge {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+pub(crate) fn by_age(a: &InstanceId, b: &InstanceId) -> Ordering {
+    let (a, b) = (a.as_str(), b.as_str());
+    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
 /// What a node has given to its instances, by what their releases ask for.
@@ -34,12 +83,16 @@ pub(crate) struct Given {
 
 impl Given {
     pub fn of(assigned: &AssignedInstance, release: Option<&Release>) -> Self {
-        let service = release.and_then(|release| release.file.services.get(&assigned.service));
+        Self::by(&assigned.service, assigned.intent, release)
+    }
+
+    fn by(service: &ServiceName, intent: Intent, release: Option<&Release>) -> Self {
+        let service = release.and_then(|release| release.file.services.get(service));
         Self {
             memory_bytes: service.and_then(|service| service.memory_bytes).unwrap_or(0),
             cpu_millis: service.and_then(|service| service.cpu_millis).unwrap_or(0).into(),
             ports: service.is_some_and(|service| service.port).into(),
-            running: (assigned.intent == Intent::Run).into(),
+            running: (intent == Intent::Run).into(),
         }
     }
 
@@ -66,6 +119,7 @@ impl Placed {
         node: &NodeId,
         before: Option<&Assignment>,
         after: Option<&Assignment>,
+        observed: Option<&Observed>,
         releases: &Releases,
     ) {
         let none = BTreeMap::new();
@@ -78,7 +132,8 @@ impl Placed {
         }
         for (id, assigned) in is {
             if was.get(id) != Some(assigned) {
-                self.add(node, id, assigned, releases);
+                let placement = Placement::of(node, assigned, state(observed, id));
+                self.add(id, assigned, placement, releases);
             }
         }
         match after {
@@ -87,19 +142,25 @@ impl Placed {
         }
     }
 
-    fn add(&mut self, node: &NodeId, id: &InstanceId, assigned: &AssignedInstance, releases: &Releases) {
-        let of_app = self.by_app.entry(assigned.app.clone()).or_default();
-        of_app.entry(assigned.service.clone()).or_default().insert(id.clone(), node.clone());
+    fn add(
+        &mut self,
+        id: &InstanceId,
+        assigned: &AssignedInstance,
+        placement: Placement,
+        releases: &Releases,
+    ) {
         if assigned.making_way.is_some() {
-            self.making_way.insert(id.clone(), node.clone());
+            self.making_way.insert(id.clone(), placement.node.clone());
         }
-        self.given.entry(node.clone()).or_default().take(weigh(assigned, releases));
+        self.given.entry(placement.node.clone()).or_default().take(weigh(assigned, releases));
+        let of_app = self.by_app.entry(assigned.app.clone()).or_default();
+        of_app.entry(assigned.service.clone()).or_default().insert(ByAge(id.clone()), placement);
     }
 
     fn remove(&mut self, node: &NodeId, id: &InstanceId, assigned: &AssignedInstance, releases: &Releases) {
         if let Some(of_app) = self.by_app.get_mut(&assigned.app) {
             if let Some(of_service) = of_app.get_mut(&assigned.service) {
-                of_service.remove(id);
+                of_service.remove(&ByAge(id.clone()));
                 if of_service.is_empty() {
                     of_app.remove(&assigned.service);
                 }
@@ -112,6 +173,27 @@ impl Placed {
         self.given.entry(node.clone()).or_default().give_back(weigh(assigned, releases));
     }
 
+    /// A node has reported anew, or its report was removed.
+    pub fn report(
+        &mut self,
+        assignment: Option<&Assignment>,
+        before: Option<&Observed>,
+        after: Option<&Observed>,
+    ) {
+        for (id, assigned) in assignment.into_iter().flat_map(|assignment| &assignment.instances) {
+            let is = state(after, id);
+            if is == state(before, id) {
+                continue;
+            }
+            let of_app = self.by_app.get_mut(&assigned.app);
+            let of_service = of_app.and_then(|of_app| of_app.get_mut(&assigned.service));
+            if let Some(placement) = of_service.and_then(|of_service| of_service.get_mut(&ByAge(id.clone())))
+            {
+                placement.state = is;
+            }
+        }
+    }
+
     /// A release was written, or removed: what its instances weigh is known by it. In a listing it comes after them.
     pub fn reweigh(
         &mut self,
@@ -119,15 +201,15 @@ impl Placed {
         number: ReleaseNumber,
         before: Option<&Release>,
         after: Option<&Release>,
-        assignments: &BTreeMap<NodeId, Held<Assignment>>,
     ) {
-        let of_app = self.by_app.get(app).into_iter().flat_map(BTreeMap::values).flatten();
-        for (id, node) in of_app {
-            let assigned = assignments.get(node).and_then(|held| held.value.instances.get(id));
-            let Some(assigned) = assigned.filter(|assigned| assigned.release == number) else { continue };
-            let given = self.given.entry(node.clone()).or_default();
-            given.give_back(Given { running: 0, ..Given::of(assigned, before) });
-            given.take(Given { running: 0, ..Given::of(assigned, after) });
+        for (service, instances) in self.by_app.get(app).into_iter().flatten() {
+            let of_release = instances.values().filter(|placement| placement.release == number);
+            for placement in of_release {
+                let given = self.given.entry(placement.node.clone()).or_default();
+                let weighed = |release| Given { running: 0, ..Given::by(service, placement.intent, release) };
+                given.give_back(weighed(before));
+                given.take(weighed(after));
+            }
         }
     }
 
@@ -135,12 +217,24 @@ impl Placed {
         self.by_app.get(app).into_iter().flat_map(BTreeMap::keys)
     }
 
+    pub fn has_service(&self, app: &AppName, service: &ServiceName) -> bool {
+        self.by_app.get(app).is_some_and(|of_app| of_app.contains_key(service))
+    }
+
+    /// Oldest first.
     pub fn instances(
         &self,
         app: &AppName,
         service: &ServiceName,
-    ) -> impl Iterator<Item = (&InstanceId, &NodeId)> {
-        self.by_app.get(app).and_then(|of_app| of_app.get(service)).into_iter().flatten()
+    ) -> impl Iterator<Item = (&InstanceId, &Placement)> {
+        let of_service = self.by_app.get(app).and_then(|of_app| of_app.get(service));
+        of_service.into_iter().flatten().map(|(ByAge(id), placement)| (id, placement))
+    }
+
+    /// Whether any instance is of this release.
+    pub fn has_any_of(&self, app: &AppName, release: ReleaseNumber) -> bool {
+        let of_app = self.by_app.get(app).into_iter().flat_map(BTreeMap::values);
+        of_app.flat_map(BTreeMap::values).any(|placement| placement.release == release)
     }
 
     /// Instances that shall not stay where they are.
@@ -151,6 +245,10 @@ impl Placed {
     pub fn given(&self, node: &NodeId) -> Given {
         self.given.get(node).copied().unwrap_or_default()
     }
+}
+
+fn state(observed: Option<&Observed>, id: &InstanceId) -> Option<InstanceState> {
+    observed?.instances.get(id).map(|seen| seen.state)
 }
 
 fn weigh(assigned: &AssignedInstance, releases: &Releases) -> Given {

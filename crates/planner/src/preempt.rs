@@ -75,7 +75,8 @@ fn memory(draft: &Draft<'_>, assigned: &AssignedInstance) -> u64 {
 fn leaving_bytes(draft: &Draft<'_>, node: &NodeId) -> u64 {
     let instances = draft.assignment(node).into_iter().flat_map(|told| told.instances.values());
     let leaving = instances.filter(|assigned| {
-        assigned.intent == Intent::Stop || matches!(assigned.making_way, Some(MakingWay::Displaced { .. }))
+        assigned.intent == Intent::Stop
+            || matches!(assigned.making_way.as_deref(), Some(MakingWay::Displaced { .. }))
     });
     leaving.map(|assigned| memory(draft, assigned)).sum()
 }
@@ -135,11 +136,11 @@ fn live_cohort(draft: &Draft<'_>, app: &AppName) -> Option<DeploymentNumber> {
 /// How many of the same service go on running where they are heard of.
 fn staying(draft: &Draft<'_>, like: &AssignedInstance) -> usize {
     let all = draft.instances_of(&like.app, &like.service);
-    let stay = all.filter(|(_, node, assigned)| {
-        assigned.intent == Intent::Run
-            && assigned.making_way.is_none()
-            && assigned.deployment == like.deployment
-            && !draft.input.liveness.is_lost(node)
+    let stay = all.filter(|(_, placement)| {
+        placement.intent == Intent::Run
+            && placement.making_way.is_none()
+            && placement.cohort == like.deployment
+            && !draft.input.liveness.is_lost(&placement.node)
     });
     stay.count()
 }
@@ -150,7 +151,7 @@ pub(crate) fn withdraw(draft: &mut Draft<'_>) {
     for (id, node) in world.placed.making_way() {
         let assigned = draft.assignment(node).and_then(|told| told.instances.get(id));
         let Some(AssignedInstance { intent: Intent::Run, making_way, .. }) = assigned else { continue };
-        let Some(MakingWay::Displaced { by_app, by_service }) = making_way else { continue };
+        let Some(MakingWay::Displaced { by_app, by_service }) = making_way.as_deref() else { continue };
         if !draft.is_waiting(by_app, by_service) {
             draft.make_way(node, id, None);
         }

@@ -179,7 +179,7 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
         let of =
             |cohort: Option<DeploymentNumber>| cohort == Some(member.cohort) && member.intent == Intent::Run;
         let is_wanted = declared.is_some() && of(aim.map(|aim| aim.cohort));
-        if matches!(member.making_way, Some(MakingWay::Displaced { .. })) {
+        if matches!(member.making_way.as_deref(), Some(MakingWay::Displaced { .. })) {
             kinds.leaving.push(member);
         } else if is_wanted && shall_move(draft, declared.as_ref(), &member) {
             moving.push(member);
@@ -210,9 +210,10 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
 
 /// Whether its node shall not have it any longer.
 pub(crate) fn shall_move(draft: &Draft<'_>, declared: Option<&Service>, member: &Member) -> bool {
-    let node = draft.input.world.nodes.get(&member.node);
     let misplaced = || {
-        node.zip(declared).is_some_and(|(node, declared)| unlabelled(&declared.place, &node.value).is_some())
+        let asking = declared.filter(|declared| !declared.place.require.is_empty());
+        let node = asking.and_then(|_| draft.input.world.nodes.get(&member.node));
+        node.zip(asking).is_some_and(|(node, asking)| unlabelled(&asking.place, &node.value).is_some())
     };
     unusable(draft, &member.node).is_some() || member.making_way.is_some() || misplaced()
 }
@@ -401,7 +402,8 @@ fn go_without(draft: &mut Draft<'_>, placer: &Placer<'_>, declared: &Service, ki
     }
     let moving = kinds.leaving.iter().chain(&kinds.standby);
     let moving = moving
-        .filter(|member| member.making_way == Some(MakingWay::Rebalanced) && member.intent == Intent::Run);
+        .filter(|member| member.making_way.as_deref() == Some(&MakingWay::Rebalanced))
+        .filter(|member| member.intent == Intent::Run);
     let mut stays = false;
     for member in moving {
         // The better place is taken: it serves where it is.
@@ -485,10 +487,9 @@ fn may_stop(draft: &mut Draft<'_>, app: &AppName, member: &Member, drain: Option
 /// waits for their outcome.
 fn place_runs(draft: &mut Draft<'_>, app: &AppName) {
     let world = draft.input.world;
-    let going = world.runs.values().map(|held| &held.value).filter(|run| run.app == *app && !run.has_ended());
     let destroying = draft.app(app).destroying.is_some();
     let awaited = draft.deployment(app).and_then(|deployment| deployment.run.clone());
-    for run in going {
+    for run in draft.unended_runs(app) {
         let of_deployment = matches!(run.kind, RunKind::Build { .. } | RunKind::Release { .. });
         let abandoned = of_deployment && awaited.as_ref() != Some(&run.id);
         let replacement = replacement(draft, run);
@@ -612,10 +613,8 @@ pub fn forget_destroyed_apps(draft: &mut Draft<'_>) {
     let world = draft.input.world;
     for (app, held) in &world.apps {
         let Some(volumes) = held.value.destroying else { continue };
-        let busy = draft.assignments().any(|(_, assignment)| {
-            assignment.instances.values().any(|assigned| assigned.app == *app)
-                || assignment.runs.values().any(|run| run.app == *app)
-        });
+        let busy = draft.has_instances(app)
+            || draft.assignments().any(|(_, assignment)| assignment.runs.values().any(|run| run.app == *app));
         // A new app's runs are named like the old one's: what a node still says of those must not be taken for these.
         let busy = busy
             || world.observed.values().any(|seen| {
@@ -706,10 +705,7 @@ pub fn forget_old_history(draft: &mut Draft<'_>) {
 
 /// Whether an instance or a run is of the release, or a job is pinned to it.
 fn is_in_use(world: &World, app: &AppName, number: ReleaseNumber) -> bool {
-    let runs_there = world.assignments.values().any(|held| {
-        let mut instances = held.value.instances.values();
-        instances.any(|assigned| assigned.app == *app && assigned.release == number)
-    });
+    let runs_there = world.placed.has_any_of(app, number);
     let is_pinned =
         || world.jobs.get(app).into_iter().flatten().any(|(_, held)| held.value.pinned == Some(number));
     let is_run = || {

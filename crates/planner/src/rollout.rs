@@ -361,7 +361,7 @@ fn service_state(
         assigned: new.len() as u32,
         healthy,
         is_complete: is_later || (healthy >= desired && has_traffic),
-        trouble: new.iter().find_map(|member| trouble_of(service, member)),
+        trouble: new.iter().find_map(|member| trouble_of(draft, service, member)),
         laggard: new.into_iter().find(|member| !member.is_healthy()).cloned(),
     }
 }
@@ -374,13 +374,17 @@ fn is_split(draft: &Draft<'_>, app: &AppName, service: &ServiceName, target: Tar
 }
 
 /// What makes a new instance a failure before the deadline.
-pub(crate) fn trouble_of(service: &ServiceName, member: &Member) -> Option<(String, Vec<String>)> {
-    let observed = member.observed.as_ref()?;
-    let failed = match observed.state {
-        InstanceState::Failed | InstanceState::CrashLooping => true,
-        InstanceState::Healthy | InstanceState::Stopping | InstanceState::Stopped => false,
-        _ => observed.restarts >= RESTARTS_TOLERATED,
-    };
+pub(crate) fn trouble_of(
+    draft: &Draft<'_>,
+    service: &ServiceName,
+    member: &Member,
+) -> Option<(String, Vec<String>)> {
+    if matches!(member.state(), InstanceState::Healthy | InstanceState::Stopping | InstanceState::Stopped) {
+        return None;
+    }
+    let observed = member.observed(draft)?;
+    let failed = matches!(observed.state, InstanceState::Failed | InstanceState::CrashLooping)
+        || observed.restarts >= RESTARTS_TOLERATED;
     failed.then(|| {
         let reason = observed.reason.clone().unwrap_or_else(|| "it does not stay up".to_owned());
         (format!("{service}: instance {} failed: {reason}", member.id), observed.log_tail.clone())
@@ -400,7 +404,7 @@ fn explain_lateness(
         "{}: {} of {} instances became healthy within the deadline of {deadline}",
         late.service, late.healthy, late.desired
     );
-    let observed = late.laggard.as_ref().and_then(|member| member.observed.as_ref());
+    let observed = late.laggard.as_ref().and_then(|member| member.observed(draft));
     if let Some(why) = observed.and_then(|observed| observed.reason.as_ref()) {
         reason = format!("{reason}; {why}");
     } else if late.assigned < late.desired
@@ -480,9 +484,10 @@ fn advance_reverting(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) 
 
 /// There is nothing to go back to: the failed instances are removed.
 fn end_first_deployment(draft: &mut Draft<'_>, app: &AppName, cohort: DeploymentNumber, remaining: Duration) {
-    let any_left = draft.assignments().any(|(_, assignment)| {
-        assignment.instances.values().any(|assigned| assigned.app == *app && assigned.deployment == cohort)
-    });
+    let any_left = draft
+        .running_services(app)
+        .flat_map(|service| draft.instances_of(app, service))
+        .any(|(_, placement)| placement.cohort == cohort);
     if !any_left || remaining.is_zero() {
         end(draft, app, Phase::Failed, "there was no release before it to go back to");
     }

@@ -6,11 +6,12 @@
 //! While a canary's step gives a part of the visitors to the new release, both are routed, and a [`Split`] says who gets
 //! which. Blue and green change places in one document.
 
-use std::collections::BTreeMap;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rung_model::appfile::{AppFile, Service};
 use rung_model::{
-    Absence, AppName, Backend, Endpoint, InstanceState, Intent, MakingWay, Phase, Release, Route,
+    Absence, AppName, Backend, Endpoint, InstanceId, InstanceState, Intent, MakingWay, Phase, Release, Route,
     RouteDocument, SecretName, ServiceName, Split,
 };
 
@@ -25,9 +26,9 @@ const WEIGHT: u32 = 100;
 
 /// Writes the app's route document when it is not as it shall be.
 pub fn publish_routes(draft: &mut Draft<'_>, app: &AppName) {
-    let held = draft.route_document(app).cloned();
-    let wished = document(draft, app, held.as_ref());
-    if wished != held {
+    let held = draft.route_document(app);
+    let wished = document(draft, app, held);
+    if wished.as_ref() != held {
         draft.publish(app, wished);
     }
 }
@@ -109,10 +110,12 @@ fn backend(draft: &Draft<'_>, app: &AppName, service: &ServiceName, kinds: &Kind
         None => kinds.standby.len() as u32,
     };
     let endpoints = endpoints(draft, app, kinds, desired as usize);
-    let named = |member: &Member| endpoints.iter().any(|endpoint| endpoint.instance == member.id);
+    let named: LazyCell<BTreeSet<&InstanceId>, _> =
+        LazyCell::new(|| endpoints.iter().map(|endpoint| &endpoint.instance).collect());
     let others = kinds.standby.iter().chain(&kinds.warm).chain(&kinds.leaving);
     let draining = others
-        .filter(|member| member.intent == Intent::Run && member.routing != Routing::Absent && !named(member))
+        .filter(|member| member.intent == Intent::Run && member.routing != Routing::Absent)
+        .filter(|member| !named.contains(&member.id))
         .filter_map(|member| endpoint(draft, member))
         .collect();
     let (absence, explanation) =
@@ -199,24 +202,21 @@ fn still_needed(draft: &Draft<'_>, app: &AppName, kinds: &Kinds, desired: usize)
     let healthy = kinds.wanted.iter().filter(|member| member.is_healthy());
     let standing_in =
         healthy.clone().filter(|member| acknowledged && member.routing == Routing::Routed).count();
-    let (routed, warm): (Vec<&Member>, Vec<&Member>) = kinds
-        .standby
-        .iter()
-        .chain(&kinds.leaving)
-        .filter(|member| {
-            let makes_way = matches!(member.making_way, Some(MakingWay::Displaced { .. }));
+    let standby = kinds.standby.iter().map(|member| (member, true));
+    let (routed, warm): (Vec<_>, Vec<_>) = standby
+        .chain(kinds.leaving.iter().map(|member| (member, false)))
+        .filter(|(member, _)| {
+            let makes_way = matches!(member.making_way.as_deref(), Some(MakingWay::Displaced { .. }));
             member.intent == Intent::Run && !makes_way && !draft.is_forced_out(&member.node)
         })
-        .partition(|member| member.routing == Routing::Routed);
+        .partition(|(member, _)| member.routing == Routing::Routed);
     let kept =
         if standing_in < desired { desired.max(kinds.standby.len()).saturating_sub(standing_in) } else { 0 };
     let mut needed: Vec<Endpoint> =
-        routed.into_iter().filter_map(|member| routable(draft, member)).take(kept).collect();
+        routed.into_iter().filter_map(|(member, _)| routable(draft, member)).take(kept).collect();
     let short_by = desired.saturating_sub(healthy.count() + needed.len());
-    let is_standby = |member: &&Member| kinds.standby.iter().any(|standby| standby.id == member.id);
-    needed.extend(
-        warm.into_iter().filter(is_standby).filter_map(|member| routable(draft, member)).take(short_by),
-    );
+    let standby = warm.into_iter().filter(|(_, is_standby)| *is_standby);
+    needed.extend(standby.filter_map(|(member, _)| routable(draft, member)).take(short_by));
     needed
 }
 
@@ -225,7 +225,7 @@ fn routable(draft: &Draft<'_>, member: &Member) -> Option<Endpoint> {
 }
 
 fn endpoint(draft: &Draft<'_>, member: &Member) -> Option<Endpoint> {
-    let address = member.observed.as_ref()?.endpoint?;
+    let address = member.observed(draft)?.endpoint?;
     Some(Endpoint {
         instance: member.id.clone(),
         address,

@@ -59,15 +59,17 @@ pub fn choose_node(
 
 /// Why nothing new may be given to a node, whatever it is.
 pub(crate) fn unusable(draft: &Draft<'_>, node: &NodeId) -> Option<Refusal> {
-    unusable_node(&draft.input, node)
-}
-
-pub(crate) fn unusable_node(input: &Input<'_>, node: &NodeId) -> Option<Refusal> {
-    if input.liveness.is_lost(node) {
+    if draft.input.liveness.is_lost(node) {
         return Some(Refusal::Lost);
     }
-    let held = input.world.nodes.get(node)?;
-    held.value.drain.is_some().then_some(Refusal::Draining)
+    draft.is_drained(node).then_some(Refusal::Draining)
+}
+
+pub(crate) fn unusable_node(input: &Input<'_>, node: &Node) -> Option<Refusal> {
+    if input.liveness.is_lost(&node.id) {
+        return Some(Refusal::Lost);
+    }
+    node.drain.is_some().then_some(Refusal::Draining)
 }
 
 /// The first label that the service asks for and the node does not have.

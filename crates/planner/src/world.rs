@@ -72,7 +72,7 @@ impl World {
                 let (app, number) = (release.app.clone(), release.number);
                 let before = self.releases.get(&app).and_then(|of_app| of_app.get(&number));
                 let before = before.map(|held| &held.value);
-                self.placed.reweigh(&app, number, before, Some(&release), &self.assignments);
+                self.placed.reweigh(&app, number, before, Some(&release));
                 self.releases.entry(app).or_default().insert(number, Held { revision, value: release });
             }
             "deployments" => {
@@ -100,14 +100,21 @@ impl World {
             "assign" => {
                 let mut assignment: Assignment = decode(key, value)?;
                 assignment.generation = generation;
+                assignment.instances = compact(assignment.instances);
                 let node = assignment.node.clone();
                 let before = self.assignments.get(&node).map(|held| &held.value);
-                self.placed.replace(&node, before, Some(&assignment), &self.releases);
+                let observed = self.observed.get(&node).map(|held| &held.value);
+                self.placed.replace(&node, before, Some(&assignment), observed, &self.releases);
                 self.assignments.insert(node, Held { revision, value: assignment });
             }
             "observed" => {
-                let observed: Observed = decode(key, value)?;
-                self.observed.insert(observed.node.clone(), Held { revision, value: observed });
+                let mut observed: Observed = decode(key, value)?;
+                observed.instances = compact(observed.instances);
+                let node = observed.node.clone();
+                let before = self.observed.get(&node).map(|held| &held.value);
+                let assignment = self.assignments.get(&node).map(|held| &held.value);
+                self.placed.report(assignment, before, Some(&observed));
+                self.observed.insert(node, Held { revision, value: observed });
             }
             "addresses" => {
                 let block: AddressBlock = self.decode_keeping(key, value)?;
@@ -161,10 +168,17 @@ impl World {
                 if let Some((node, held)) =
                     NodeId::new(first).ok().and_then(|node| self.assignments.remove_entry(&node))
                 {
-                    self.placed.replace(&node, Some(&held.value), None, &self.releases);
+                    self.placed.replace(&node, Some(&held.value), None, None, &self.releases);
                 }
             }
-            "observed" => remove(&mut self.observed, first),
+            "observed" => {
+                if let Some((node, held)) =
+                    NodeId::new(first).ok().and_then(|node| self.observed.remove_entry(&node))
+                {
+                    let assignment = self.assignments.get(&node).map(|held| &held.value);
+                    self.placed.report(assignment, Some(&held.value), None);
+                }
+            }
             "routes" => remove(&mut self.routes, first),
             "addresses" => {
                 if let Ok(block) = first.parse() {
@@ -181,7 +195,7 @@ impl World {
                 if let (Ok(app), Some(number)) = (AppName::new(first), number) {
                     let before = self.releases.get(&app).and_then(|of_app| of_app.get(&number));
                     let before = before.map(|held| &held.value);
-                    self.placed.reweigh(&app, number, before, None, &self.assignments);
+                    self.placed.reweigh(&app, number, before, None);
                 }
                 remove_below(&mut self.releases, first, second, |_| number);
             }
@@ -277,6 +291,11 @@ impl World {
 
 fn decode<T: Document>(key: &str, value: &[u8]) -> Result<T, Undecodable> {
     T::from_json(value).map_err(|source| Undecodable { key: key.to_owned(), source })
+}
+
+/// Made from what is in order a map has no gaps between its entries; read one by one it is half empty.
+fn compact<K: Ord, V>(map: BTreeMap<K, V>) -> BTreeMap<K, V> {
+    map.into_iter().collect()
 }
 
 fn remove<K: Ord + std::str::FromStr, V>(map: &mut BTreeMap<K, V>, key: &str) {

@@ -9,10 +9,16 @@ use crate::reconcile::services;
 
 /// Notes what is new of the instances that come and of those that go.
 pub(super) fn note_instances(draft: &mut Draft<'_>, app: &AppName, cohort: DeploymentNumber) {
+    // Of a thousand instances only the first ones are told of.
+    let deployment = draft.deployment(app).expect("the caller found one");
+    let told = deployment.timeline.iter().filter(|entry| entry.kind == EntryKind::Detail);
+    if told.count() >= Deployment::DETAILS_MAX {
+        return;
+    }
     for service in services(draft, app) {
         for member in members(draft, app, &service) {
             let told = if member.cohort == cohort {
-                coming(&service, &member)
+                coming(draft, &service, &member)
             } else {
                 going(&service, &member).into_iter().collect()
             };
@@ -22,13 +28,13 @@ pub(super) fn note_instances(draft: &mut Draft<'_>, app: &AppName, cohort: Deplo
 }
 
 /// Everything that is so by now; what was noted before is not noted again.
-fn coming(service: &ServiceName, member: &Member) -> Vec<String> {
+fn coming(draft: &Draft<'_>, service: &ServiceName, member: &Member) -> Vec<String> {
     let Member { id, node, .. } = member;
     if member.intent != Intent::Run {
         return Vec::new();
     }
     let mut told = vec![format!("{service}: {id} is started on {node}")];
-    let Some(observed) = &member.observed else { return told };
+    let Some(observed) = member.observed(draft) else { return told };
     let why = observed.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     match observed.state {
         InstanceState::Preparing | InstanceState::Starting => {}

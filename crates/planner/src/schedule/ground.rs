@@ -34,6 +34,8 @@ pub(crate) struct Standing {
     pub no_engine: Option<String>,
     /// Why it takes nothing new, whatever it is.
     pub unusable: Option<Refusal>,
+    /// The part of its memory, or of its cores, that is given out, whichever is larger, in millionths.
+    pub load: u64,
 }
 
 impl Ground {
@@ -43,7 +45,7 @@ impl Ground {
         for (id, held) in &input.world.nodes {
             let node = &held.value;
             let next = zones.len();
-            nodes.push(Standing {
+            let mut standing = Standing {
                 id: id.clone(),
                 zone: *zones.entry(node.zone()).or_insert(next),
                 labels: node.labels.clone(),
@@ -52,8 +54,11 @@ impl Ground {
                 disk_bytes: node.facts.disk_bytes,
                 given: given(input, id),
                 no_engine: no_engine(node),
-                unusable: unusable_node(input, id),
-            });
+                unusable: unusable_node(input, node),
+                load: 0,
+            };
+            standing.weigh();
+            nodes.push(standing);
         }
         Self { nodes, zones: zones.len() }
     }
@@ -76,7 +81,9 @@ impl Ground {
 
     pub fn change(&mut self, node: &NodeId, change: impl FnOnce(&mut Given)) {
         if let Some(index) = self.index(node) {
-            change(&mut self.nodes[index].given);
+            let standing = &mut self.nodes[index];
+            change(&mut standing.given);
+            standing.weigh();
         }
     }
 }
@@ -105,15 +112,14 @@ impl Standing {
         PORTS.saturating_sub(self.given.ports)
     }
 
-    /// The part of its memory, or of its cores, that is given out, whichever is larger, in millionths.
-    pub fn load(&self) -> u64 {
-        let part = |given: u64, has: u64| {
-            if given == 0 {
-                0
-            } else {
-                u64::try_from(u128::from(given) * 1_000_000 / u128::from(has.max(1))).unwrap_or(u64::MAX)
-            }
+    /// Works its load out anew.
+    fn weigh(&mut self) {
+        let part = |given: u64, has: u64| match given.checked_mul(1_000_000) {
+            Some(millionths) => millionths / has.max(1),
+            // More than eighteen terabytes, or as many thousands of cores.
+            None => given / has.div_ceil(1_000_000).max(1),
         };
-        part(self.given.memory_bytes, self.memory_bytes).max(part(self.given.cpu_millis, self.cpu_millis))
+        let of_memory = part(self.given.memory_bytes, self.memory_bytes);
+        self.load = of_memory.max(part(self.given.cpu_millis, self.cpu_millis));
     }
 }

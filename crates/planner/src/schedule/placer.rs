@@ -98,11 +98,11 @@ impl<'s> Placer<'s> {
     /// Instances of the cohort. Another one will be gone soon, and does not count.
     fn count_own(&mut self, draft: &Draft<'_>, ground: &Ground, aim: Option<Aim>) {
         let Some(cohort) = aim.map(|aim| aim.cohort) else { return };
-        for (_, node, assigned) in draft.instances_of(&self.app, &self.name) {
-            if assigned.deployment != cohort || assigned.intent != Intent::Run {
+        for (_, placement) in draft.instances_of(&self.app, &self.name) {
+            if placement.cohort != cohort || placement.intent != Intent::Run {
                 continue;
             }
-            if let Some(index) = ground.index(node) {
+            if let Some(index) = ground.index(&placement.node) {
                 self.own[index] += 1;
                 self.zones[ground.nodes()[index].zone].own += 1;
             }
@@ -155,7 +155,7 @@ impl<'s> Placer<'s> {
     fn fit(&self, index: usize, standing: &Standing) -> Fit {
         let place = &self.asked.service.place;
         let lacking = place.prefer.iter().filter(|(name, value)| standing.labels.get(*name) != Some(*value));
-        let (lacks, load, running) = (lacking.count() as u32, standing.load(), standing.given.running);
+        let (lacks, load, running) = (lacking.count() as u32, standing.load, standing.given.running);
         match place.spread {
             Spread::Node | Spread::Zone => Fit { lacks, own: self.own[index], load, running, node: index },
             Spread::Pack => {
