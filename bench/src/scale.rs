@@ -49,8 +49,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let shape = Shape { nodes, apps, of_service: instances, packed: false };
     let mut table = Table::with_notes(vec![format!(
         "{apps} apps of {} instances each, in two services, one with a port; {nodes} nodes of 32 GB; an instance asks for 64 \
-         to 128 MB, so that what is asked for fills {:.1} % of the nodes. The planner alone, on one core: from the index of \
-         the store to the documents to be written, as JSON.",
+         to 128 MB, so that what is asked for fills {:.1} % of the nodes. Of the planner alone is the time of the \
+         processor, of which it uses one core: from the index of the store to the documents to be written, as JSON.",
         2 * instances,
         shape.fewest_nodes() as f64 / f64::from(nodes) * 100.0
     )]);
@@ -133,7 +133,6 @@ fn memory(what: &str, aim: &str) -> Row {
 
 /// Everything runs and is routed; then one is started, one stopped, one moved, of services all over.
 fn changes(many: &mut Many, arguments: &Arguments, table: &mut Table) -> anyhow::Result<()> {
-    many.nodes_report()?;
     many.settle()?;
     let (mut idle, mut alone, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=arguments.rounds {
@@ -145,7 +144,6 @@ fn changes(many: &mut Many, arguments: &Arguments, table: &mut Table) -> anyhow:
         let took = changed(many, 0..arguments.changes)?;
         rates.push(f64::from(arguments.changes) / took.as_secs_f64());
         println!("{} changes, {round} of {}: {took:?}", arguments.changes, arguments.rounds);
-        many.nodes_report()?;
         many.settle()?;
     }
     table.push(row("a plan with nothing to do, when all of them run", "", &idle, in_seconds));

@@ -2,9 +2,11 @@
 //! the nodes' and the proxy's parts played when they are due.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use rung_model::appfile::parse;
 use rung_model::node::ContainerEngine;
 use rung_model::{
@@ -135,7 +137,7 @@ impl Many {
         Ok(())
     }
 
-    /// The next plan, and how long it took to make.
+    /// The next plan, and the time of the processor that it took to make: one thread makes it, and does not wait.
     pub fn plan(&mut self) -> (Plan, Duration) {
         self.elapsed += Duration::from_millis(1);
         let input = Input {
@@ -145,9 +147,9 @@ impl Many {
             traffic: &self.traffic,
             clock: Clock { elapsed: self.elapsed, wall: Timestamp::UNIX_EPOCH + self.elapsed },
         };
-        let began = Instant::now();
+        let began = processor();
         let plan = plan(input, &mut self.progress);
-        (plan, began.elapsed())
+        (plan, processor() - began)
     }
 
     /// As if nothing had been planned before.
@@ -195,12 +197,12 @@ impl Many {
     /// Plans and writes until there is nothing to do.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         for _ in 0..20 {
+            self.nodes_report()?;
             let (plan, _) = self.plan();
             if plan.steps.is_empty() {
                 return Ok(());
             }
             self.write(plan)?;
-            self.nodes_report()?;
         }
         anyhow::bail!("the planner does not come to rest")
     }
@@ -248,6 +250,16 @@ impl Many {
     pub fn used_nodes(&self) -> u64 {
         self.world.assignments.values().filter(|held| !held.value.instances.is_empty()).count() as u64
     }
+}
+
+/// What this thread has had of the processor, in it and in the kernel for it.
+fn processor() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("every thread may ask for its own");
+    [usage.user_time(), usage.system_time()].into_iter().map(spell).sum()
+}
+
+fn spell(time: TimeVal) -> Duration {
+    Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0))
 }
 
 fn node(number: u32) -> Node {
