@@ -53,7 +53,7 @@ enum What {
     Releases(releases::Arguments),
     /// Machines that are lost, drained and started again, and an address that moves
     Cluster(cluster::Arguments),
-    /// Two million instances on 6,100 nodes: the planner
+    /// Two million instances on 6,100 nodes: the planner, and etcd
     Scale(scale::Arguments),
     /// The application that is deployed
     #[command(hide = true)]

@@ -10,7 +10,7 @@ use crate::swarm::Swarm;
 use crate::table::{Row, Table};
 
 /// Clock ticks a second, in `/proc/<pid>/stat`, on every Linux that Rung runs on.
-pub const TICKS: f64 = 100.0;
+const TICKS: f64 = 100.0;
 
 pub fn measure(
     rung: &Rung,
@@ -82,6 +82,6 @@ fn of_rung(rung: &Rung, binary: &Path) -> Vec<Life> {
     all
 }
 
-pub fn megabytes(bytes: u64) -> f64 {
+fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1_000_000.0
 }

@@ -1,7 +1,6 @@
 //! What a large cluster asks of a server: the planner at the shape of the published challenge of two million containers,
-//! its plan's way into etcd, and thousands of agents that poll.
+//! and its plan's way into etcd.
 
-mod agents;
 mod durable;
 mod many;
 
@@ -31,20 +30,12 @@ pub struct Arguments {
     /// How long assignments in etcd are written anew, in seconds
     #[arg(long, default_value_t = 300)]
     churn: u64,
-    /// How many agents poll one server
-    #[arg(long, default_value_t = 5_000)]
-    agents: usize,
-    /// How long that server is watched at rest, in seconds
-    #[arg(long, default_value_t = 30)]
-    rest: u64,
     /// Where the section `Scale` is written
     #[arg(long, default_value = "bench/RESULTS.md")]
     out: PathBuf,
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let binary = std::env::current_exe()?.with_file_name("rung");
-    anyhow::ensure!(binary.exists(), "{} is missing: run `cargo xtask bench scale`", binary.display());
     let Arguments { nodes, apps, instances, .. } = *arguments;
     let shape = Shape { nodes, apps, of_service: instances, packed: false };
     let mut table = Table::with_notes(vec![format!(
@@ -58,9 +49,6 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut many = place(shape, arguments.rounds, churn, &mut table)?;
     place(Shape { packed: true, ..shape }, 1, churn, &mut table)?;
     changes(&mut many, arguments, &mut table)?;
-    drop(many);
-    keep(&table, arguments)?;
-    agents::measure(&binary, arguments.agents, Duration::from_secs(arguments.rest), &mut table)?;
     keep(&table, arguments)?;
     println!("written to {}", arguments.out.display());
     Ok(())
