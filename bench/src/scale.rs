@@ -40,8 +40,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let shape = Shape { nodes, apps, of_service: instances, packed: false };
     let mut table = Table::with_notes(vec![format!(
         "{apps} apps of {} instances each, in two services, one with a port; {nodes} nodes of 32 GB; an instance asks for 64 \
-         to 128 MB, so that what is asked for fills {:.1} % of the nodes. Of the planner alone is the time of the \
-         processor, of which it uses one core: from the index of the store to the documents to be written, as JSON.",
+         to 128 MB, so that what is asked for fills {:.1} % of the nodes. What the planner takes is time of the \
+         processor, one core of it: from the index of the store to the documents to be written, as JSON.",
         2 * instances,
         shape.fewest_nodes() as f64 / f64::from(nodes) * 100.0
     )]);
@@ -49,16 +49,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut many = place(shape, arguments.rounds, churn, &mut table)?;
     place(Shape { packed: true, ..shape }, 1, churn, &mut table)?;
     changes(&mut many, arguments, &mut table)?;
-    keep(&table, arguments)?;
-    println!("written to {}", arguments.out.display());
-    Ok(())
-}
-
-/// What is measured is kept, whatever becomes of the rest.
-fn keep(table: &Table, arguments: &Arguments) -> anyhow::Result<()> {
     let text = table.markdown("scale", &machine::describe());
     println!("\n{text}");
-    page::replace_section(&arguments.out, "Scale", &text)
+    page::replace_section(&arguments.out, "Scale", &text)?;
+    println!("written to {}", arguments.out.display());
+    Ok(())
 }
 
 fn row(what: impl Into<String>, aim: &str, values: &[f64], spell: impl Fn(f64) -> String) -> Row {
