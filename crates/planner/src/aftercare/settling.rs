@@ -23,7 +23,7 @@ pub(super) fn restarts(
 ) -> BTreeMap<InstanceId, u32> {
     let services = release.file.services.keys();
     let all = services.flat_map(|service| serving(draft, app, service, cohort));
-    all.map(|member| (member.id.clone(), ends(&member))).filter(|(_, ends)| *ends > 0).collect()
+    all.map(|member| (member.id.clone(), ends(draft, &member))).filter(|(_, ends)| *ends > 0).collect()
 }
 
 /// Why the live release is taken back, when its instances do not stay up.
@@ -35,7 +35,8 @@ pub(super) fn unrest(
 ) -> Option<String> {
     let before = &aftercare.settling.as_ref()?.restarts;
     let release = draft.deployment_of(app, live)?.release.and_then(|number| draft.release(app, number))?;
-    let since = |member: &Member| ends(member).saturating_sub(before.get(&member.id).copied().unwrap_or(0));
+    let since =
+        |member: &Member| ends(draft, member).saturating_sub(before.get(&member.id).copied().unwrap_or(0));
     release.file.services.keys().find_map(|service| {
         let all = serving(draft, app, service, live);
         let ended: u32 = all.iter().map(since).sum();
@@ -43,7 +44,7 @@ pub(super) fn unrest(
             return None;
         }
         let first = all.iter().find(|member| since(member) > 0)?;
-        let observed = first.observed.as_ref();
+        let observed = first.observed(draft);
         let why = observed.and_then(|observed| observed.reason.as_ref());
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         let time = in_words(release.file.deploy.rollout.settle);
@@ -59,8 +60,8 @@ fn serving(draft: &Draft<'_>, app: &AppName, service: &ServiceName, cohort: Depl
 }
 
 /// How often its process has ended: one that waits for its next start has ended once more than it was started again.
-fn ends(member: &Member) -> u32 {
-    let Some(observed) = &member.observed else { return 0 };
+fn ends(draft: &Draft<'_>, member: &Member) -> u32 {
+    let Some(observed) = member.observed(draft) else { return 0 };
     let is_down = matches!(
         observed.state,
         InstanceState::BackingOff | InstanceState::CrashLooping | InstanceState::Failed
