@@ -1,5 +1,6 @@
 //! `rung doctor`: what is not as it should be, and the way out.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rung_api::wire::{DoctorCheck, DoctorReport, DoctorState};
@@ -13,13 +14,32 @@ const AGENT_LOST_AFTER: Duration = Duration::from_secs(8);
 /// Below this much free space a deploy is likely to fail.
 const DISK_LOW_BYTES: u64 = 1 << 30;
 
-fn check(name: &str, state: DoctorState, detail: impl Into<String>, hint: Option<&str>) -> DoctorCheck {
+/// What was found, with the way out.
+pub fn check(name: &str, state: DoctorState, detail: impl Into<String>, hint: Option<&str>) -> DoctorCheck {
     DoctorCheck { name: name.to_owned(), state, detail: detail.into(), hint: hint.map(str::to_owned) }
+}
+
+/// How much room there is on the disk of `path`.
+pub fn check_disk(path: &Path, way_out: &str) -> DoctorCheck {
+    let shown = path.display();
+    match nix::sys::statvfs::statvfs(path) {
+        Ok(found) => {
+            let free_bytes = found.blocks_available() * found.fragment_size();
+            let detail = format!("{} MB free at {shown}", free_bytes / 1_000_000);
+            if free_bytes < DISK_LOW_BYTES {
+                check("disk", DoctorState::Warning, detail, Some(way_out))
+            } else {
+                check("disk", DoctorState::Fine, detail, None)
+            }
+        }
+        Err(error) => check("disk", DoctorState::Broken, format!("looking at {shown}: {error}"), None),
+    }
 }
 
 impl Control {
     pub(crate) async fn doctor(&self) -> DoctorReport {
-        let mut checks = vec![self.check_store().await, self.check_disk()];
+        let mut checks = vec![self.check_store().await];
+        checks.push(check_disk(&self.inner.data, "free some space, or move the data directory"));
         checks.extend(self.check_agents());
         checks.push(self.check_ingress());
         checks.extend(self.check_apps());
@@ -56,27 +76,6 @@ impl Control {
                     "free some space on the disk of the data directory; what runs goes on meanwhile, what crashes is not started again",
                 ),
             ),
-        }
-    }
-
-    fn check_disk(&self) -> DoctorCheck {
-        let path = self.inner.data.display();
-        match nix::sys::statvfs::statvfs(&self.inner.data) {
-            Ok(found) => {
-                let free_bytes = found.blocks_available() * found.fragment_size();
-                let detail = format!("{} MB free at {path}", free_bytes / 1_000_000);
-                if free_bytes < DISK_LOW_BYTES {
-                    check(
-                        "disk",
-                        DoctorState::Warning,
-                        detail,
-                        Some("free some space, or move the data directory"),
-                    )
-                } else {
-                    check("disk", DoctorState::Fine, detail, None)
-                }
-            }
-            Err(error) => check("disk", DoctorState::Broken, format!("looking at {path}: {error}"), None),
         }
     }
 

@@ -13,12 +13,10 @@ use rung_cli::connect::absent_server;
 use rung_cli::render;
 use rung_cli::screen::Format;
 use rung_cli::{Exit, Global, Screen, Verb, data_directory};
+use rung_control::doctor::{check, check_disk};
 use rung_model::node::IsolationFact;
 
 use crate::node_name;
-
-/// Below this much free space a deploy is likely to fail.
-const DISK_LOW_BYTES: u64 = 1 << 30;
 
 /// The ports that `rung up` takes when nobody says otherwise.
 const USUAL_PORTS: [(&str, u16); 2] = [("http", 8080), ("api", 7864)];
@@ -27,9 +25,9 @@ const USUAL_PORTS: [(&str, u16); 2] = [("http", 8080), ("api", 7864)];
 pub fn run(global: &Global) -> anyhow::Result<Exit> {
     let Some(why) = absent_server(global)? else { return Ok(rung_cli::run(global, Verb::Doctor)) };
     let data = data_directory(global.data.as_deref())?;
-    let mut checks = vec![told("server", DoctorState::Broken, why, Some("start one with `rung up`"))];
+    let mut checks = vec![check("server", DoctorState::Broken, why, Some("start one with `rung up`"))];
     checks.push(check_data(&data));
-    checks.push(check_disk(&data));
+    checks.push(check_disk(&above(&data), "free some space, or say another place with --data"));
     checks.extend(USUAL_PORTS.map(|(name, port)| check_port(name, port)));
     let isolation = BTreeMap::from([(node_name::of_this_host(), isolation()?)]);
     let report = DoctorReport { version: env!("CARGO_PKG_VERSION").to_owned(), checks, isolation };
@@ -38,31 +36,27 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
     Ok(if render::doctor::is_broken(&report) { Exit::Failed } else { Exit::Done })
 }
 
-fn told(name: &str, state: DoctorState, detail: impl Into<String>, hint: Option<&str>) -> DoctorCheck {
-    DoctorCheck { name: name.to_owned(), state, detail: detail.into(), hint: hint.map(str::to_owned) }
-}
-
 fn check_data(data: &Path) -> DoctorCheck {
     let shown = data.display();
     if !data.exists() {
         let above = above(data);
         return if access(&above, AccessFlags::W_OK | AccessFlags::X_OK).is_ok() {
-            told("data", DoctorState::Fine, format!("{shown} is not there yet; `rung up` makes it"), None)
+            check("data", DoctorState::Fine, format!("{shown} is not there yet; `rung up` makes it"), None)
         } else {
             let detail = format!("{shown} is not there and can't be made: {} is not yours", above.display());
-            told("data", DoctorState::Broken, detail, Some("say another place with --data, or make it"))
+            check("data", DoctorState::Broken, detail, Some("say another place with --data, or make it"))
         };
     }
     if access(data, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
         let hint = "become the user that `rung up` runs as, or say another place with --data";
-        return told("data", DoctorState::Broken, format!("{shown} can't be read and written"), Some(hint));
+        return check("data", DoctorState::Broken, format!("{shown} can't be read and written"), Some(hint));
     }
     let state = if data.join("store.db").exists() || data.join("cluster.json").exists() {
         "holds the state of before; `rung up` goes on with it"
     } else {
         "holds no state; `rung up` begins anew"
     };
-    told("data", DoctorState::Fine, format!("{shown} {state}"), None)
+    check("data", DoctorState::Fine, format!("{shown} {state}"), None)
 }
 
 /// The nearest directory above that is there.
@@ -70,37 +64,13 @@ fn above(path: &Path) -> PathBuf {
     path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/")).to_owned()
 }
 
-fn check_disk(data: &Path) -> DoctorCheck {
-    let path = above(data);
-    match nix::sys::statvfs::statvfs(&path) {
-        Ok(found) => {
-            let free_bytes = found.blocks_available() * found.fragment_size();
-            let detail = format!("{} MB free at {}", free_bytes / 1_000_000, path.display());
-            if free_bytes < DISK_LOW_BYTES {
-                told(
-                    "disk",
-                    DoctorState::Warning,
-                    detail,
-                    Some("free some space, or say another place with --data"),
-                )
-            } else {
-                told("disk", DoctorState::Fine, detail, None)
-            }
-        }
-        Err(error) => {
-            let detail = format!("looking at {}: {error}", path.display());
-            told("disk", DoctorState::Broken, detail, None)
-        }
-    }
-}
-
 fn check_port(name: &str, port: u16) -> DoctorCheck {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-        Ok(_) => told(name, DoctorState::Fine, format!("127.0.0.1:{port} is free"), None),
+        Ok(_) => check(name, DoctorState::Fine, format!("127.0.0.1:{port} is free"), None),
         Err(error) => {
             let detail = format!("127.0.0.1:{port} can't be listened on: {error}");
             let hint = format!("`rung up` takes the next free port, or the one that --{name} says");
-            told(name, DoctorState::Warning, detail, Some(&hint))
+            check(name, DoctorState::Warning, detail, Some(&hint))
         }
     }
 }
