@@ -165,6 +165,7 @@ async fn try_life(driver: &Processes, scratch: &Path, isolation: Isolation) -> R
         limits: Limits::default(),
         io: Io::Logs,
         time_limit_ms: Some(10_000),
+        once: None,
         lease: None,
     };
     let tried = match driver.spawn(&spec).await {

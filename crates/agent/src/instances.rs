@@ -182,6 +182,7 @@ impl Instances {
             limits: node.limits(&format!("{id}.{attempt}"), service.memory_bytes, service.cpu_millis),
             io: Io::Logs,
             time_limit_ms: None,
+            once: None,
             lease,
         };
         Ok((Start::Process(Box::new(spec)), port))

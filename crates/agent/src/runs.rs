@@ -8,10 +8,12 @@ mod build;
 mod image;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use nix::fcntl::Flock;
 use rung_api::wire::Launch;
 use rung_model::run::Terminal;
 use rung_model::{ReleaseNumber, Run, RunId, RunKind, RunOutcome};
@@ -26,11 +28,13 @@ use crate::health::words;
 use crate::instances::Events;
 use crate::logs;
 use crate::node::{PrepareError, Purpose, Shared, ensure_volumes, fresh_life};
+use crate::shim::lock;
 use crate::shim::protocol::{Access, Exit, How, Io, Spec};
 
 /// The one life of a release command or a one-off.
 pub const MAIN: &str = "main";
-/// Marks a run that was begun: it is never begun a second time.
+/// Marks a run that was begun: it is never begun a second time. Its shim makes it in the moment before the command starts,
+/// so what an agent was killed before is begun by the next one.
 const BEGUN: &str = "begun";
 /// Logs of old runs are looked for after so many runs: a job for each second must not fill the disk, nor must each of its
 /// runs read the directory.
@@ -78,6 +82,13 @@ impl From<Failure> for RunOutcome {
         let Failure { reason, exit_code, log_tail } = failure;
         Self::Failed { reason, exit_code, log_tail }
     }
+}
+
+/// Keeps a shim that an earlier agent sent on its way from starting while its directory is made anew. `None`: it is there.
+fn hold(directory: &Path) -> Result<Option<Flock<File>>, Failure> {
+    std::fs::create_dir_all(directory)
+        .map_err(|error| Failure::before_start(format!("making {}: {error}", directory.display())))?;
+    lock(directory).map_err(Failure::before_start)
 }
 
 impl RunsDriver {
@@ -193,20 +204,17 @@ impl RunsDriver {
         let home = self.node.layout.run(&run.id);
         let directory = home.join(MAIN);
         let is_attachable = io != Io::Logs;
-        if home.join(BEGUN).exists() {
-            if let Status::Lost = self.node.driver.status(&directory).await {
-                self.node.driver.end_lost(&directory).await;
-                let reason = "was interrupted: the machine or its shim was killed while it ran".to_owned();
-                return Err(Failure::before_start(reason));
+        while !self.is_begun(run, &directory).await? {
+            let Some(hold) = hold(&directory)? else { continue };
+            let spec = self.prepare(run, release, command, io, &directory).await;
+            drop(hold);
+            let spec = spec.map_err(|error| Failure::of(&error))?;
+            if let Start::Container(_) = spec {
+                // Before the engine hears of it: whatever happens now, it is not begun again.
+                let begun = std::fs::write(home.join(BEGUN), "");
+                begun
+                    .map_err(|error| Failure::before_start(format!("writing {}: {error}", home.display())))?;
             }
-        } else {
-            let spec = self
-                .prepare(run, release, command, io, &directory)
-                .await
-                .map_err(|error| Failure::of(&error))?;
-            // Before the process exists: whatever happens now, it is not begun again.
-            let begun = std::fs::write(home.join(BEGUN), "");
-            begun.map_err(|error| Failure::before_start(format!("writing {}: {error}", home.display())))?;
             self.node.driver.spawn(&spec).await.map_err(|error| Failure::of(&error))?;
         }
         self.tell_started(run);
@@ -217,6 +225,24 @@ impl RunsDriver {
         }
         self.node.driver.release(&directory).await;
         self.judge(run, "", &exit).await
+    }
+
+    /// Whether an earlier agent, or this one, has begun it. One that an earlier agent had only sent on its way may still
+    /// begin.
+    async fn is_begun(&self, run: &Run, directory: &Path) -> Result<bool, Failure> {
+        let is_marked = || self.node.layout.run(&run.id).join(BEGUN).exists();
+        if !directory.exists() && !is_marked() {
+            return Ok(false);
+        }
+        match self.node.driver.status(directory).await {
+            Status::Alive(_) | Status::Ended(_) => Ok(true),
+            Status::Lost if is_marked() => {
+                self.node.driver.end_lost(directory).await;
+                let reason = "was interrupted: the machine or its shim was killed while it ran".to_owned();
+                Err(Failure::before_start(reason))
+            }
+            Status::Lost => Ok(false),
+        }
     }
 
     async fn prepare(
@@ -270,6 +296,7 @@ impl RunsDriver {
             ),
             io,
             time_limit_ms: Some(u64::try_from(run.timeout.as_millis()).unwrap_or(u64::MAX)),
+            once: Some(node.layout.run(&run.id).join(BEGUN)),
             lease: None,
         })))
     }

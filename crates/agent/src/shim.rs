@@ -32,6 +32,7 @@ use std::path::Path;
 use nix::unistd::{ForkResult, setsid};
 
 pub use sandbox::APP;
+pub use start::lock;
 
 use protocol::{Ready, Spec};
 
@@ -77,7 +78,7 @@ fn read_spec() -> Result<Spec, String> {
 }
 
 fn live(spec: Spec) -> Result<(), String> {
-    let Some(_lock) = start::lock(&spec.directory)? else {
+    let Some(_lock) = lock(&spec.directory)? else {
         answer(&Ready::AlreadyAlive);
         return Ok(());
     };

@@ -69,6 +69,7 @@ impl Kind for AsProcess {
             limits: life.limits,
             io: life.io.unwrap_or(Io::Logs),
             time_limit_ms: life.time_limit_ms,
+            once: None,
             lease: None,
         }))
     }
@@ -277,4 +278,24 @@ fn a_container_is_a_life() {
         Vec::<String>::new(),
         "{removed} containers were swept, and some are left"
     );
+}
+
+/// Two agents may ask for it: one that was killed just after it had, and the next one.
+#[tokio::test]
+async fn a_command_that_runs_once_is_begun_by_the_first_shim_that_comes_so_far_and_by_no_other() {
+    let kind = AsProcess;
+    let suite = Suite { kind: &kind, driver: kind.driver(), home: tempfile::tempdir().unwrap() };
+    let mark = suite.home.path().join("begun");
+    let once = |name| {
+        let Start::Process(mut spec) = kind.start(suite.life(name, "echo done")) else { unreachable!() };
+        spec.once = Some(mark.clone());
+        Start::Process(spec)
+    };
+    let (first, second) = (once("first"), once("second"));
+    suite.driver.spawn(&first).await.expect("nobody else has begun it");
+    suite.ended(first.directory()).await;
+    assert!(mark.exists(), "nothing tells that it was begun");
+    let refused = suite.driver.spawn(&second).await.expect_err("it was begun twice");
+    assert!(refused.to_string().contains("begun before"), "it was refused otherwise: {refused}");
+    assert!(!suite.tail("second").contains(&"done".to_owned()), "the command ran twice");
 }

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use super::{SpawnError, Status, TalkError, read_exit};
 use crate::procfs;
 use crate::shim::protocol::{Exit, How, LIFE_FILE, Lease, Life, Ready, Request, Response, SOCKET, Spec};
-use crate::shim::shim_command;
+use crate::shim::{lock, shim_command};
 
 /// A shim that does not answer in so long is stuck; a status costs it microseconds.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
@@ -100,8 +100,11 @@ async fn ask(directory: &Path, request: &Request, wait: Duration) -> Result<Resp
 }
 
 pub async fn status(directory: &Path) -> Status {
-    // A shim that was just started, or is just ending, is seen the second time.
-    for _ in 0..2 {
+    let until = tokio::time::Instant::now() + ANSWER_WAIT;
+    let mut looks = 0;
+    // A shim that is just ending is seen the second time; one that has the lock and does not listen yet is on its way.
+    while looks < 2 || (is_held(directory) && tokio::time::Instant::now() < until) {
+        looks += 1;
         match ask(directory, &Request::Status, ANSWER_WAIT).await {
             Ok(Response::Alive { life, .. }) => return Status::Alive((&life).into()),
             Ok(Response::Ended { exit }) => return Status::Ended(exit),
@@ -119,6 +122,10 @@ pub async fn status(directory: &Path) -> Status {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Status::Lost
+}
+
+fn is_held(directory: &Path) -> bool {
+    directory.exists() && matches!(lock(directory), Ok(None))
 }
 
 pub fn read_life(directory: &Path) -> Option<Life> {

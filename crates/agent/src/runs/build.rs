@@ -119,6 +119,7 @@ impl RunsDriver {
             limits: node.limits(&format!("{}.{what}", plan.run.id), Some(build_memory()), None),
             io: Io::Logs,
             time_limit_ms: Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            once: None,
             lease: None,
         })
     }

@@ -49,6 +49,10 @@ pub struct Spec {
     /// Ended with the whole tree when it takes longer.
     #[serde(default)]
     pub time_limit_ms: Option<u64>,
+    /// A file that is made just before the command starts. Where it is already nothing is started: the command runs once,
+    /// whoever asks for it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub once: Option<PathBuf>,
     /// Stopped when it is over, unless it was extended. With one that is over nothing is started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,

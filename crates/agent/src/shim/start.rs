@@ -86,6 +86,7 @@ pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
     let mut report = BufReader::new(report);
     let begun = cgroup::ensure(&spec.limits, init)
         .map_err(|e| format!("setting the limits: {e}"))
+        .and_then(|()| spec.once.as_deref().map_or(Ok(()), begin_once))
         .and_then(|()| control.write_all(&[GO]).map_err(|e| format!("starting the init: {e}")))
         .and_then(|()| await_start(&mut report))
         .and_then(|()| match &terminal {
@@ -106,6 +107,16 @@ pub fn start(spec: Spec) -> Result<(Shim, Life), String> {
     let _ = fs::write(LIFE_FILE, serde_json::to_vec(&life).expect("a life serializes"));
     let tree = Tree { life: life.clone(), init, pidfd, control, report, input, outputs };
     Ok((Shim::new(spec, tree, alarm, logger, signals, listener), life))
+}
+
+fn begin_once(mark: &Path) -> Result<(), String> {
+    match fs::OpenOptions::new().write(true).create_new(true).open(mark) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err("it was begun before".to_owned())
+        }
+        Err(error) => Err(format!("making {}: {error}", mark.display())),
+    }
 }
 
 fn watch_signals() -> nix::Result<SignalFd> {
