@@ -74,6 +74,12 @@ const NEEDS: &[Need] = &[
         what_for: "the stories of clocks that are set",
     },
     Need { probe: &["dockerd", "--version"], package: "docker.io", what_for: "the stories of images" },
+    Need { probe: &["podman", "--version"], package: "podman", what_for: "the story of Podman" },
+    Need {
+        probe: &["/usr/lib/podman/netavark", "--version"],
+        package: "netavark",
+        what_for: "the network of Podman's containers",
+    },
     Need {
         probe: &["docker-registry", "--version"],
         package: "docker-registry",

@@ -19,6 +19,7 @@ pub mod hosts;
 pub mod http;
 mod load;
 mod page;
+pub mod podman;
 pub mod process;
 mod reserved;
 mod rung;

@@ -24,6 +24,8 @@ use crate::runs::{Failure, RunsDriver};
 use crate::shim::logger::Logger;
 use crate::shim::protocol::Io;
 
+/// In the place of a registry, in the names that Podman gives to what was made here.
+const MADE_HERE: &str = "localhost";
 /// In the run's directory: the artifact's tree, its archive, and where the build's tool writes the image's id.
 const TREE: &str = "image";
 const PACKED: &str = "image-packed.tar";
@@ -71,6 +73,10 @@ impl RunsDriver {
                 if name.registry() == DEFAULT_REGISTRY =>
             {
                 self.say(plan, &format!("{DEFAULT_REGISTRY} has no {name}: taken as it is on this machine"));
+                return Ok((pinned(name, &image, None), image));
+            }
+            (Err(_), Some(image)) if name.registry() == MADE_HERE => {
+                self.say(plan, &format!("{name} was made on this machine: taken as it is"));
                 return Ok((pinned(name, &image, None), image));
             }
             (Err(error), _) => return Err(Failure::of(&error)),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rung_api::wire::InstanceStatus;
 use rung_e2e::engine::{Access, Dockerd, Registry};
+use rung_e2e::podman::Podman;
 use rung_e2e::{Rung, Start, eventually, example};
 use rung_model::observed::InstanceState;
 use serde_json::Value;
@@ -142,6 +143,58 @@ fn a_dockerfile_is_built_by_the_engine_and_its_image_outlives_the_engines_clean_
     );
     rung.deploy(directory.path()).ends_with(1).mentions("test exited with code 3");
     assert!(rung.page("dockerfile", "/").contains("built from a Dockerfile"), "a failed build was felt");
+}
+
+/// The same over Podman, whose service may be killed: each container has a monitor of its own.
+#[test]
+fn podman_builds_runs_and_takes_back_and_its_service_may_be_killed() {
+    let mut podman = Podman::start();
+    podman.import("localhost/base:1", &["sh", "httpd", "wget", "test", "sleep", "echo"]);
+    let environment = vec![("DOCKER_HOST".into(), podman.host())];
+    let mut rung = Rung::start_with(Start { environment, ..Start::default() });
+
+    let directory = example("dockerfile");
+    let file = std::fs::read_to_string(directory.path().join("rung.toml")).expect("the example's app file");
+    let own = file.replace("busybox:stable", "localhost/base:1") + "stop_grace = \"1s\"\n";
+    write(directory.path(), &own);
+    // Without systemd a check in a container would leave a process of Podman's for five minutes.
+    let dockerfile =
+        std::fs::read_to_string(directory.path().join("Dockerfile")).expect("the example's Dockerfile");
+    let unchecked = dockerfile.lines().filter(|line| !line.starts_with("HEALTHCHECK"));
+    let unchecked: String = unchecked.map(|line| format!("{line}\n")).collect();
+    std::fs::write(directory.path().join("Dockerfile"), unchecked).expect("a Dockerfile");
+    rung.deploy(directory.path()).succeeds();
+    assert!(rung.page("dockerfile", "/").contains("built from a Dockerfile"));
+    rung.cli(&["doctor"]).mentions("container engine (podman");
+    std::fs::write(directory.path().join("www/index.html"), "another page").expect("a page");
+    rung.deploy(directory.path()).succeeds();
+    assert!(rung.page("dockerfile", "/").contains("another page"));
+    rung.wait_until_settled("dockerfile", "web", 1);
+    podman.podman(&["image", "prune", "--all", "--force"]);
+    rung.cli(&["rollback", "--app", "dockerfile"]).succeeds();
+    assert!(rung.page("dockerfile", "/").contains("built from a Dockerfile"), "the image was not kept");
+
+    // An image that was made here, and that no registry has.
+    podman.import("localhost/ticker:1", &["sh", "sleep", "echo"]);
+    let ticker = app(&of_image("ticker", "localhost/ticker:1", "")
+        .replace("stop_grace", "command = \"echo begun; sleep 1000\"\nport = false\nstop_grace"));
+    rung.deploy(ticker.path()).succeeds();
+    eventually("what it prints is in its log", || {
+        let said = rung.cli(&["logs", "--app", "ticker"]).succeeds().out;
+        if said.contains("begun") { Ok(()) } else { Err(said) }
+    });
+
+    // Neither the end of Podman's service nor that of Rung is the end of a container.
+    rung.wait_until_settled("dockerfile", "web", 1);
+    let before = (rung.lives("dockerfile"), rung.lives("ticker"));
+    podman.kill_9();
+    rung.kill_9();
+    podman.up();
+    rung.up(None, &[]);
+    rung.wait_until_settled("dockerfile", "web", 1);
+    rung.wait_until_settled("ticker", "web", 1);
+    assert_eq!((rung.lives("dockerfile"), rung.lives("ticker")), before, "containers were started again");
+    assert!(rung.page("dockerfile", "/").contains("built from a Dockerfile"));
 }
 
 #[test]
