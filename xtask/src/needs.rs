@@ -12,6 +12,7 @@ const PLATFORM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 
 /// The version that the tests are known to work with; a newer one may need a newer Rust.
 const NEXTEST_VERSION: &str = "0.9.143";
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
 struct Need {
     /// Succeeds when it is there.
@@ -109,6 +110,10 @@ const NEEDS_OF_A_MACHINE: &[Need] = &[
     Need { probe: &["mke2fs", "-V"], package: "e2fsprogs", what_for: "the story of a machine that reboots" },
 ];
 
+/// What the fuzzing of the long tests is built with.
+const NEEDS_OF_FUZZING: &[Need] =
+    &[Need { probe: &["c++", "--version"], package: "g++", what_for: "libFuzzer, which is C++" }];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consent {
     /// `-y`, or `CI=true`.
@@ -123,7 +128,7 @@ pub fn ensure(consent: Consent) -> anyhow::Result<()> {
         ensure_packages(NEEDS, consent),
         ensure_component("fmt", "rustfmt"),
         ensure_component("clippy", "clippy"),
-        ensure_nextest(consent),
+        ensure_subcommand("nextest", NEXTEST_VERSION, "runs the tests", consent),
     ]
     .into_iter()
     .filter_map(|outcome| outcome.err().map(|error| format!("{error:#}")))
@@ -134,6 +139,11 @@ pub fn ensure(consent: Consent) -> anyhow::Result<()> {
 
 pub fn ensure_machine(consent: Consent) -> anyhow::Result<()> {
     ensure_packages(NEEDS_OF_A_MACHINE, consent)
+}
+
+pub fn ensure_fuzzing(consent: Consent) -> anyhow::Result<()> {
+    ensure_packages(NEEDS_OF_FUZZING, consent)?;
+    ensure_subcommand("fuzz", CARGO_FUZZ_VERSION, "runs the fuzz targets", consent)
 }
 
 fn ensure_packages(needs: &[Need], consent: Consent) -> anyhow::Result<()> {
@@ -180,13 +190,15 @@ fn ensure_component(subcommand: &str, component: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cargo {subcommand} is missing; install {component} as your Rust came"))
 }
 
-fn ensure_nextest(consent: Consent) -> anyhow::Result<()> {
-    if process::succeeds(&mut process::cargo(&["nextest", "--version"])) {
+/// `cargo NAME`, which is built from the package `cargo-NAME`.
+fn ensure_subcommand(name: &str, version: &str, what_for: &str, consent: Consent) -> anyhow::Result<()> {
+    if process::succeeds(&mut process::cargo(&[name, "--version"])) {
         return Ok(());
     }
-    println!("missing: cargo-nextest (runs the tests); building it takes some minutes");
-    agree(consent, "install cargo-nextest with cargo")?;
-    process::run(&mut process::cargo(&["install", "cargo-nextest", "--version", NEXTEST_VERSION, "--locked"]))
+    let package = format!("cargo-{name}");
+    println!("missing: {package} ({what_for}); building it takes some minutes");
+    agree(consent, &format!("install {package} with cargo"))?;
+    process::run(&mut process::cargo(&["install", &package, "--version", version, "--locked"]))
 }
 
 fn agree(consent: Consent, what: &str) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::needs::{self, Consent};
 use crate::summary::{self, Count};
-use crate::{machine, process, tidy};
+use crate::{fuzz, machine, process, tidy};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -35,6 +35,8 @@ enum Stage {
     Tests,
     EndToEnd,
     /// Of the long tests
+    Fuzz,
+    /// Of the long tests
     Machine,
 }
 
@@ -48,6 +50,7 @@ impl Stage {
             Self::Build => "build of the real binary",
             Self::Tests => "unit, property, conformance and simulation tests",
             Self::EndToEnd => "end to end: the real binary, real components",
+            Self::Fuzz => "fuzzing of the ingress's parsers",
             Self::Machine => "a machine with systemd that reboots",
         }
     }
@@ -55,7 +58,7 @@ impl Stage {
     /// Stages that must have succeeded before this one can say anything.
     fn needs(self) -> &'static [Stage] {
         match self {
-            Self::Needs | Self::Tidy | Self::Format | Self::Clippy | Self::Build => &[],
+            Self::Needs | Self::Tidy | Self::Format | Self::Clippy | Self::Build | Self::Fuzz => &[],
             Self::Tests => &[Self::Build],
             Self::EndToEnd => &[Self::Needs, Self::Build],
             Self::Machine => &[Self::Build],
@@ -64,7 +67,7 @@ impl Stage {
 
     /// It takes long: it runs with the long tests, or when it is asked for by name.
     fn is_long(self) -> bool {
-        self == Self::Machine
+        matches!(self, Self::Fuzz | Self::Machine)
     }
 }
 
@@ -132,6 +135,7 @@ fn execute(stage: Stage, arguments: &Arguments, count: &mut Count) -> anyhow::Re
         }
         Stage::Tests => nextest("not package(rung-e2e)", arguments, count),
         Stage::EndToEnd => nextest("package(rung-e2e)", arguments, count),
+        Stage::Fuzz => needs::ensure_fuzzing(consent(arguments)).and_then(|()| fuzz::run()),
         Stage::Machine => needs::ensure_machine(consent(arguments)).and_then(|()| machine::run()),
     }
 }

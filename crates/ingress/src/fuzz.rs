@@ -1,8 +1,8 @@
 //! What must be true of heads and chunked bodies whatever bytes come: what is accepted has one reading, here and at the
 //! next reader.
 //!
-//! The functions panic when it is not. They are given words of HTTP in any order, with any bytes between: a bounded number in
-//! the usual run, for minutes with `cargo xtask test --long`.
+//! The functions panic when it is not. The tests below give them words of HTTP in any order, with any bytes between; the targets
+//! in `fuzz/`, for which they are built with `--cfg fuzzing`, give them what finds new ways through the code.
 
 use crate::body::{Decoder, Framing, Malformed};
 use crate::config::TrustedProxies;
@@ -56,7 +56,7 @@ fn count(names: &[String], wanted: &str) -> usize {
 }
 
 /// What an instance gets is read there as it was read here, and is not taken before it has come whole.
-fn request_head(input: &[u8]) {
+pub fn request_head(input: &[u8]) {
     let mut out = Vec::new();
     let Some(here) = read(input, &mut out) else { return };
     let length = here.length;
@@ -72,7 +72,7 @@ fn request_head(input: &[u8]) {
 }
 
 /// What a client gets has one framing, and nothing that would end a line early.
-fn answer_head(input: &[u8]) {
+pub fn answer_head(input: &[u8]) {
     let mut request = Request::default();
     let asked = b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n";
     read_into(asked, &mut request, &mut Vec::new()).expect("a good head");
@@ -139,7 +139,7 @@ pub(crate) fn reference(input: &[u8]) -> Option<(Vec<u8>, usize)> {
 }
 
 /// What is accepted is what the plainest reader makes of it, however it is cut. The first byte says how.
-fn chunked_body(input: &[u8]) {
+pub fn chunked_body(input: &[u8]) {
     let Some((step, body)) = input.split_first() else { return };
     let step = usize::from(*step).max(1);
     let cut = decode(body, step);

@@ -56,8 +56,8 @@ mod fetch;
 mod fields;
 mod follow;
 mod forward;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 mod handshake;
 mod head;

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 
+use crate::advice::{Advice, Advisor};
 use crate::reserved::Reserved;
 use crate::wait::eventually;
 
@@ -20,6 +21,7 @@ use crate::wait::eventually;
 pub struct Authority {
     directory: TempDir,
     door: Door,
+    advisor: Option<Advisor>,
     management: SocketAddr,
     children: Vec<Child>,
     /// Where these listen.
@@ -39,6 +41,15 @@ pub struct Looks {
 
 impl Authority {
     pub fn start(looks: Looks) -> Self {
+        Self::start_with(looks, None)
+    }
+
+    /// One that gives advice on renewals.
+    pub fn start_that_advises(looks: Looks, advice: Advice) -> Self {
+        Self::start_with(looks, Some(advice))
+    }
+
+    fn start_with(looks: Looks, advice: Option<Advice>) -> Self {
         let directory =
             tempfile::Builder::new().prefix("rung-authority-").tempdir().expect("a temporary directory");
         let reserved = [(); 4].map(|()| Reserved::any());
@@ -66,13 +77,22 @@ impl Authority {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             command.spawn().unwrap_or_else(|error| panic!("starting {command:?}: {error}"))
         });
-        let door = Door::open(own);
-        let authority = Self { door, directory, management, children: children.into(), _reserved: reserved };
+        let [certificate, key] = ["own.crt", "own.key"].map(|file| directory.path().join(file));
+        let advisor = advice.map(|advice| Advisor::new(own, &certificate, &key, advice));
+        let door = Door::open(own, advisor.clone());
+        let children = children.into();
+        let authority = Self { door, advisor, directory, management, children, _reserved: reserved };
         eventually("the authority answers", || {
             TcpStream::connect(own).map(drop).map_err(|error| error.to_string())?;
             TcpStream::connect(management).map(drop).map_err(|error| error.to_string())
         });
         authority
+    }
+
+    /// # Panics
+    /// It was not started as one that advises.
+    pub fn advisor(&self) -> &Advisor {
+        self.advisor.as_ref().expect("it was started as one that advises")
     }
 
     /// Its ACME directory.
@@ -144,7 +164,7 @@ struct Door {
 }
 
 impl Door {
-    fn open(to: SocketAddr) -> Self {
+    fn open(to: SocketAddr, advisor: Option<Advisor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let socket = TcpStream::from(OwnedFd::from(listener.try_clone().expect("a descriptor more")));
@@ -152,11 +172,21 @@ impl Door {
         let opened = is_open.clone();
         let keeper = std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                // Dropped: the client sees the connection's end at once.
-                if opened.load(Ordering::Relaxed)
-                    && let Ok(server) = TcpStream::connect(to)
-                {
-                    pass_on(client, server);
+                if !opened.load(Ordering::Relaxed) {
+                    // Dropped: the client sees the connection's end at once.
+                    continue;
+                }
+                match &advisor {
+                    Some(advisor) => {
+                        let advisor = advisor.clone();
+                        // Who breaks off has its own trouble with it.
+                        std::thread::spawn(move || advisor.serve(client));
+                    }
+                    None => {
+                        if let Ok(server) = TcpStream::connect(to) {
+                            pass_on(client, server);
+                        }
+                    }
                 }
             }
         });

@@ -8,6 +8,7 @@
 //! What this crate does not do: it never looks into the platform's own files or types beyond `rung.json` and the
 //! API's wire types; what a person can't observe is not tested here.
 
+pub mod advice;
 mod app;
 pub mod authority;
 mod binary;

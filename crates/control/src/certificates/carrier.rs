@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
-use hyper::{Request, Response, header};
+use hyper::header::HeaderValue;
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rung_trust::machine_authorities;
@@ -22,6 +23,8 @@ use crate::trees::chain;
 
 /// From the first packet to the last; an authority may think for a while.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Six hours: when an authority that does not say it is asked for its advice again (RFC 9773).
+const ASK_AGAIN_S: HeaderValue = HeaderValue::from_static("21600");
 /// Chains are a few KiB.
 const ANSWER_MAX_BYTES: usize = 1024 * 1024;
 
@@ -60,6 +63,7 @@ impl Carrier {
         let connection = tokio::spawn(connection);
         let body = body.collect().await.map_err(|_| "its body can't be read".to_owned())?.to_bytes();
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let is_question = parts.method == Method::GET;
         let mut request = Request::builder()
             .method(parts.method)
             .uri(path)
@@ -68,7 +72,11 @@ impl Carrier {
             .map_err(|error| format!("it can't be asked: {error}"))?;
         request.headers_mut().extend(parts.headers);
         let answer = sender.send_request(request).await.map_err(broken)?;
-        let (parts, body) = answer.into_parts();
+        let (mut parts, body) = answer.into_parts();
+        if is_question {
+            // The client takes no advice on renewal without it, while the authority need not say it.
+            parts.headers.entry(header::RETRY_AFTER).or_insert(ASK_AGAIN_S);
+        }
         let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await;
         connection.abort();
         let body = body.map_err(|error| format!("reading the answer of {host}:{port} failed: {error}"))?;

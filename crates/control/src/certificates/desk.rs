@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use instant_acme::{Account as AcmeAccount, AccountCredentials, CertificateIdentifier, NewAccount};
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ use super::carrier::Carrier;
 use super::challenge::Showing;
 use super::order::{self, Obtained, OrderError};
 use super::record::{Account, Held, Record, Trouble, challenge_key, open, record_key, rewrap, seal};
-use super::schedule::{self, Effect, Event, Facts, Schedule, is_orderable};
+use super::schedule::{self, ADVICE_BOUNDS, ADVICE_EVERY, Effect, Event, Facts, Schedule, is_orderable};
 use super::shelf::{Index, Kept};
 use crate::shared::{ATTEMPTS, Control};
 use crate::trees::chain;
@@ -30,9 +30,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ORDER_MAX: Duration = Duration::from_secs(10 * 60);
 /// An authority that wants fewer orders gets none for this long.
 const RATE_LIMITED: Duration = Duration::from_secs(3600);
-/// The authority's advice on when to renew is asked for this often, unless it says otherwise within these bounds.
-const ADVICE_EVERY: Duration = Duration::from_secs(6 * 3600);
-const ADVICE_BOUNDS: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
 
 /// Runs until the process ends; orders only while this server leads.
 pub(crate) async fn keep_ordered(control: Control) {
@@ -220,8 +217,10 @@ impl Control {
         };
         let app = self.domains().remove(domain);
         let written = self.write_record(domain, |record| {
-            let rest = record.held.take().map(|before| before.rest).unwrap_or_default();
-            record.held = Some(Held { rest, ..held.clone() });
+            let before = record.held.take();
+            let ask_again = schedule::first_question(before.is_some(), held.ask_again);
+            let rest = before.map(|before| before.rest).unwrap_or_default();
+            record.held = Some(Held { rest, ask_again, ..held.clone() });
             record.trouble = None;
             record.asked = None;
         });
@@ -272,18 +271,18 @@ impl Control {
             let (renew, pause) = match &advice {
                 Some((info, pause)) => {
                     let window = &info.suggested_window;
-                    let (start, end) = (window.start.unix_timestamp(), window.end.unix_timestamp());
-                    // Anywhere within, so that not all come at once.
-                    let within = fastrand::i64(start..=end.max(start));
+                    let at = |time: SystemTime| Timestamp::try_from(time).ok();
+                    let bounds = at(window.start.into()).zip(at(window.end.into()));
                     held.advised = Some(now);
-                    (Timestamp::from_second(within).ok(), (*pause).clamp(ADVICE_BOUNDS.0, ADVICE_BOUNDS.1))
+                    let draw = fastrand::f64();
+                    let renew =
+                        bounds.and_then(|(start, end)| schedule::advised(start, end, held.until, draw));
+                    (renew, (*pause).clamp(ADVICE_BOUNDS.0, ADVICE_BOUNDS.1))
                 }
                 // It gives none, or is not there: what was planned holds.
                 None => (None, ADVICE_EVERY),
             };
-            // Advice to wait until the end is not taken.
-            let latest = held.until;
-            held.renew = renew.filter(|at| *at < latest).unwrap_or(held.renew);
+            held.renew = renew.unwrap_or(held.renew);
             held.ask_again = now.checked_add(pause).unwrap_or(Timestamp::MAX);
         })
         .await;

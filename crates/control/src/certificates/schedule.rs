@@ -21,6 +21,11 @@ const PAUSE_FIRST: Duration = Duration::from_secs(2 * 60);
 /// A mended DNS or an authority that is back is noticed within this; `rung certificate renew` is quicker.
 const PAUSE_MAX: Duration = Duration::from_secs(6 * 3600);
 
+/// The authority's advice on when to renew is asked for this often, unless it says otherwise within the bounds.
+pub(super) const ADVICE_EVERY: Duration = Duration::from_secs(6 * 3600);
+pub(super) const ADVICE_BOUNDS: (Duration, Duration) =
+    (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+
 /// What is known of a domain that has an app.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -109,6 +114,21 @@ pub(super) fn pause(failures: u32) -> Duration {
 pub(super) fn renewal(from: Timestamp, until: Timestamp) -> Timestamp {
     let life = until.duration_since(from);
     from.checked_add(life * 2 / 3).unwrap_or(until)
+}
+
+/// A time within the window that the authority advises for the renewal (RFC 9773), by a number between 0 and 1: not all that it
+/// advises shall come at once. `None`: it is no window, or one after the certificate's end, and what was planned holds.
+pub(super) fn advised(start: Timestamp, end: Timestamp, until: Timestamp, draw: f64) -> Option<Timestamp> {
+    let window = Duration::try_from(end.duration_since(start)).ok().filter(|window| !window.is_zero())?;
+    let at = start.checked_add(window.mul_f64(draw.clamp(0.0, 1.0))).ok()?;
+    (at < until).then_some(at)
+}
+
+/// When an authority is asked for its advice on a certificate for the first time. On one that took the place of another it is
+/// later: of an authority that says "now" of each that it signs, one after the other would be ordered.
+pub(super) fn first_question(is_renewed: bool, now: Timestamp) -> Timestamp {
+    let pause = if is_renewed { ADVICE_EVERY } else { Duration::ZERO };
+    now.checked_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 /// Whether an authority of the world can vouch for this name by what an ingress can prove.
@@ -201,6 +221,28 @@ mod tests {
     #[test]
     fn a_certificate_is_renewed_at_two_thirds() {
         assert_eq!(renewal(at(0), at(90)), at(60));
+    }
+
+    #[test]
+    fn advice_is_a_time_within_the_window_and_nonsense_is_none() {
+        let until = at(90);
+        assert_eq!(advised(at(20), at(40), until, 0.5), Some(at(30)));
+        assert_eq!(advised(at(20), at(40), until, 0.0), Some(at(20)));
+        assert_eq!(advised(at(40), at(20), until, 0.5), None, "the window ends before it begins");
+        assert_eq!(advised(at(20), at(20), until, 0.5), None, "an empty window is none");
+        assert_eq!(advised(at(91), at(95), until, 0.5), None, "the certificate has ended by then");
+        assert_eq!(advised(Timestamp::MIN, Timestamp::MAX, until, 1.0), None, "a window of all times");
+    }
+
+    #[test]
+    fn an_authority_that_wants_each_certificate_renewed_at_once_gets_four_orders_a_day() {
+        let mut orders = 0;
+        let mut now = at(0);
+        while now < at(5 * 24 * 60) {
+            orders += 1;
+            now = first_question(orders > 1, now).checked_add(Duration::from_secs(10)).unwrap();
+        }
+        assert!((10..=22).contains(&orders), "{orders} orders in five days");
     }
 
     #[test]

@@ -3,8 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use rung_api::wire::certificates::{CertificateListing, CertificateReport, CertificateSource};
+use rung_e2e::advice::{Advice, identifier};
 use rung_e2e::authority::{Authority, Looks};
 use rung_e2e::{Reserved, Rung, Start, TestApp, eventually, http, process};
 
@@ -39,9 +42,13 @@ fn enable(rung: &Rung, authority: &Authority) {
 }
 
 fn listing(rung: &Rung) -> Result<CertificateListing, String> {
+    listing_of(rung, DOMAIN)
+}
+
+fn listing_of(rung: &Rung, domain: &str) -> Result<CertificateListing, String> {
     let report: CertificateReport =
         serde_json::from_slice(&rung.api_get("/v1/certificates")?).map_err(|error| error.to_string())?;
-    let found = report.certificates.iter().find(|listing| listing.domain == DOMAIN);
+    let found = report.certificates.iter().find(|listing| listing.domain == domain);
     found.cloned().ok_or_else(|| format!("{report:?}"))
 }
 
@@ -69,9 +76,17 @@ pub fn page_at(address: SocketAddr, root: &Path) -> Result<String, String> {
 
 /// The serial number of the certificate that is shown.
 pub fn serial_at(address: SocketAddr) -> String {
+    shown_at(address, DOMAIN, "-serial")
+}
+
+/// A field of the certificate that is shown for this name.
+fn shown_at(address: SocketAddr, domain: &str, field: &str) -> String {
     let shown = Command::new("sh")
-        .args(["-c", "openssl s_client -connect $0 -servername $1 </dev/null 2>/dev/null | openssl x509 -noout -serial"])
-        .args([&address.to_string(), DOMAIN])
+        .args([
+            "-c",
+            "openssl s_client -connect $0 -servername $1 </dev/null 2>/dev/null | openssl x509 -noout $2",
+        ])
+        .args([&address.to_string(), domain, field])
         .output()
         .expect("openssl is installed");
     String::from_utf8_lossy(&shown.stdout).trim().to_owned()
@@ -136,6 +151,82 @@ fn a_domain_gets_a_certificate_that_goes_on_while_its_authority_is_away() {
     rung.cli(&["certificate", "disable"]).succeeds();
     page(https, &root).expect("what was ordered goes on to its end");
     rung.cli(&["certificate", "renew", DOMAIN]).ends_with(1).mentions("rung certificate enable");
+}
+
+#[test]
+fn a_certificate_is_renewed_when_its_authority_advises_to() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let (rung, https) = platform();
+    let now = Timestamp::now();
+    let week = Advice::Window { start: now + 7 * 24 * HOUR, end: now + 8 * 24 * HOUR };
+    let looks = Looks { at: HERE, http: rung.http().port(), https };
+    let authority = Authority::start_that_advises(looks, week);
+    let advisor = authority.advisor();
+    enable(&rung, &authority);
+    let deploy = |name: &str| {
+        let mut app = TestApp::new(name, 1);
+        app.sections.push(format!("domains = [\"{name}.example.com\"]"));
+        rung.deploy(app.directory()).succeeds();
+        app
+    };
+    let renewal = |name: &str, asked: usize| {
+        eventually("it is known when the next one is ordered", || {
+            let noted = advisor.noted();
+            let listed = listing_of(&rung, &format!("{name}.example.com"))?;
+            match (listed.until, listed.renewal, noted.asked.len() == asked) {
+                (Some(until), Some(renewal), true) => Ok((until, renewal)),
+                _ => Err(format!("{listed:?} after {noted:?}")),
+            }
+        })
+    };
+
+    // As openssl knows it.
+    let shown = |domain: &str| {
+        let field = |field| shown_at(SocketAddr::from((HERE, https)), domain, field);
+        let serial = field("-serial").strip_prefix("serial=")?.to_owned();
+        let key = field("-ext authorityKeyIdentifier");
+        Some(identifier(&serial, key.split_whitespace().last()?))
+    };
+
+    let _in_a_week = deploy("week");
+    eventually("the advice is taken", || {
+        let (_, renewal) = renewal("week", 1);
+        let in_window = now + 7 * 24 * HOUR <= renewal && renewal <= now + 8 * 24 * HOUR;
+        if in_window { Ok(()) } else { Err(renewal.to_string()) }
+    });
+
+    let identified = eventually("it is shown", || shown("week.example.com").ok_or_else(String::new));
+    assert_eq!(advisor.noted().asked, [identified], "advice was asked for on another one");
+
+    advisor.say(Advice::Nonsense(r#"{"suggestedWindow":{"start":"soon","end":"later"}}"#));
+    let _as_planned = deploy("nonsense");
+    let (until, at) = renewal("nonsense", 2);
+    // Pebble's certificates hold for five years.
+    let two_thirds = (until.duration_since(at)).as_secs_f64() / until.duration_since(now).as_secs_f64();
+    assert!((two_thirds - 1.0 / 3.0).abs() < 0.01, "nonsense changed what was planned: {at} of {until}");
+
+    // As an authority does that has to revoke what it signed.
+    advisor.say(Advice::Window { start: now - 2 * HOUR, end: now - HOUR });
+    let _at_once = deploy("now");
+    let noted = eventually("it is renewed at once", || match advisor.noted() {
+        noted if noted.replaced.len() == 1 => Ok(noted),
+        noted => Err(format!("{noted:?}")),
+    });
+    assert_eq!(noted.replaced[0], noted.asked[2], "the order does not say which one it replaces");
+    let issued = "now.example.com has a certificate until";
+    eventually("there are two", || match rung.cli(&["events"]).everything().matches(issued).count() {
+        2 => Ok(()),
+        count => Err(format!("{count} were issued")),
+    });
+    eventually("the new one is shown", || match shown("now.example.com") {
+        Some(shown) if shown != noted.replaced[0] => Ok(()),
+        shown => Err(format!("{shown:?}")),
+    });
+    let (_, renewal) = renewal("now", 3);
+    assert!(
+        renewal > now + 24 * HOUR,
+        "the new one is renewed at {renewal}, as the old one was advised to be"
+    );
 }
 
 #[test]
