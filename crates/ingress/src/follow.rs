@@ -188,8 +188,9 @@ impl Follower {
         None
     }
 
-    fn publish(&mut self, version: u64, documents: &[RouteDocument]) {
-        let table = Table::build(version, documents, &mut self.registry, self.shared.cluster());
+    fn publish(&mut self, version: u64, documents: &[Arc<RouteDocument>]) {
+        let before = self.tables.borrow().clone();
+        let table = Table::build(version, documents, &before, &mut self.registry, self.shared.cluster());
         if self.view.is_heard() || !documents.is_empty() {
             self.shared.knows_routes.store(true, Ordering::Relaxed);
         }

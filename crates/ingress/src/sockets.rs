@@ -10,6 +10,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg,
     sockopt::{AcceptConn, SockType},
 };
+use socket2::SockRef;
 
 /// More listening sockets are never handed over at once.
 const SOCKETS_MAX: usize = 16;
@@ -55,6 +56,8 @@ fn listener(descriptor: OwnedFd) -> io::Result<std::net::TcpListener> {
     }
     let listener = std::net::TcpListener::from(descriptor);
     listener.set_nonblocking(true)?;
+    // What it accepts inherits that, at no call each: else the last part of an answer waits for an acknowledgement.
+    SockRef::from(&listener).set_tcp_nodelay(true)?;
     Ok(listener)
 }
 
@@ -101,5 +104,22 @@ impl ShortPath {
     /// Valid while `self` lives.
     pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}/{}", self.directory.as_raw_fd(), self.name).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn what_a_listener_accepts_sends_its_last_part_at_once() {
+        let bound = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listener(OwnedFd::from(bound)).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(accepted.nodelay().unwrap(), "this kernel does not hand it on to what is accepted");
     }
 }

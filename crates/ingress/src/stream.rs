@@ -71,6 +71,11 @@ pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
         BODY_SIZE
     }
 
+    /// The end of its socket is all there is to say at its end.
+    fn ends_with_its_socket(&self) -> bool {
+        false
+    }
+
     /// The stream of HTTP/2 that the client is, for instances that speak it too.
     fn http2(&mut self) -> Option<&mut Http2Client> {
         None
@@ -95,6 +100,10 @@ impl ClientStream for TcpStream {
 
     fn with_socket(&self, act: impl FnOnce(&TcpStream)) {
         act(self);
+    }
+
+    fn ends_with_its_socket(&self) -> bool {
+        true
     }
 }
 

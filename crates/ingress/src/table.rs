@@ -1,4 +1,5 @@
-//! The routing table: from host and path to a service's instances. Immutable; a new one replaces it whole.
+//! The routing table: from host and path to a service's instances. Immutable; a new one replaces it whole, and shares with it
+//! what has not changed.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rung_model::address;
-use rung_model::route::Destination;
-use rung_model::{Absence, AppName, Hold, InstanceId, Protocol, RouteDocument, ServiceName, Split};
+use rung_model::{Absence, AppName, Hold, InstanceId, Protocol, RouteDocument, Split};
 
 use crate::balance::{Registry, ServiceLoad, Target, Tried, pick};
 use crate::callers::Callee;
@@ -15,10 +15,13 @@ use crate::cluster::Cluster;
 use crate::head::Request;
 use crate::names::Known;
 use crate::overload::Room;
-use crate::policy::Policy;
-use crate::routing::{self, AppRoutes, Entry, Found, To};
+use crate::routing::{AppRoutes, Found};
 use crate::slots::SlotSet;
 use crate::split::{self, Lot};
+
+mod part;
+
+use part::Part;
 
 /// A service as requests see it.
 #[derive(Debug)]
@@ -137,8 +140,10 @@ pub(crate) struct Table {
     /// Set when there is exactly one app, other environments aside: it answers to addresses and `localhost` too.
     only: Option<Arc<AppRoutes>>,
     routed: SlotSet,
+    /// What each app's document was made into.
+    parts: HashMap<AppName, Arc<Part>>,
     /// By the addresses that services have inside the cluster.
-    callees: HashMap<Ipv4Addr, Callee>,
+    callees: HashMap<Ipv4Addr, Arc<Callee>>,
     /// By the names that they have there; `None` for those that are only the end of others.
     names: HashMap<String, Option<Ipv4Addr>>,
     /// Where instances of this machine listen that get requests, for those of other machines.
@@ -153,35 +158,34 @@ impl Table {
             wildcards: HashMap::new(),
             only: None,
             routed: SlotSet::default(),
+            parts: HashMap::new(),
             local: HashMap::new(),
             callees: HashMap::new(),
             names: HashMap::new(),
         }
     }
 
-    /// Builds a table. Where two apps claim one host the first by name keeps it, so that every proxy agrees.
+    /// Builds a table, of what the one `before` has for each document that is still the same: a change of one app costs
+    /// what that app costs. Where two apps claim one host the first by name keeps it, so that every proxy agrees.
     pub(crate) fn build(
         version: u64,
-        documents: &[RouteDocument],
+        documents: &[Arc<RouteDocument>],
+        before: &Self,
         registry: &mut Registry,
         cluster: Option<&Cluster>,
     ) -> Self {
         let mut table = Self { version, ..Self::empty() };
-        let mut sorted: Vec<&RouteDocument> = documents.iter().collect();
+        let mut sorted: Vec<&Arc<RouteDocument>> = documents.iter().collect();
         sorted.sort_by(|a, b| a.app.cmp(&b.app));
         let in_production = sorted.iter().filter(|document| document.app.is_in_production()).count();
         for document in &sorted {
-            let routes = Arc::new(table.app_routes(document, registry, cluster));
-            for host in &document.hosts {
-                let host = host.to_ascii_lowercase();
-                match host.strip_prefix('*') {
-                    Some(suffix) => table.wildcards.entry(suffix.to_owned()).or_insert(routes.clone()),
-                    None => table.hosts.entry(host).or_insert(routes.clone()),
-                };
-            }
+            let known = before.parts.get(&document.app);
+            let known = known.filter(|part| Arc::ptr_eq(&part.document, document)).cloned();
+            let part = known.unwrap_or_else(|| Arc::new(Part::new(document, registry, cluster)));
             if sorted.len() == 1 || (in_production == 1 && document.app.is_in_production()) {
-                table.only = Some(routes);
+                table.only = Some(part.routes.clone());
             }
+            table.add(part);
         }
         let named: HashSet<&InstanceId> = sorted
             .iter()
@@ -202,71 +206,24 @@ impl Table {
         table
     }
 
-    fn app_routes(
-        &mut self,
-        document: &RouteDocument,
-        registry: &mut Registry,
-        cluster: Option<&Cluster>,
-    ) -> AppRoutes {
-        let app = document.app.as_str();
-        let mut services = HashMap::new();
-        for (name, backend) in &document.backends {
-            let load = registry.service(app, name.as_str());
-            let mut target = |endpoint: &rung_model::Endpoint| Target {
-                address: endpoint.address,
-                relay: cluster.and_then(|cluster| cluster.relay(endpoint)).map(Arc::new),
-                weight: endpoint.weight,
-                load: registry.routed(&endpoint.instance, &load),
-                counts: document.measured.then(|| registry.cohort(&document.app, endpoint.cohort)),
+    /// Where two apps claim one host the first one added keeps it.
+    fn add(&mut self, part: Arc<Part>) {
+        let document = &part.document;
+        for host in &document.hosts {
+            let host = host.to_ascii_lowercase();
+            match host.strip_prefix('*') {
+                Some(suffix) => self.wildcards.entry(suffix.to_owned()).or_insert(part.routes.clone()),
+                None => self.hosts.entry(host).or_insert(part.routes.clone()),
             };
-            let candidate = backend.split.as_ref().map(|split| split.candidate);
-            let is_other = |endpoint: &&rung_model::Endpoint| Some(endpoint.cohort) != candidate;
-            let (others, candidates): (Vec<_>, Vec<_>) = backend.endpoints.iter().partition(is_other);
-            let split = backend.split.clone().map(|rule| Divided { rule, others: others.len() });
-            let mut targets: Vec<Target> = others.into_iter().chain(candidates).map(&mut target).collect();
-            let (first, last) = targets.split_at_mut(split.as_ref().map_or(0, |split| split.others));
-            for part in [first, last] {
-                part.sort_by_key(|target| target.relay.is_some());
-            }
-            if let Some(cluster) = cluster {
-                let here = backend.endpoints.iter().filter(|endpoint| cluster.is_here(endpoint));
-                self.local.extend(here.map(|endpoint| (endpoint.instance.clone(), endpoint.address)));
-            }
-            self.routed.extend(targets.iter().map(|target| target.load.slot));
-            let service = Service {
-                targets,
-                split,
-                hold: backend.hold,
-                response_timeout: backend.response_timeout,
-                protocol: backend.protocol,
-                explanation: backend.explanation.clone(),
-                absence: backend.absence,
-                load,
-            };
-            services.insert(name.clone(), Arc::new(service));
         }
-        self.inside(document, &services, registry);
-        self.rules(document, &services, registry)
-    }
-
-    fn inside(
-        &mut self,
-        document: &RouteDocument,
-        services: &HashMap<ServiceName, Arc<Service>>,
-        registry: &mut Registry,
-    ) {
-        for (name, inside) in &document.inside {
-            let callee = Callee {
-                app: document.app.clone(),
-                name: name.clone(),
-                callers: inside.callers.clone(),
-                service: services.get(name).cloned(),
-                tallied: registry.route(&document.app, format!("{name} (from inside)")),
-            };
+        self.routed.extend(&part.routed);
+        self.local.extend(part.local.iter().cloned());
+        for (address, callee) in &part.callees {
             // An address is one service's; should a document be older than another, both proxies shall agree all the same.
-            self.callees.entry(inside.address).or_insert(callee);
-            self.name(&address::name(&document.app, name), inside.address);
+            self.callees.entry(*address).or_insert(callee.clone());
+            self.name(&address::name(&document.app, &callee.name), *address);
         }
+        self.parts.insert(document.app.clone(), part);
     }
 
     fn name(&mut self, name: &str, address: Ipv4Addr) {
@@ -274,27 +231,6 @@ impl Table {
         for (at, _) in name.match_indices('.') {
             self.names.entry(name[at + 1..].to_owned()).or_default();
         }
-    }
-
-    fn rules(
-        &self,
-        document: &RouteDocument,
-        services: &HashMap<ServiceName, Arc<Service>>,
-        registry: &mut Registry,
-    ) -> AppRoutes {
-        let mut routes = AppRoutes::new(document.maintenance, document.pages.clone());
-        for rule in &document.rules {
-            let to = match &rule.to {
-                Destination::Service(name) => services.get(name).cloned().map_or(To::Nothing, To::Service),
-                Destination::Redirect(redirect) => To::Redirect(Arc::new(redirect.clone())),
-            };
-            let when = (!rule.when.is_empty()).then(|| Box::new(rule.when.clone()));
-            let policy = Policy::new(rule, document, registry);
-            let tallied = registry.route(&document.app, routing::name(&rule.path, &rule.when));
-            routes.add(Entry { path: rule.path.clone(), when, to, policy, tallied });
-        }
-        routes.sort();
-        routes
     }
 
     pub(crate) fn is_routed(&self, slot: u64) -> bool {
@@ -306,7 +242,7 @@ impl Table {
     }
 
     pub(crate) fn callee(&self, address: Ipv4Addr) -> Option<&Callee> {
-        self.callees.get(&address)
+        self.callees.get(&address).map(|callee| &**callee)
     }
 
     /// In lower case.
@@ -349,9 +285,10 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rung_model::{Backend, Route};
+    use crate::routing::{Entry, To};
+    use rung_model::{Backend, DeploymentNumber, Endpoint, ReleaseNumber, Route, ServiceName};
 
-    fn document(app: &str, hosts: &[&str], rules: &[(&str, &str)]) -> RouteDocument {
+    fn document(app: &str, hosts: &[&str], rules: &[(&str, &str)]) -> Arc<RouteDocument> {
         let backend = || Backend {
             endpoints: Vec::new(),
             draining: Vec::new(),
@@ -363,12 +300,28 @@ mod tests {
             split: None,
         };
         let service = |name: &str| ServiceName::new(name).unwrap();
-        RouteDocument::new(
+        Arc::new(RouteDocument::new(
             AppName::new(app).unwrap(),
             hosts.iter().map(|host| (*host).to_owned()).collect(),
             rules.iter().map(|(path, name)| Route::to_service(*path, service(name))).collect(),
             rules.iter().map(|(_, name)| (service(name), backend())).collect(),
-        )
+        ))
+    }
+
+    fn with_instance(document: &Arc<RouteDocument>, id: &str) -> Arc<RouteDocument> {
+        let mut document = RouteDocument::clone(document);
+        for backend in document.backends.values_mut() {
+            backend.endpoints = vec![Endpoint {
+                node: None,
+                proxy: None,
+                instance: InstanceId::new(id).unwrap(),
+                release: ReleaseNumber(1),
+                cohort: DeploymentNumber(1),
+                address: SocketAddr::from(([127, 0, 0, 1], 9)),
+                weight: 1,
+            }];
+        }
+        Arc::new(document)
     }
 
     fn found(table: &Table, host: &str, path: &str) -> String {
@@ -389,7 +342,7 @@ mod tests {
             &[("/*", "web"), ("/api/*", "api"), ("/api/admin/*", "admin"), ("/api/up", "up")],
         );
         let wild = document("wild", &["*.example.com"], &[("/*", "web")]);
-        let table = Table::build(1, &[wild, shop], &mut Registry::new(), None);
+        let table = Table::build(1, &[wild, shop], &Table::empty(), &mut Registry::new(), None);
         for (host, path, service) in [
             ("shop.example.com", "/", "shop/web"),
             ("shop.example.com.", "/x", "shop/web"),
@@ -418,6 +371,7 @@ mod tests {
         let table = Table::build(
             1,
             &[document("shop", &["shop.localhost"], &[("/*", "web")])],
+            &Table::empty(),
             &mut Registry::new(),
             None,
         );
@@ -425,5 +379,29 @@ mod tests {
             assert_eq!(found(&table, host, "/"), "shop/web", "{host} did not reach the only app");
         }
         assert_eq!(found(&table, "evil.example.com", "/"), "nothing");
+    }
+
+    #[test]
+    fn a_change_of_one_app_takes_the_others_over_as_they_are_and_forgets_what_has_gone() {
+        let plain = |app: &str| document(app, &[&format!("{app}.localhost")], &[("/*", "web")]);
+        let [blog, shop, wiki] =
+            ["blog", "shop", "wiki"].map(|app| with_instance(&plain(app), &format!("{app}-1")));
+        let mut registry = Registry::new();
+        let first =
+            Table::build(1, &[blog.clone(), shop.clone(), wiki], &Table::empty(), &mut registry, None);
+        let slot = |table: &Table, host: &str| match table.app(host)?.find(&Request::default(), b"") {
+            Found::Entry(Entry { to: To::Service(service), .. }) => Some(service.targets.first()?.load.slot),
+            _ => None,
+        };
+        let slots = ["blog", "shop", "wiki"].map(|app| slot(&first, &format!("{app}.localhost")).unwrap());
+        let moved = with_instance(&shop, "shop-2");
+        let second = Table::build(2, &[blog, moved], &first, &mut registry, None);
+        let same = |app: &str| Arc::ptr_eq(&first.hosts[app], &second.hosts[app]);
+        assert!(same("blog.localhost"), "what has not changed was made again");
+        assert!(!same("shop.localhost"), "what has changed was taken over");
+        assert!(second.app("wiki.localhost").is_none(), "an app that has gone is still there");
+        let routed = slots.map(|slot| second.is_routed(slot));
+        assert_eq!(routed, [true, false, false], "an instance that is not routed any more gets requests");
+        assert!(second.is_routed(slot(&second, "shop.localhost").unwrap()));
     }
 }

@@ -17,6 +17,7 @@
 //! while a poll is outstanding, a draining instance whose last request ended makes it be abandoned and sent anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rung_api::wire::{ProxyDocuments, ProxyPoll};
@@ -59,7 +60,8 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Build a table of these documents and hand it to every thread; each reports [`Event::Applied`].
-    Publish { version: u64, documents: Vec<RouteDocument> },
+    /// A document that has not changed is the same one as before.
+    Publish { version: u64, documents: Vec<Arc<RouteDocument>> },
     /// Keep the document on disk, in place of an older one.
     Keep(RouteDocument),
     /// Remove the app's document from disk.
@@ -92,7 +94,7 @@ enum Link {
 /// See the module's text.
 #[derive(Debug)]
 pub struct View {
-    documents: BTreeMap<AppName, RouteDocument>,
+    documents: BTreeMap<AppName, Arc<RouteDocument>>,
     /// Of the newest answer that was taken in; nothing older is.
     known: Generation,
     /// What every thread picks from: the `after` of polls.
@@ -144,7 +146,7 @@ impl View {
         self.version > 0 && self.threads.iter().all(|held| *held >= self.version)
     }
 
-    pub fn documents(&self) -> &BTreeMap<AppName, RouteDocument> {
+    pub fn documents(&self) -> &BTreeMap<AppName, Arc<RouteDocument>> {
         &self.documents
     }
 
@@ -189,7 +191,7 @@ impl View {
         }
         for document in documents {
             self.known = self.known.max(document.generation);
-            self.documents.insert(document.app.clone(), document);
+            self.documents.insert(document.app.clone(), Arc::new(document));
         }
         // `acknowledged` stays zero: what was on disk is served, and asked for again, not acknowledged.
         self.publish()
@@ -226,10 +228,10 @@ impl View {
                 effects.push(Effect::Refused { what });
                 continue;
             }
-            if self.documents.get(&document.app) != Some(&document) {
+            if self.documents.get(&document.app).is_none_or(|held| **held != document) {
                 changed = true;
                 effects.push(Effect::Keep(document.clone()));
-                self.documents.insert(document.app.clone(), document);
+                self.documents.insert(document.app.clone(), Arc::new(document));
             }
         }
         self.known = answer.generation;
@@ -429,7 +431,8 @@ mod tests {
         let stale = answer(8, true, vec![document("shop", 7, &["a-1"], &[])]);
         let effects = view.step(Event::Answered { ticket: 2, answer: stale }, AT);
         assert!(matches!(effects[..], [Effect::Refused { .. }]), "an older answer was taken in: {effects:?}");
-        assert_eq!(view.documents().values().cloned().collect::<Vec<_>>(), newest);
+        let held: Vec<RouteDocument> = view.documents().values().map(|held| (**held).clone()).collect();
+        assert_eq!(held, newest);
         assert!(view.next_wake().is_some_and(|at| at > AT), "it asks again at once, without a pause");
     }
 
@@ -473,7 +476,7 @@ mod tests {
         let mut view = View::new(1);
         let kept = document("shop", 4, &["a-1"], &[]);
         let effects = view.step(Event::Started { documents: vec![kept.clone()] }, AT);
-        assert_eq!(effects, [Effect::Publish { version: 1, documents: vec![kept] }]);
+        assert_eq!(effects, [Effect::Publish { version: 1, documents: vec![Arc::new(kept)] }]);
         let poll = settle(&mut view, 1, &[], AT);
         assert_eq!(poll.after, Generation::ZERO);
         assert!(poll.whole);

@@ -623,8 +623,6 @@ async fn accept(worker: Rc<Worker>, entrance: Entrance, listener: tokio::net::Tc
 /// Serves a connection in a task of its own.
 fn begin(worker: &Rc<Worker>, entrance: Entrance, stream: TcpStream, from: SocketAddr) {
     let peer = from.ip();
-    // Without it the last part of an answer waits for an acknowledgement; a failure costs only that.
-    let _ = stream.set_nodelay(true);
     let open = OpenConnection::new(worker.clone());
     let shared = worker.shared.clone();
     match (entrance, worker.https(), &shared.peers) {

@@ -1,6 +1,7 @@
 //! The ingress: the proxy's view, its threads and its disk, and the requests that go through it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rung_api::wire::ProxyDocuments;
@@ -104,6 +105,7 @@ impl Story {
         let life = self.ingress.life;
         match effect {
             Effect::Publish { version, documents } => {
+                let documents = documents.into_iter().map(Arc::unwrap_or_clone).collect();
                 self.ingress.published.insert(version, documents);
                 for thread in 0..THREADS {
                     let delay = self.between_ms(0, 6);

@@ -43,11 +43,13 @@ fn load_all(hosts: &Hosts, numbers: &[usize]) -> Vec<Load> {
     numbers.iter().map(begin).collect()
 }
 
-/// How many pass in a second, over so many requests to each.
-fn rate_of(loads: &[Load], requests: u64) -> f64 {
+/// How many pass in a second, over so many times a thousand requests to each.
+fn rate_of(loads: &[Load], thousands: u64) -> f64 {
     let passed = || loads.iter().map(|load| load.tally().answered()).sum::<u64>();
     let (began, before) = (Instant::now(), passed());
-    loads.iter().for_each(|load| load.wait_for(requests));
+    for _ in 0..thousands {
+        loads.iter().for_each(|load| load.wait_for(1000));
+    }
     let (took, passed) = (began.elapsed(), passed() - before);
     let rate = passed as f64 / took.as_secs_f64();
     println!("{passed} passed in {took:?}: {rate:.1}/s");
@@ -58,12 +60,24 @@ fn assert_they_hold_the_limit_together(hosts: &Hosts, numbers: &[usize]) {
     let loads = load_all(hosts, numbers);
     // Until they know of each other, and what each let pass beyond its part is made up for.
     loads.iter().for_each(|load| load.wait_for(600));
-    let (requests, tolerance) = if rung_e2e::long() { (12_000, 0.01) } else { (1500, 0.1) };
-    let rate = rate_of(&loads, requests);
+    // A thousand to one of two take five seconds: more than a minute in all, or ten.
+    let (thousands, tolerance) = if rung_e2e::long() { (7, 0.01) } else { (1, 0.1) };
+    let rate = rate_of(&loads, thousands);
     let is_held = (rate / f64::from(RATE) - 1.0).abs() < tolerance;
     assert!(is_held, "{rate:.1} a second passed, of a limit of {RATE}/s");
     let each: Vec<u64> = loads.into_iter().map(|load| load.stop().answered()).collect();
     assert!(each.iter().all(|passed| *passed > 50), "one of them lets nobody pass: {each:?}");
+}
+
+/// All visitors go from one to the other: the five seconds behind that.
+fn assert_it_holds_when_the_load_moves(hosts: &Hosts, from: usize, to: usize) {
+    let before = load_all(hosts, &[from]);
+    before.iter().for_each(|load| load.wait_for(600));
+    before.into_iter().for_each(|load| drop(load.stop()));
+    let after = load_all(hosts, &[to]);
+    let rate = rate_of(&after, 1);
+    let is_held = (rate / f64::from(RATE) - 1.0).abs() < 0.1;
+    assert!(is_held, "{rate:.1} a second passed after the load had moved, of a limit of {RATE}/s");
 }
 
 #[test]
@@ -73,6 +87,7 @@ fn two_ingresses_together_let_pass_what_one_limit_allows() {
     hosts.join(2, "ingress");
     let _app = deploy_limited(&hosts, &[1, 2]);
     assert_they_hold_the_limit_together(&hosts, &[1, 2]);
+    assert_it_holds_when_the_load_moves(&hosts, 1, 2);
 }
 
 #[test]
