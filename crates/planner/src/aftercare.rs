@@ -16,6 +16,7 @@ use rung_model::{
 
 use crate::draft::Draft;
 use crate::fleet::members;
+use crate::placed::Placement;
 use crate::rollout::evidence::weigh_alone;
 use crate::rollout::judge::{self, Rivals, Span};
 use crate::rollout::{ACCOUNT_EVERY, note_of, trouble_of};
@@ -113,7 +114,8 @@ pub(crate) fn adopt(draft: &mut Draft<'_>, app: &AppName, release: &Release) {
     let of_services = draft.running_services(app).flat_map(|service| draft.instances_of(app, service));
     let are_warm = of_services
         .filter(|(_, placement)| placement.cohort == warm.cohort && placement.intent == Intent::Run);
-    let adopted: Vec<_> = are_warm.map(|(id, placement)| (id.clone(), placement.node.clone())).collect();
+    let node = |placement: &Placement| draft.known(placement.node).id.clone();
+    let adopted: Vec<_> = are_warm.map(|(id, placement)| (id.clone(), node(placement))).collect();
     for (id, node) in adopted {
         draft.adopt(&node, &id, cohort);
     }

@@ -10,9 +10,12 @@ use rung_model::{
     ReleaseNumber, RouteDocument, Run, RunId, RunOutcome, RunState, ServiceName, keys,
 };
 
+use crate::numbers::NodeNumber;
 use crate::placed::{Given, Placement};
+use crate::roster::{Known, Roster};
 use crate::schedule::ground::Ground;
 use crate::schedule::memory_of_run;
+use crate::told::{BatchNumber, Batches, Told};
 use crate::{Input, Plan, Progress, Step, Waiting, WaitingRun, Write};
 
 /// How many runs a plan writes beside an assignment: a transaction of the store holds 128 operations.
@@ -41,14 +44,15 @@ pub struct Draft<'a> {
     pub(crate) progress: &'a mut Progress,
     /// Documents of one app that change together: the app, its deployment, a new release, a new run.
     changed: BTreeMap<AppName, Changed>,
-    assignments: BTreeMap<NodeId, Assignment>,
+    /// Every node that the index knows.
+    roster: Roster<'a>,
+    /// What is written anew of each of them, by its number.
+    told: Vec<Option<Told>>,
     /// Instances of this plan, which the world's index does not know yet.
-    minted: BTreeMap<AppName, BTreeMap<ServiceName, Vec<(InstanceId, Placement)>>>,
-    /// Instances that this plan changes, or takes off their nodes, where `minted` and the index have them otherwise.
+    batches: Batches,
+    minted: BTreeMap<AppName, BTreeMap<ServiceName, Vec<BatchNumber>>>,
+    /// Instances that this plan changes, or takes off their nodes, where the batches and the index have them otherwise.
     altered: BTreeMap<AppName, BTreeMap<InstanceId, Option<Placement>>>,
-    /// Nodes that are drained, and nodes that were removed and have assignments still: few, and asked for again and again.
-    drained: BTreeSet<&'a NodeId>,
-    strays: BTreeSet<&'a NodeId>,
     ground: OnceCell<Ground>,
     /// Instances that have ended. They are taken off at the plan's end: what becomes free is first offered to those that
     /// matter most, in the next plan.
@@ -130,18 +134,18 @@ impl std::fmt::Debug for Draft<'_> {
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(input: Input<'a>, progress: &'a mut Progress) -> Self {
-        let world = input.world;
-        let drained = world.nodes.iter().filter(|(_, held)| held.value.drain.is_some());
-        let strays = world.assignments.keys().filter(|node| !world.nodes.contains_key(*node));
+        let roster = Roster::of(&input);
+        let mut told = Vec::new();
+        told.resize_with(roster.len(), || None);
         Self {
             input,
             progress,
             changed: BTreeMap::new(),
-            assignments: BTreeMap::new(),
+            roster,
+            told,
+            batches: Batches::default(),
             minted: BTreeMap::new(),
             altered: BTreeMap::new(),
-            drained: drained.map(|(node, _)| node).collect(),
-            strays: strays.collect(),
             ground: OnceCell::new(),
             ended: Vec::new(),
             routes: BTreeMap::new(),
@@ -187,19 +191,19 @@ impl<'a> Draft<'a> {
         changed.filter(|release| release.number == number).or_else(|| self.input.world.release(app, number))
     }
 
-    /// A drain's deadline has come: what is still there ends, whether or not it runs elsewhere.
-    pub(crate) fn is_forced_out(&self, node: &NodeId) -> bool {
-        let drain = self.input.world.nodes.get(node).and_then(|held| held.value.drain.as_ref());
-        drain.and_then(|drain| drain.deadline).is_some_and(|deadline| deadline <= self.input.clock.wall)
+    pub(crate) fn known(&self, node: NodeNumber) -> &Known<'a> {
+        &self.roster[node]
     }
 
-    /// Somebody wants it to run nothing.
-    pub(crate) fn is_drained(&self, node: &NodeId) -> bool {
-        self.drained.contains(node)
+    fn number(&self, node: &NodeId) -> Option<NodeNumber> {
+        self.input.world.placed.numbers().find(node)
     }
 
+    /// Without the instances that it gets by this plan.
     pub(crate) fn assignment(&self, node: &NodeId) -> Option<&Assignment> {
-        self.assignments.get(node).or_else(|| self.input.world.assignments.get(node).map(|held| &held.value))
+        let number = self.number(node)?;
+        let told = self.told[number.index()].as_ref().map(|told| &told.document);
+        told.or(self.known(number).told)
     }
 
     /// The app's runs whose end is not recorded.
@@ -284,7 +288,8 @@ impl<'a> Draft<'a> {
         app: &AppName,
         service: &ServiceName,
     ) -> impl Iterator<Item = (&InstanceId, &Placement)> {
-        let minted = self.minted.get(app).and_then(|of_app| of_app.get(service)).into_iter().flatten();
+        let batches = self.minted.get(app).and_then(|of_app| of_app.get(service)).into_iter().flatten();
+        let minted = batches.flat_map(|batch| &self.batches.get(*batch).made);
         let known = self.input.world.placed.instances(app, service);
         let altered = self.altered.get(app);
         let all = known.chain(minted.map(|(id, placement)| (id, placement)));
@@ -293,7 +298,8 @@ impl<'a> Draft<'a> {
                 Some(altered) => altered.as_ref()?,
                 None => placement,
             };
-            (!self.strays.contains(&placement.node)).then_some((id, placement))
+            // What a removed node had is not there any more.
+            self.known(placement.node).node.is_some().then_some((id, placement))
         })
     }
 
@@ -379,27 +385,38 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn change_assignment(&mut self, node: &NodeId) -> &mut Assignment {
-        let world = self.input.world;
-        self.assignments.entry(node.clone()).or_insert_with(|| {
-            let held = world.assignments.get(node).map(|held| held.value.clone());
-            held.unwrap_or_else(|| Assignment::empty(node.clone()))
-        })
+        let number = self.number(node).expect("what is assigned to is in the index");
+        self.ensure_told(number);
+        let told = self.told[number.index()].as_mut().expect("it was just made");
+        told.document_mut(&self.batches)
     }
 
-    /// Makes an id that this node never had before, and assigns the instance.
-    pub(crate) fn mint(&mut self, node: &NodeId, instance: AssignedInstance) -> InstanceId {
+    fn ensure_told(&mut self, node: NodeNumber) {
+        let known = &self.roster[node];
+        let empty = || Assignment::empty(known.id.clone());
+        self.told[node.index()].get_or_insert_with(|| Told::new(known.told.cloned().unwrap_or_else(empty)));
+    }
+
+    /// Begins with instances that are all like this one.
+    pub(crate) fn begin_batch(&mut self, instance: AssignedInstance) -> BatchNumber {
         let given = Given::of(&instance, self.release(&instance.app, instance.release));
-        self.ground_mut().change(node, |of_node| of_node.take(given));
-        let letters = self.input.world.nodes[node].value.letters();
-        let (app, service) = (instance.app.clone(), instance.service.clone());
-        let placement = Placement::of(node, &instance, None);
-        let assignment = self.change_assignment(node);
-        assignment.minted += 1;
-        let id = InstanceId::mint(&app, &service, &letters, assignment.minted);
-        assignment.instances.insert(id.clone(), instance);
-        let of_app = self.minted.entry(app).or_default();
-        of_app.entry(service).or_default().push((id.clone(), placement));
-        id
+        let of_app = self.minted.entry(instance.app.clone()).or_default();
+        let of_service = of_app.entry(instance.service.clone()).or_default();
+        let batch = self.batches.begin(instance, given);
+        of_service.push(batch);
+        batch
+    }
+
+    /// Assigns one more of a batch, with an id that this node never had before.
+    pub(crate) fn mint(&mut self, batch: BatchNumber, node: NodeNumber) {
+        self.ensure_told(node);
+        self.ground.get_or_init(|| Ground::of(&self.input, &self.roster));
+        let ground = self.ground.get_mut().expect("it was just made");
+        let told = self.told[node.index()].as_mut().expect("it was just made");
+        let of_batch = self.batches.get_mut(batch);
+        ground.change(node, |of_node| of_node.take(of_batch.given));
+        let standing = ground.standing(node).expect("only what stands is given out");
+        told.mint(batch, of_batch, node, &standing.letters);
     }
 
     /// Takes an instance off its node at the plan's end.
@@ -417,17 +434,17 @@ impl<'a> Draft<'a> {
         let Some(assigned) = self.instance(node, id) else { return };
         let given = Given::of(assigned, self.release(&assigned.app, assigned.release));
         let app = assigned.app.clone();
-        self.ground_mut().change(node, |of_node| of_node.give_back(given));
+        self.change_ground(node, |of_node| of_node.give_back(given));
         self.change_assignment(node).instances.remove(id);
         self.altered.entry(app).or_default().insert(id.clone(), None);
     }
 
     fn alter(&mut self, node: &NodeId, id: &InstanceId, change: impl FnOnce(&mut AssignedInstance)) {
-        let observed = self.input.world.observed.get(node);
-        let state = observed.and_then(|held| held.value.instances.get(id)).map(|seen| seen.state);
+        let Some(number) = self.number(node) else { return };
+        let seen = self.known(number).observed.and_then(|observed| observed.instances.get(id));
         let Some(assigned) = self.change_assignment(node).instances.get_mut(id) else { return };
         change(assigned);
-        let (app, placement) = (assigned.app.clone(), Placement::of(node, assigned, state));
+        let (app, placement) = (assigned.app.clone(), Placement::of(number, assigned, seen));
         self.altered.entry(app).or_default().insert(id.clone(), Some(placement));
     }
 
@@ -436,7 +453,7 @@ impl<'a> Draft<'a> {
         if self.instance(node, id).is_none_or(|assigned| assigned.intent == Intent::Stop) {
             return;
         }
-        self.ground_mut().change(node, |of_node| of_node.running = of_node.running.saturating_sub(1));
+        self.change_ground(node, |of_node| of_node.running = of_node.running.saturating_sub(1));
         self.alter(node, id, |assigned| assigned.intent = Intent::Stop);
     }
 
@@ -453,7 +470,7 @@ impl<'a> Draft<'a> {
     /// Gives a run to a node, with the memory that it may use.
     pub(crate) fn give_run(&mut self, node: &NodeId, run: Run) {
         let bytes = memory_of_run(self.input.world, &run);
-        self.ground_mut().change(node, |of_node| of_node.memory_bytes += bytes);
+        self.change_ground(node, |of_node| of_node.memory_bytes += bytes);
         self.change_assignment(node).runs.insert(run.id.clone(), run);
     }
 
@@ -461,25 +478,33 @@ impl<'a> Draft<'a> {
     pub(crate) fn take_run(&mut self, node: &NodeId, id: &RunId) {
         let Some(run) = self.assignment(node).and_then(|told| told.runs.get(id)) else { return };
         let bytes = memory_of_run(self.input.world, run);
-        self.ground_mut().change(node, |of_node| {
+        self.change_ground(node, |of_node| {
             of_node.memory_bytes = of_node.memory_bytes.saturating_sub(bytes);
         });
         self.change_assignment(node).runs.remove(id);
     }
 
     fn instance(&self, node: &NodeId, id: &InstanceId) -> Option<&AssignedInstance> {
-        self.assignment(node)?.instances.get(id)
+        let number = self.number(node)?;
+        match &self.told[number.index()] {
+            Some(told) => told.instance(&self.batches, id),
+            None => self.known(number).told?.instances.get(id),
+        }
     }
 
     /// What is left on each node, as changed so far.
     pub(crate) fn ground(&self) -> &Ground {
-        self.ground.get_or_init(|| Ground::of(&self.input))
+        self.ground.get_or_init(|| Ground::of(&self.input, &self.roster))
     }
 
-    /// Made from the world alone: every change of instances in this plan comes by here first.
-    fn ground_mut(&mut self) -> &mut Ground {
-        self.ground.get_or_init(|| Ground::of(&self.input));
-        self.ground.get_mut().expect("it was just made")
+    /// Made from the world alone: every change of instances in this plan comes by here, or by [`Self::mint`], first.
+    fn change_ground(&mut self, node: &NodeId, change: impl FnOnce(&mut Given)) {
+        self.ground.get_or_init(|| Ground::of(&self.input, &self.roster));
+        let number = self.number(node);
+        let ground = self.ground.get_mut().expect("it was just made");
+        if let Some(number) = number {
+            ground.change(number, change);
+        }
     }
 
     pub(crate) fn give_addresses(&mut self, block: AddressBlock) {
@@ -548,8 +573,8 @@ impl<'a> Draft<'a> {
         if let Some(at) = self.input.proxies.next_silence(self.input.clock.elapsed) {
             self.wake_at(at);
         }
-        // All of it stands in the assignments, too, and a large plan's documents want the room.
-        self.minted.clear();
+        // All of it stands in what is told, too, and a large plan's documents want the room.
+        self.batches.forget_made();
         self.altered.clear();
         let mut steps = Vec::new();
         // Before the releases that need them: whoever starts an instance of one finds them.
@@ -632,20 +657,22 @@ impl<'a> Draft<'a> {
     fn push_assignments(&mut self, steps: &mut Vec<Step>) {
         let mut recorded = std::mem::take(&mut self.recorded_runs);
         let mut shared = SharedStep::default();
-        for (node, assignment) in std::mem::take(&mut self.assignments) {
+        let world = self.input.world;
+        for (node, number) in world.placed.numbers().by_name() {
+            let Some(mut told) = self.told[number.index()].take() else { continue };
             let mut writes = Vec::new();
             recorded.retain(|id, run| {
-                let here = run.node.as_ref() == Some(&node);
+                let here = run.node.as_ref() == Some(node);
                 if here {
                     writes.push(self.write(keys::run(&run.app, id), run));
                 }
                 !here
             });
-            writes.push(self.write(keys::assign(&node), &assignment));
+            writes.push(self.write(keys::assign(node), told.document_mut(&self.batches)));
             if !shared.has_room_for(&writes) {
                 self.push_shared(steps, std::mem::take(&mut shared));
             }
-            shared.add(node, writes);
+            shared.add(node.clone(), writes);
         }
         self.push_shared(steps, shared);
         for (id, run) in recorded {

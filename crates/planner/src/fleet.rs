@@ -1,6 +1,8 @@
 //! The instances of one service, with everything that is known of each.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use rung_model::{
     AppName, Backend, DeploymentNumber, InstanceId, InstanceState, Intent, MakingWay, NodeId,
@@ -9,6 +11,7 @@ use rung_model::{
 
 use crate::draft::Draft;
 use crate::lease::{Lease, lease};
+use crate::numbers::NodeNumber;
 use crate::placed::{Placement, by_age};
 
 /// One assigned instance.
@@ -16,11 +19,15 @@ use crate::placed::{Placement, by_age};
 pub(crate) struct Member {
     pub id: InstanceId,
     pub node: NodeId,
+    /// The same, by its number.
+    pub at: NodeNumber,
     pub release: ReleaseNumber,
     pub cohort: DeploymentNumber,
     pub intent: Intent,
     /// `None` while its node has not reported on it.
     pub seen: Option<InstanceState>,
+    /// Where it listens, as its node says.
+    pub endpoint: Option<SocketAddr>,
     /// The node converges on an assignment that holds it, and does not know it: it is gone. So is an exclusive one on a lost
     /// node when its lease is over.
     pub gone: bool,
@@ -43,7 +50,7 @@ impl Member {
 
     /// Everything that its node says of it.
     pub fn observed<'a>(&self, draft: &Draft<'a>) -> Option<&'a ObservedInstance> {
-        self.seen.and_then(|_| draft.input.world.observed.get(&self.node)?.value.instances.get(&self.id))
+        self.seen.and_then(|_| draft.known(self.at).observed?.instances.get(&self.id))
     }
 
     pub fn is_healthy(&self) -> bool {
@@ -59,21 +66,24 @@ impl Member {
 /// All assigned instances of a service, oldest first.
 pub(crate) fn members(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> Vec<Member> {
     let backend = draft.route_document(app).and_then(|document| document.backends.get(service));
-    let routings = backend.map(routings).unwrap_or_default();
+    let mut routings = Routings::new(backend);
+    let mut all: Vec<(&InstanceId, &Placement)> = draft.instances_of(app, service).collect();
+    // The index has them in this order; what is new in this plan is not in it.
+    all.sort_by(|(a, _), (b, _)| by_age(a, b));
     let of_instance = |(id, placement): (&InstanceId, &Placement)| Member {
         id: id.clone(),
-        node: placement.node.clone(),
+        node: draft.known(placement.node).id.clone(),
+        at: placement.node,
         release: placement.release,
         cohort: placement.cohort,
         intent: placement.intent,
         seen: placement.state,
+        endpoint: placement.endpoint,
         gone: placement.intent == Intent::Stop && is_gone(draft, app, service, id, placement),
-        routing: routings.get(id).copied().unwrap_or(Routing::Absent),
+        routing: routings.of(id),
         making_way: placement.making_way.clone(),
     };
-    let mut members: Vec<Member> = draft.instances_of(app, service).map(of_instance).collect();
-    members.sort_by(|a, b| by_age(&a.id, &b.id));
-    members
+    all.into_iter().map(of_instance).collect()
 }
 
 fn is_gone(
@@ -83,19 +93,47 @@ fn is_gone(
     id: &InstanceId,
     placement: &Placement,
 ) -> bool {
-    let (world, node) = (draft.input.world, &placement.node);
-    let observed = world.observed.get(node).map(|held| &held.value);
+    let node = draft.known(placement.node);
     // What was assigned just now can't have been reported yet.
-    let stored = world.assignments.get(node).map(|held| &held.value);
-    let told = stored.filter(|stored| stored.instances.contains_key(id));
-    let converged = observed.zip(told).is_some_and(|(observed, told)| observed.assignment >= told.generation);
+    let told = node.told.filter(|stored| stored.instances.contains_key(id));
+    let converged =
+        node.observed.zip(told).is_some_and(|(observed, told)| observed.assignment >= told.generation);
     (placement.state.is_none() && converged)
-        || lease(draft, node, id, app, service, placement.release) == Lease::Over
+        || lease(draft, node.id, id, app, service, placement.release) == Lease::Over
 }
 
-fn routings(backend: &Backend) -> BTreeMap<&InstanceId, Routing> {
-    let draining = backend.draining.iter().map(|endpoint| (&endpoint.instance, Routing::Draining));
+/// How a backend names instances that are asked for in the order of their age.
+///
+/// That is nearly the order of its endpoints, so that most are found where the last one was left.
+struct Routings<'a> {
+    backend: Option<&'a Backend>,
+    next: usize,
+    /// Made when one is not found like that: what it is, and where the one behind it stands.
+    by_name: OnceCell<BTreeMap<&'a InstanceId, (Routing, Option<usize>)>>,
+}
+
+impl<'a> Routings<'a> {
+    fn new(backend: Option<&'a Backend>) -> Self {
+        Self { backend, next: 0, by_name: OnceCell::new() }
+    }
+
+    fn of(&mut self, id: &InstanceId) -> Routing {
+        let Some(backend) = self.backend else { return Routing::Absent };
+        if backend.endpoints.get(self.next).is_some_and(|endpoint| endpoint.instance == *id) {
+            self.next += 1;
+            return Routing::Routed;
+        }
+        let found = self.by_name.get_or_init(|| by_name(backend)).get(id).copied();
+        let (routing, next) = found.unwrap_or((Routing::Absent, None));
+        self.next = next.unwrap_or(self.next);
+        routing
+    }
+}
+
+fn by_name(backend: &Backend) -> BTreeMap<&InstanceId, (Routing, Option<usize>)> {
+    let draining = backend.draining.iter().map(|endpoint| (&endpoint.instance, (Routing::Draining, None)));
     // The later of two wins: what is both gets requests.
-    let routed = backend.endpoints.iter().map(|endpoint| (&endpoint.instance, Routing::Routed));
+    let routed = backend.endpoints.iter().zip(1..);
+    let routed = routed.map(|(endpoint, next)| (&endpoint.instance, (Routing::Routed, Some(next))));
     draining.chain(routed).collect()
 }

@@ -6,46 +6,69 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use rung_model::{
     AppName, AssignedInstance, Assignment, DeploymentNumber, InstanceId, InstanceState, Intent, MakingWay,
-    NodeId, Observed, Release, ReleaseNumber, ServiceName,
+    NodeId, Observed, ObservedInstance, Release, ReleaseNumber, ServiceName,
 };
 
+use crate::numbers::{NodeNumber, Numbers};
 use crate::world::Held;
 
 type Instances = BTreeMap<ByAge, Placement>;
 pub(crate) type Releases = BTreeMap<AppName, BTreeMap<ReleaseNumber, Held<Release>>>;
 
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Placed {
+    numbers: Numbers,
     by_app: BTreeMap<AppName, BTreeMap<ServiceName, Instances>>,
-    given: BTreeMap<NodeId, Given>,
+    /// By the number of the node.
+    given: Vec<Given>,
     making_way: BTreeMap<InstanceId, NodeId>,
+}
+
+impl PartialEq for Placed {
+    /// Numbers are those of one index: what they stand for is compared.
+    fn eq(&self, other: &Self) -> bool {
+        self.making_way == other.making_way
+            && self.given_by_name().eq(other.given_by_name())
+            && self.spelled().eq(other.spelled())
+    }
 }
 
 /// One instance, as its assignment has it and as its node saw it last.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Placement {
-    pub node: NodeId,
+    pub node: NodeNumber,
     pub release: ReleaseNumber,
     pub cohort: DeploymentNumber,
     pub intent: Intent,
     pub making_way: Option<Box<MakingWay>>,
     /// `None` while its node has not reported on it.
     pub state: Option<InstanceState>,
+    /// Where it listens, as its node says.
+    pub endpoint: Option<SocketAddr>,
 }
 
 impl Placement {
-    pub fn of(node: &NodeId, assigned: &AssignedInstance, state: Option<InstanceState>) -> Self {
-        Self {
-            node: node.clone(),
+    pub fn of(node: NodeNumber, assigned: &AssignedInstance, seen: Option<&ObservedInstance>) -> Self {
+        let mut placement = Self {
+            node,
             release: assigned.release,
             cohort: assigned.deployment,
             intent: assigned.intent,
             making_way: assigned.making_way.clone(),
-            state,
-        }
+            state: None,
+            endpoint: None,
+        };
+        placement.see(seen);
+        placement
+    }
+
+    fn see(&mut self, seen: Option<&ObservedInstance>) {
+        self.state = seen.map(|seen| seen.state);
+        self.endpoint = seen.and_then(|seen| seen.endpoint);
     }
 }
 
@@ -113,6 +136,37 @@ impl Given {
 }
 
 impl Placed {
+    /// The node's number, which it gets now if it has none.
+    pub fn number(&mut self, node: &NodeId) -> NodeNumber {
+        let number = self.numbers.ensure(node);
+        if self.given.len() <= number.index() {
+            self.given.resize(number.index() + 1, Given::default());
+        }
+        number
+    }
+
+    pub fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    fn given_by_name(&self) -> impl Iterator<Item = (&NodeId, Given)> {
+        let all = self.numbers.by_name().map(|(node, number)| (node, self.given(number)));
+        all.filter(|(_, given)| *given != Given::default())
+    }
+
+    /// Every instance, with the name of its node.
+    fn spelled(&self) -> impl Iterator<Item = (&AppName, &ServiceName, &InstanceId, &NodeId, Placement)> {
+        let services = self.by_app.iter().flat_map(|(app, of_app)| {
+            of_app.iter().map(move |(service, instances)| (app, service, instances))
+        });
+        services.flat_map(move |(app, service, instances)| {
+            instances.iter().map(move |(ByAge(id), placement)| {
+                let node = self.numbers.name(placement.node);
+                (app, service, id, node, Placement { node: NodeNumber::default(), ..placement.clone() })
+            })
+        })
+    }
+
     /// A node's assignment was written anew, or removed.
     pub fn replace(
         &mut self,
@@ -125,20 +179,20 @@ impl Placed {
         let none = BTreeMap::new();
         let was = before.map_or(&none, |assignment| &assignment.instances);
         let is = after.map_or(&none, |assignment| &assignment.instances);
+        let number = self.number(node);
         for (id, assigned) in was {
             if is.get(id) != Some(assigned) {
-                self.remove(node, id, assigned, releases);
+                self.remove(number, id, assigned, releases);
             }
         }
         for (id, assigned) in is {
             if was.get(id) != Some(assigned) {
-                let placement = Placement::of(node, assigned, state(observed, id));
+                let placement = Placement::of(number, assigned, seen(observed, id));
                 self.add(id, assigned, placement, releases);
             }
         }
-        match after {
-            Some(_) => drop(self.given.entry(node.clone()).or_default()),
-            None => drop(self.given.remove(node)),
+        if after.is_none() {
+            self.given[number.index()] = Given::default();
         }
     }
 
@@ -150,14 +204,20 @@ impl Placed {
         releases: &Releases,
     ) {
         if assigned.making_way.is_some() {
-            self.making_way.insert(id.clone(), placement.node.clone());
+            self.making_way.insert(id.clone(), self.numbers.name(placement.node).clone());
         }
-        self.given.entry(placement.node.clone()).or_default().take(weigh(assigned, releases));
+        self.given[placement.node.index()].take(weigh(assigned, releases));
         let of_app = self.by_app.entry(assigned.app.clone()).or_default();
         of_app.entry(assigned.service.clone()).or_default().insert(ByAge(id.clone()), placement);
     }
 
-    fn remove(&mut self, node: &NodeId, id: &InstanceId, assigned: &AssignedInstance, releases: &Releases) {
+    fn remove(
+        &mut self,
+        node: NodeNumber,
+        id: &InstanceId,
+        assigned: &AssignedInstance,
+        releases: &Releases,
+    ) {
         if let Some(of_app) = self.by_app.get_mut(&assigned.app) {
             if let Some(of_service) = of_app.get_mut(&assigned.service) {
                 of_service.remove(&ByAge(id.clone()));
@@ -170,7 +230,7 @@ impl Placed {
             }
         }
         self.making_way.remove(id);
-        self.given.entry(node.clone()).or_default().give_back(weigh(assigned, releases));
+        self.given[node.index()].give_back(weigh(assigned, releases));
     }
 
     /// A node has reported anew, or its report was removed.
@@ -181,15 +241,16 @@ impl Placed {
         after: Option<&Observed>,
     ) {
         for (id, assigned) in assignment.into_iter().flat_map(|assignment| &assignment.instances) {
-            let is = state(after, id);
-            if is == state(before, id) {
+            let is = seen(after, id);
+            let told = |seen: &ObservedInstance| (seen.state, seen.endpoint);
+            if is.map(told) == seen(before, id).map(told) {
                 continue;
             }
             let of_app = self.by_app.get_mut(&assigned.app);
             let of_service = of_app.and_then(|of_app| of_app.get_mut(&assigned.service));
             if let Some(placement) = of_service.and_then(|of_service| of_service.get_mut(&ByAge(id.clone())))
             {
-                placement.state = is;
+                placement.see(is);
             }
         }
     }
@@ -205,7 +266,7 @@ impl Placed {
         for (service, instances) in self.by_app.get(app).into_iter().flatten() {
             let of_release = instances.values().filter(|placement| placement.release == number);
             for placement in of_release {
-                let given = self.given.entry(placement.node.clone()).or_default();
+                let given = &mut self.given[placement.node.index()];
                 let weighed = |release| Given { running: 0, ..Given::by(service, placement.intent, release) };
                 given.give_back(weighed(before));
                 given.take(weighed(after));
@@ -242,13 +303,13 @@ impl Placed {
         self.making_way.iter()
     }
 
-    pub fn given(&self, node: &NodeId) -> Given {
-        self.given.get(node).copied().unwrap_or_default()
+    pub fn given(&self, node: NodeNumber) -> Given {
+        self.given.get(node.index()).copied().unwrap_or_default()
     }
 }
 
-fn state(observed: Option<&Observed>, id: &InstanceId) -> Option<InstanceState> {
-    observed?.instances.get(id).map(|seen| seen.state)
+fn seen<'o>(observed: Option<&'o Observed>, id: &InstanceId) -> Option<&'o ObservedInstance> {
+    observed?.instances.get(id)
 }
 
 fn weigh(assigned: &AssignedInstance, releases: &Releases) -> Given {

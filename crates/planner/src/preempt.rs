@@ -140,7 +140,7 @@ fn staying(draft: &Draft<'_>, like: &AssignedInstance) -> usize {
         placement.intent == Intent::Run
             && placement.making_way.is_none()
             && placement.cohort == like.deployment
-            && !draft.input.liveness.is_lost(&placement.node)
+            && !draft.known(placement.node).is_lost
     });
     stay.count()
 }

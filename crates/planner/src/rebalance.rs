@@ -13,7 +13,8 @@ use rung_model::{AppName, InstanceId, MakingWay, NodeId, ServiceName};
 use crate::draft::Draft;
 use crate::fleet::Member;
 use crate::reconcile::{Kinds, declared, desired_count, kinds, service_aim, services};
-use crate::schedule::Placer;
+use crate::roster::Known;
+use crate::schedule::{Placer, unusable};
 
 /// A machine that comes and goes moves nothing.
 pub const STEADY_FOR: Duration = Duration::from_secs(60);
@@ -33,9 +34,10 @@ pub(crate) struct Calm {
 
 pub(crate) fn rebalance(draft: &mut Draft<'_>) {
     let now = draft.input.clock.elapsed;
-    let ground =
-        draft.input.world.nodes.keys().filter(|node| crate::schedule::unusable(draft, node).is_none());
-    let nodes: Vec<&NodeId> = ground.collect();
+    let numbers = draft.input.world.placed.numbers().by_name();
+    let takes_any = |known: &&Known<'_>| known.node.is_some() && unusable(known).is_none();
+    let nodes: Vec<&NodeId> =
+        numbers.map(|(_, number)| draft.known(number)).filter(takes_any).map(|known| known.id).collect();
     if nodes.len() < 2 {
         draft.progress.calm = Calm::default();
         return;
@@ -99,7 +101,7 @@ fn worst(
 ) -> Option<(NodeId, InstanceId)> {
     let mut placer = Placer::new(draft, app, service, declared);
     let best = placer.next(draft)?;
-    let worst = members.iter().max_by_key(|member| (placer.strain(draft, &member.node), &member.id))?;
-    let gains = placer.gains(draft, &worst.node, &best);
+    let worst = members.iter().max_by_key(|member| (placer.strain(draft, member.at), &member.id))?;
+    let gains = placer.gains(draft, worst.at, best);
     gains.then(|| (worst.node.clone(), worst.id.clone()))
 }

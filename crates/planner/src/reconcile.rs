@@ -162,8 +162,9 @@ fn is_exclusive(
         let file = draft.release(app, release).map(|release| &release.file);
         file.and_then(|file| file.services.get(service)).is_some_and(|declared| declared.exclusive)
     };
-    declared.is_some_and(|declared| declared.exclusive)
-        || members.iter().any(|member| says_so(member.release))
+    // Thousands may be of the same release.
+    let releases = members.chunk_by(|a, b| a.release == b.release).map(|alike| alike[0].release);
+    declared.is_some_and(|declared| declared.exclusive) || releases.into_iter().any(says_so)
 }
 
 pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> Kinds {
@@ -212,10 +213,10 @@ pub(crate) fn kinds(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> 
 pub(crate) fn shall_move(draft: &Draft<'_>, declared: Option<&Service>, member: &Member) -> bool {
     let misplaced = || {
         let asking = declared.filter(|declared| !declared.place.require.is_empty());
-        let node = asking.and_then(|_| draft.input.world.nodes.get(&member.node));
-        node.zip(asking).is_some_and(|(node, asking)| unlabelled(&asking.place, &node.value).is_some())
+        let node = draft.known(member.at).node;
+        node.zip(asking).is_some_and(|(node, asking)| unlabelled(&asking.place, node).is_some())
     };
-    unusable(draft, &member.node).is_some() || member.making_way.is_some() || misplaced()
+    unusable(draft.known(member.at)).is_some() || member.making_way.is_some() || misplaced()
 }
 
 fn batch(target: Option<Target>) -> Option<u32> {
@@ -257,7 +258,7 @@ fn move_away(
 ) {
     let healthy = kinds.wanted.iter().filter(|member| member.is_healthy()).count();
     for member in moving {
-        let forced = draft.is_forced_out(&member.node);
+        let forced = draft.known(member.at).is_forced_out;
         if kinds.exclusive && !forced && choose_node(draft, app, service, declared).is_err() {
             kinds.wanted.push(member);
         } else if kinds.exclusive || forced || declared.port || healthy >= desired as usize {
@@ -342,22 +343,22 @@ pub(crate) fn start(
     missing: u32,
 ) {
     let mut placer = Placer::of(draft, app, service, declared, Some(aim));
+    let batch = draft.begin_batch(AssignedInstance {
+        app: app.clone(),
+        service: service.clone(),
+        release: aim.release,
+        deployment: aim.cohort,
+        intent: Intent::Run,
+        fence: declared.exclusive.then(|| fence(draft.input.world)),
+        making_way: None,
+    });
     for placed in 0..missing {
         let Some(node) = placer.next(draft) else {
             go_without(draft, &placer, declared, kinds, missing - placed);
             return;
         };
-        let has_new_volumes = pin_volumes(draft, app, declared, &node);
-        let instance = AssignedInstance {
-            app: app.clone(),
-            service: service.clone(),
-            release: aim.release,
-            deployment: aim.cohort,
-            intent: Intent::Run,
-            fence: declared.exclusive.then(|| fence(draft.input.world)),
-            making_way: None,
-        };
-        draft.mint(&node, instance);
+        let has_new_volumes = pin_volumes(draft, app, declared, draft.known(node).id);
+        draft.mint(batch, node);
         if has_new_volumes {
             // From now on there is one node for all of them.
             placer = Placer::of(draft, app, service, declared, Some(aim));

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rung_model::appfile::{AppFile, Service};
 use rung_model::{
-    Absence, AppName, Backend, Endpoint, InstanceId, InstanceState, Intent, MakingWay, Phase, Release, Route,
-    RouteDocument, SecretName, ServiceName, Split,
+    Absence, AppName, Backend, Endpoint, InstanceId, InstanceState, Intent, MakingWay, Phase, Release,
+    ReleaseNumber, Route, RouteDocument, SecretName, ServiceName, Split,
 };
 
 use crate::addresses;
@@ -36,7 +36,7 @@ pub fn publish_routes(draft: &mut Draft<'_>, app: &AppName) {
 fn document(draft: &Draft<'_>, app: &AppName, held: Option<&RouteDocument>) -> Option<RouteDocument> {
     let file = routing_file(draft, app);
     let mut backends = BTreeMap::new();
-    for service in services(draft, app) {
+    for service in services(draft, app).into_iter().filter(|service| may_be_routed(draft, app, service)) {
         let kinds = kinds(draft, app, &service);
         if let Some(backend) = backend(draft, app, &service, &kinds) {
             backends.insert(service, backend);
@@ -61,6 +61,22 @@ fn document(draft: &Draft<'_>, app: &AppName, held: Option<&RouteDocument>) -> O
         maintenance: draft.app(app).maintenance,
         verifiers: BTreeMap::new(),
     })
+}
+
+/// Whether any release of it that is there or shall be has a port.
+fn may_be_routed(draft: &Draft<'_>, app: &AppName, service: &ServiceName) -> bool {
+    let has_port = |release: ReleaseNumber| {
+        let file = draft.release(app, release).map(|release| &release.file);
+        file.and_then(|file| file.services.get(service)).is_some_and(|declared| declared.port)
+    };
+    let mut last = None;
+    let aimed = service_aim(draft, app, service).map(|aim| aim.release);
+    let releases = draft.instances_of(app, service).map(|(_, placement)| placement.release);
+    // Thousands may be of the same one.
+    aimed
+        .into_iter()
+        .chain(releases)
+        .any(|release| last.replace(release) != Some(release) && has_port(release))
 }
 
 /// Hosts and rules are the live release's; a first deployment's are its own. They change when it has succeeded.
@@ -207,7 +223,7 @@ fn still_needed(draft: &Draft<'_>, app: &AppName, kinds: &Kinds, desired: usize)
         .chain(kinds.leaving.iter().map(|member| (member, false)))
         .filter(|(member, _)| {
             let makes_way = matches!(member.making_way.as_deref(), Some(MakingWay::Displaced { .. }));
-            member.intent == Intent::Run && !makes_way && !draft.is_forced_out(&member.node)
+            member.intent == Intent::Run && !makes_way && !draft.known(member.at).is_forced_out
         })
         .partition(|(member, _)| member.routing == Routing::Routed);
     let kept =
@@ -225,14 +241,14 @@ fn routable(draft: &Draft<'_>, member: &Member) -> Option<Endpoint> {
 }
 
 fn endpoint(draft: &Draft<'_>, member: &Member) -> Option<Endpoint> {
-    let address = member.observed(draft)?.endpoint?;
+    let address = member.endpoint?;
     Some(Endpoint {
         instance: member.id.clone(),
         address,
         release: member.release,
         cohort: member.cohort,
         node: Some(member.node.clone()),
-        proxy: draft.input.world.nodes.get(&member.node).and_then(|held| held.value.facts.proxy),
+        proxy: draft.known(member.at).proxy,
         weight: WEIGHT,
     })
 }

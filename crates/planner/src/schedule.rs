@@ -22,7 +22,8 @@ pub use refusal::Refusal;
 pub(crate) use runs::{choose_node_for_run, is_too_large, memory_of_run};
 
 use crate::draft::Draft;
-use crate::{Input, Liveness, World};
+use crate::roster::Known;
+use crate::{Liveness, World};
 
 /// What is not as desired, and why, node by node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,22 +55,16 @@ pub fn choose_node(
     service: &Service,
 ) -> Result<NodeId, BTreeMap<NodeId, Refusal>> {
     let mut placer = Placer::new(draft, app, name, service);
-    placer.next(draft).ok_or_else(|| placer.refusals(draft))
+    let found = placer.next(draft);
+    found.map(|node| draft.known(node).id.clone()).ok_or_else(|| placer.refusals(draft))
 }
 
 /// Why nothing new may be given to a node, whatever it is.
-pub(crate) fn unusable(draft: &Draft<'_>, node: &NodeId) -> Option<Refusal> {
-    if draft.input.liveness.is_lost(node) {
+pub(crate) fn unusable(node: &Known<'_>) -> Option<Refusal> {
+    if node.is_lost {
         return Some(Refusal::Lost);
     }
-    draft.is_drained(node).then_some(Refusal::Draining)
-}
-
-pub(crate) fn unusable_node(input: &Input<'_>, node: &Node) -> Option<Refusal> {
-    if input.liveness.is_lost(&node.id) {
-        return Some(Refusal::Lost);
-    }
-    node.drain.is_some().then_some(Refusal::Draining)
+    node.is_drained.then_some(Refusal::Draining)
 }
 
 /// The first label that the service asks for and the node does not have.

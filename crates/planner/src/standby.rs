@@ -47,7 +47,7 @@ pub(crate) fn make_way(draft: &Draft<'_>, app: &AppName, service: &ServiceName, 
         |member: &&Member| member.is_healthy() && (!declared.port || member.routing == Routing::Routed);
     let staying = kinds.standby.iter().filter(|member| stays(member)).filter(serves).count();
     let are_enough = staying >= desired as usize;
-    let leaves = |member: &mut Member| !stays(member) && (are_enough || draft.is_forced_out(&member.node));
+    let leaves = |member: &mut Member| !stays(member) && (are_enough || draft.known(member.at).is_forced_out);
     kinds.leaving.extend(kinds.standby.extract_if(.., leaves));
     release_surplus(desired as usize, stays, kinds);
 }

@@ -91,6 +91,7 @@ impl World {
             }
             "nodes" => {
                 let node: Node = self.decode_keeping(key, value)?;
+                self.placed.number(&node.id);
                 self.nodes.insert(node.id.clone(), Held { revision, value: node });
             }
             "members" => {

@@ -7,8 +7,10 @@ use rung_model::node::ContainerEngine;
 use rung_model::{LabelValue, Node, NodeId};
 
 use crate::Input;
+use crate::numbers::NodeNumber;
 use crate::placed::Given;
-use crate::schedule::{Refusal, memory_of_run, unusable_node};
+use crate::roster::{Known, Roster};
+use crate::schedule::{Refusal, memory_of_run, unusable};
 
 /// Ports that an agent gives out, less those that other programs of the machine may sit on.
 const PORTS: u32 = 9_000;
@@ -17,6 +19,8 @@ const PORTS: u32 = 9_000;
 #[derive(Debug, Default)]
 pub(crate) struct Ground {
     nodes: Vec<Standing>,
+    /// Where each stands among them, by its number; `None` of one that was removed.
+    places: Vec<Option<usize>>,
     /// How many zones there are; nodes without one share the first.
     zones: usize,
 }
@@ -24,6 +28,9 @@ pub(crate) struct Ground {
 #[derive(Debug)]
 pub(crate) struct Standing {
     pub id: NodeId,
+    pub number: NodeNumber,
+    /// What ids of its instances have in them.
+    pub letters: String,
     pub zone: usize,
     pub labels: Labels,
     pub memory_bytes: u64,
@@ -39,28 +46,33 @@ pub(crate) struct Standing {
 }
 
 impl Ground {
-    pub fn of(input: &Input<'_>) -> Self {
+    pub fn of(input: &Input<'_>, roster: &Roster<'_>) -> Self {
         let mut zones: BTreeMap<Option<&LabelValue>, usize> = [(None, 0)].into();
         let mut nodes = Vec::with_capacity(input.world.nodes.len());
-        for (id, held) in &input.world.nodes {
-            let node = &held.value;
+        let mut places = vec![None; roster.len()];
+        for (id, number) in input.world.placed.numbers().by_name() {
+            let known = &roster[number];
+            let Some(node) = known.node else { continue };
             let next = zones.len();
             let mut standing = Standing {
                 id: id.clone(),
+                number,
+                letters: node.letters(),
                 zone: *zones.entry(node.zone()).or_insert(next),
                 labels: node.labels.clone(),
                 memory_bytes: node.facts.memory_bytes,
                 cpu_millis: node.facts.cpu_millis,
                 disk_bytes: node.facts.disk_bytes,
-                given: given(input, id),
+                given: given(input, known, number),
                 no_engine: no_engine(node),
-                unusable: unusable_node(input, node),
+                unusable: unusable(known),
                 load: 0,
             };
             standing.weigh();
+            places[number.index()] = Some(nodes.len());
             nodes.push(standing);
         }
-        Self { nodes, zones: zones.len() }
+        Self { nodes, places, zones: zones.len() }
     }
 
     pub fn nodes(&self) -> &[Standing] {
@@ -72,14 +84,19 @@ impl Ground {
     }
 
     pub fn node(&self, id: &NodeId) -> Option<&Standing> {
-        self.index(id).map(|index| &self.nodes[index])
+        let index = self.nodes.binary_search_by(|standing| standing.id.cmp(id)).ok()?;
+        Some(&self.nodes[index])
     }
 
-    pub fn index(&self, id: &NodeId) -> Option<usize> {
-        self.nodes.binary_search_by(|standing| standing.id.cmp(id)).ok()
+    pub fn standing(&self, node: NodeNumber) -> Option<&Standing> {
+        self.index(node).map(|index| &self.nodes[index])
     }
 
-    pub fn change(&mut self, node: &NodeId, change: impl FnOnce(&mut Given)) {
+    pub fn index(&self, node: NodeNumber) -> Option<usize> {
+        self.places[node.index()]
+    }
+
+    pub fn change(&mut self, node: NodeNumber, change: impl FnOnce(&mut Given)) {
         if let Some(index) = self.index(node) {
             let standing = &mut self.nodes[index];
             change(&mut standing.given);
@@ -96,9 +113,9 @@ fn no_engine(node: &Node) -> Option<String> {
 }
 
 /// With what the jobs that run there may use.
-fn given(input: &Input<'_>, node: &NodeId) -> Given {
-    let mut given = input.world.placed.given(node);
-    let runs = input.world.assignments.get(node).into_iter().flat_map(|held| held.value.runs.values());
+fn given(input: &Input<'_>, known: &Known<'_>, number: NodeNumber) -> Given {
+    let mut given = input.world.placed.given(number);
+    let runs = known.told.into_iter().flat_map(|told| told.runs.values());
     given.memory_bytes += runs.map(|run| memory_of_run(input.world, run)).sum::<u64>();
     given
 }

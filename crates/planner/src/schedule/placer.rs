@@ -9,6 +9,7 @@ use rung_model::{AppName, Intent, NodeId, ServiceName, VolumeName};
 use super::ground::{Ground, Standing};
 use super::{EXPLAINED_MAX, Refusal, Waiting, pinned_to};
 use crate::draft::Draft;
+use crate::numbers::NodeNumber;
 use crate::reconcile::{Aim, service_aim};
 
 /// What one more instance asks of a node.
@@ -102,7 +103,7 @@ impl<'s> Placer<'s> {
             if placement.cohort != cohort || placement.intent != Intent::Run {
                 continue;
             }
-            if let Some(index) = ground.index(&placement.node) {
+            if let Some(index) = ground.index(placement.node) {
                 self.own[index] += 1;
                 self.zones[ground.nodes()[index].zone].own += 1;
             }
@@ -123,7 +124,7 @@ impl<'s> Placer<'s> {
     }
 
     /// The best node for one more. Whoever asks gives it the instance, or asks no more.
-    pub fn next(&mut self, draft: &Draft<'_>) -> Option<NodeId> {
+    pub fn next(&mut self, draft: &Draft<'_>) -> Option<NodeNumber> {
         let ground = draft.ground();
         if let Some(index) = self.last.take() {
             let standing = &ground.nodes()[index];
@@ -140,7 +141,7 @@ impl<'s> Placer<'s> {
         let (_, zone) = tops.min()?;
         let Reverse(best) = self.zones[zone].nodes.pop().expect("it was seen at the top");
         self.last = Some(best.node);
-        Some(ground.nodes()[best.node].id.clone())
+        Some(ground.nodes()[best.node].number)
     }
 
     /// Among the best of all zones.
@@ -203,7 +204,7 @@ impl<'s> Placer<'s> {
     }
 
     /// How badly a node suits what it has of the service: the larger, the worse.
-    pub fn strain(&self, draft: &Draft<'_>, node: &NodeId) -> (u32, u32, u32) {
+    pub fn strain(&self, draft: &Draft<'_>, node: NodeNumber) -> (u32, u32, u32) {
         let ground = draft.ground();
         let Some(index) = ground.index(node) else { return Default::default() };
         let standing = &ground.nodes()[index];
@@ -216,7 +217,7 @@ impl<'s> Placer<'s> {
     }
 
     /// Whether a move is worth it: a preferred label more, or two fewer where there were most.
-    pub fn gains(&self, draft: &Draft<'_>, from: &NodeId, to: &NodeId) -> bool {
+    pub fn gains(&self, draft: &Draft<'_>, from: NodeNumber, to: NodeNumber) -> bool {
         let (from, to) = (self.strain(draft, from), self.strain(draft, to));
         from.0 > to.0 || (from.0 == to.0 && from.1 >= to.1 + 2)
     }
