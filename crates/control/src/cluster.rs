@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 use rung_model::{Document, Member, NodeId, NodeRole, keys};
-use rung_planner::rewrite;
+use rung_planner::{World, rewrite};
 use rung_store::{Guard, Op, StoreError, Txn};
 use rung_trust::{
     Authority, AuthorityError, AuthorityFile, CERTIFICATE_LIFE, Certificate, CredentialsError,
@@ -220,29 +220,15 @@ impl Control {
         self.inner.members.clone()
     }
 
-    /// Keeps them as the store says.
-    pub(crate) async fn follow_members(self) {
-        let mut changes = self.inner.changes.subscribe();
-        let mut seen = None;
-        loop {
-            // A list with as many and no newer members is the same list.
-            let (mark, list) = self.read(|world| {
-                let newest = world.members.values().map(|held| held.revision).max();
-                let mark = (world.revision > 0).then_some((world.members.len(), newest));
-                (mark, (mark.is_some() && mark != seen).then(|| member_list(world)))
-            });
-            if let Some(list) = list {
-                seen = mark;
-                self.inner.members.set(list);
-            }
-            if changes.changed().await.is_err() {
-                return;
-            }
+    /// They are as the index has them now.
+    pub(crate) fn set_members(&self, world: &World) {
+        if world.revision > 0 {
+            self.inner.members.set(member_list(world));
         }
     }
 }
 
-fn member_list(world: &rung_planner::World) -> MemberList {
+fn member_list(world: &World) -> MemberList {
     let known = world.members.values().filter_map(|held| {
         let key = held.value.key.parse().ok()?;
         Some((held.value.node.clone(), Known { role: held.value.role, key }))

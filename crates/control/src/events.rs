@@ -91,7 +91,7 @@ impl EventLog {
 
     /// What an event of the loop means to people, compared with the world before it.
     pub fn tell_apart(&self, event: &Event, before: &World) -> Vec<(AppName, &'static str, String)> {
-        let Event::Changed(batch) = event else { return Vec::new() };
+        let (Event::Changed(batch) | Event::ChangedOnTheWay(batch)) = event else { return Vec::new() };
         let mut told = Vec::new();
         for change in &batch.events {
             let StoreEvent::Put(entry) = change else { continue };

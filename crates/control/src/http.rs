@@ -541,7 +541,7 @@ fn roles() -> Described {
             paths::MEMBERS,
             join::members,
             says(Right::Node, "Who belongs to the cluster, once it is not the list that `after` names")
-                .query(&["after", "wait_ms"])
+                .query(&["after", "wait_ms", "brief"])
                 .answers::<rung_api::join::MemberReport>(),
         )
         .post(

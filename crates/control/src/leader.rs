@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rung_model::{NodeId, keys};
-use rung_store::{Entry, Guard, Op, Revision, Store, StoreError, Txn, Watch};
+use rung_store::{Batch, Entry, Guard, Op, Revision, Store, StoreError, Txn, Watch};
 use tokio::sync::mpsc;
 
+use crate::bells::{Concern, Topic};
 use crate::reconcile::{Effect, Event};
 use crate::shared::{Control, StartError};
 
 /// Entries read at a time.
 const PAGE: usize = 500;
+
+/// So many revisions are taken in before the next plan, at most: what they bring is not kept waiting for long.
+const READY_MAX: usize = 256;
 
 /// Waiting before the store is listed again after that failed.
 const LIST_AGAIN: Duration = Duration::from_millis(500);
@@ -60,7 +65,7 @@ pub(crate) async fn lead(control: Control, mut inbox: mpsc::UnboundedReceiver<Ev
         let until_wake = wake_at.saturating_sub(control.clock().elapsed);
         let event = tokio::select! {
             batch = next_batch(&mut watch) => match batch {
-                Some(batch) => Event::Changed(batch),
+                Some(batch) => take_ready(&control, &mut watch, batch, &mut pending),
                 None => {
                     pending.push(Effect::List);
                     continue;
@@ -79,21 +84,47 @@ pub(crate) async fn lead(control: Control, mut inbox: mpsc::UnboundedReceiver<Ev
 /// Gives the machine an event and wakes whoever waits for a change.
 fn take(control: &Control, event: Event) -> Vec<Effect> {
     let clock = control.clock();
-    let (effects, transitions, changed) = {
+    let concern = Concern::of(&event);
+    let (effects, transitions, changed, revision) = {
         let mut reconcile = control.inner.reconcile.lock().expect("no panic while held");
         let told = control.inner.events.tell_apart(&event, reconcile.world());
         let before = reconcile.changes();
         let effects = reconcile.step(event, clock);
-        (effects, told, reconcile.changes() != before)
+        // Before anybody sees it in the index: one that has just joined is let in by the next connection.
+        if concern.touches(&Topic::Members) {
+            control.set_members(reconcile.world());
+        }
+        (effects, told, reconcile.changes() != before, reconcile.world().revision)
     };
     for (app, kind, message) in transitions {
         control.record(Some(&app), kind, message);
     }
-    // Everybody who waits for anything wakes up.
     if changed {
+        control.inner.bells.ring(&concern, revision);
+        // Those who wait for anything else wake up all.
         control.inner.changes.send_modify(|count| *count += 1);
     }
     effects
+}
+
+/// What has come meanwhile is taken in, too, but for the last: thousands of nodes that report at once are not planned for
+/// one by one.
+fn take_ready(
+    control: &Control,
+    watch: &mut Option<Box<dyn Watch>>,
+    mut batch: Batch,
+    pending: &mut Vec<Effect>,
+) -> Event {
+    for _ in 0..READY_MAX {
+        let Some(ready) = next_batch(watch).now_or_never() else { break };
+        let Some(next) = ready else {
+            pending.push(Effect::List);
+            break;
+        };
+        let before = std::mem::replace(&mut batch, next);
+        pending.extend(take(control, Event::ChangedOnTheWay(before)));
+    }
+    Event::Changed(batch)
 }
 
 /// The transaction runs beside the loop, which goes on taking events meanwhile.
@@ -119,7 +150,7 @@ fn commit(control: &Control, why: String, guards: Vec<Guard>, ops: Vec<Op>) {
     });
 }
 
-async fn next_batch(watch: &mut Option<Box<dyn Watch>>) -> Option<rung_store::Batch> {
+async fn next_batch(watch: &mut Option<Box<dyn Watch>>) -> Option<Batch> {
     match watch {
         Some(watch) => watch.next().await.ok(),
         None => std::future::pending().await,

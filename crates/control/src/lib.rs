@@ -13,6 +13,7 @@
 
 mod access;
 mod audit;
+mod bells;
 mod certificates;
 mod cluster;
 mod diff;

@@ -49,6 +49,8 @@ pub enum Event {
         entries: Vec<Entry>,
     },
     Changed(Batch),
+    /// The same, and the next one is there already: one plan is made for both.
+    ChangedOnTheWay(Batch),
     /// A proxy's poll came in. Polls of one proxy may overlap and overtake each other: it abandons one and sends the
     /// next on another connection.
     Polled {
@@ -347,6 +349,7 @@ impl Reconcile {
         if self.is_listed && self.liveness.is_overdue(clock.elapsed) {
             self.look(stepped, clock.elapsed);
         }
+        let is_on_the_way = matches!(event, Event::ChangedOnTheWay(_));
         self.take_in(event, clock, &mut effects);
         if self.is_listed && self.liveness.wants_look(clock.elapsed) {
             self.look(clock.elapsed, clock.elapsed);
@@ -359,7 +362,9 @@ impl Reconcile {
             self.wake_at = None;
             self.is_dirty = true;
         }
-        self.go_on(clock, &mut effects);
+        if !is_on_the_way {
+            self.go_on(clock, &mut effects);
+        }
         effects
     }
 
@@ -374,7 +379,7 @@ impl Reconcile {
     fn take_in(&mut self, event: Event, clock: Clock, effects: &mut Vec<Effect>) {
         match event {
             Event::Listed { revision, entries } => self.list(revision, &entries, effects),
-            Event::Changed(batch) => self.change(batch, effects),
+            Event::Changed(batch) | Event::ChangedOnTheWay(batch) => self.change(batch, effects),
             Event::Polled { proxy, poll, acknowledged, draining } => {
                 self.polls.entry(proxy.clone()).or_default().insert(poll);
                 self.hear(proxy, acknowledged, draining.into_iter().collect());

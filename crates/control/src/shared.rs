@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::access::Access;
 use crate::audit::Audit;
+use crate::bells::{Bells, Topic};
 use crate::certificates::Shelf;
 use crate::events::EventLog;
 use crate::git::Repositories;
@@ -74,6 +75,8 @@ pub(crate) struct Inner {
     pub polls: AtomicU64,
     /// Counts changes of the index; what long polls wait for.
     pub changes: watch::Sender<u64>,
+    /// The same for what thousands wait for.
+    pub bells: Bells,
     pub started: Instant,
     pub started_at: Timestamp,
     /// Why the last write to the store failed; `None` since one succeeded.
@@ -98,6 +101,9 @@ impl std::fmt::Debug for Control {
         f.debug_struct("Control").field("node", &self.inner.node).finish_non_exhaustive()
     }
 }
+
+/// Longer only when the store's watch has broken off; the write is done all the same.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a transaction of a request came to.
 pub(crate) enum Committed {
@@ -150,6 +156,7 @@ impl Control {
             mailbox,
             polls: AtomicU64::new(0),
             changes: watch::Sender::new(0),
+            bells: Bells::default(),
             started: Instant::now(),
             started_at: Timestamp::now(),
             store_trouble: Mutex::default(),
@@ -168,7 +175,6 @@ impl Control {
 
     /// Not async: what an async function awaits or spawns is compiled where that is awaited, in the binary.
     fn start_loops(&self, inbox: mpsc::UnboundedReceiver<Event>) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(self.clone().follow_members());
         tokio::spawn(crate::prune::prune_now_and_then(self.clone()));
         tokio::spawn(crate::access::watch_tokens(self.clone()));
         tokio::spawn(crate::secrets::end_rotation_of_before(self.clone()));
@@ -240,9 +246,27 @@ impl Control {
     pub(crate) async fn wait_for<T>(
         &self,
         wait: Duration,
+        ready: impl FnMut(&Reconcile) -> Option<T>,
+    ) -> Option<T> {
+        self.wait_with(self.inner.changes.subscribe(), wait, ready).await
+    }
+
+    /// The same, looking only when what is named has changed.
+    pub(crate) async fn wait_for_topic<T>(
+        &self,
+        topic: Topic,
+        wait: Duration,
+        ready: impl FnMut(&Reconcile) -> Option<T>,
+    ) -> Option<T> {
+        self.wait_with(self.inner.bells.subscribe(topic), wait, ready).await
+    }
+
+    async fn wait_with<T, C>(
+        &self,
+        mut changes: watch::Receiver<C>,
+        wait: Duration,
         mut ready: impl FnMut(&Reconcile) -> Option<T>,
     ) -> Option<T> {
-        let mut changes = self.inner.changes.subscribe();
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             if let Some(found) = self.read_loop(&mut ready) {
@@ -276,8 +300,10 @@ impl Control {
     pub(crate) async fn commit(&self, guards: Vec<Guard>, ops: Vec<Op>) -> Result<Committed, ErrorBody> {
         match self.txn(guards, ops).await.map_err(|error| store_error(&error))? {
             Txn::Committed(revision) => {
-                let seen = |reconcile: &Reconcile| (reconcile.world().revision >= revision).then_some(());
-                self.wait_for(Duration::from_secs(5), seen).await;
+                let bell = self.inner.bells.at(revision);
+                if self.read(|world| world.revision < revision) {
+                    let _ = tokio::time::timeout(SEEN_WITHIN, bell).await;
+                }
                 Ok(Committed::Done)
             }
             Txn::Conflict => Ok(Committed::Conflict),

@@ -56,10 +56,11 @@ impl Client {
         self.call(Method::POST, &fill(paths::CERTIFICATE, &[node]), &request).await
     }
 
-    /// The members once they are others than those that `after` names, at the latest after `wait`.
+    /// The members once they are others than those that `after` names. After `wait` at the latest, then perhaps with the
+    /// same mark and none of them.
     pub async fn members(&self, after: &str, wait: Duration) -> Result<MemberReport, ClientError> {
-        self.get(&format!("{}&after={}", with_wait(paths::MEMBERS.to_owned(), wait), encode_query(after)))
-            .await
+        let path = with_wait(paths::MEMBERS.to_owned(), wait);
+        self.get(&format!("{path}&brief=true&after={}", encode_query(after))).await
     }
 
     pub async fn register(&self, node: &NodeId, facts: &NodeFacts) -> Result<(), ClientError> {

@@ -21,6 +21,7 @@ use rung_trust::{CERTIFICATE_LIFE, Fingerprint, PublicKey};
 use super::Answer;
 use super::callers::Via;
 use super::extract::{Body, Json, Named, Query};
+use crate::bells::Topic;
 use crate::cluster::ClusterError;
 use crate::shared::{ATTEMPTS, Committed, Control, contended, store_error};
 use crate::status;
@@ -291,26 +292,36 @@ pub struct AfterMark {
     after: String,
     #[serde(default)]
     wait_ms: u64,
+    /// When nothing has changed, its mark says so: who has the list does not want it again.
+    #[serde(default)]
+    brief: bool,
 }
 
 /// Waits until the list is another than the one that is held.
 pub async fn members(State(control): State<Control>, Query(query): Query<AfterMark>) -> Answer<MemberReport> {
     let wait = Duration::from_millis(query.wait_ms).min(Duration::from_secs(60));
-    let news = control.wait_for(wait, |reconcile| {
-        let report = report(reconcile.world());
-        (reconcile.world().revision > 0 && report.mark != query.after).then_some(report)
+    let news = control.wait_for_topic(Topic::Members, wait, |reconcile| {
+        let world = reconcile.world();
+        (world.revision > 0 && mark(world) != query.after).then(|| report(world))
     });
     Ok(Json(match news.await {
         Some(report) => report,
+        None if query.brief => MemberReport { mark: query.after, members: Vec::new() },
         None => control.read(report),
     }))
 }
 
 fn report(world: &World) -> MemberReport {
-    let members: Vec<Member> = world.members.values().map(|held| held.value.clone()).collect();
+    MemberReport {
+        mark: mark(world),
+        members: world.members.values().map(|held| held.value.clone()).collect(),
+    }
+}
+
+/// As many, and none newer: the same list.
+fn mark(world: &World) -> String {
     let newest = world.members.values().map(|held| held.revision).max().unwrap_or(0);
-    // As many, and none newer: the same list.
-    MemberReport { mark: format!("{}-{}-{newest}", world.epoch, members.len()), members }
+    format!("{}-{}-{newest}", world.epoch, world.members.len())
 }
 
 pub async fn list(State(control): State<Control>) -> Answer<Vec<NodeListing>> {

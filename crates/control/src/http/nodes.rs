@@ -21,6 +21,7 @@ use super::Answer;
 use super::Refused;
 use super::callers::Via;
 use super::extract::{Body, Json, Named, Query, Wait};
+use crate::bells::Topic;
 use crate::reconcile::{Event, PollId};
 use crate::shared::{ATTEMPTS, Committed, Control, contended, store_error};
 
@@ -115,7 +116,7 @@ pub async fn assignment(
 ) -> Answer<Option<Assignment>> {
     let id: NodeId = named.get("node")?;
     let wait = Duration::from_millis(after.wait_ms).min(Duration::from_secs(60));
-    let newer = control.wait_for(wait, |reconcile| {
+    let newer = control.wait_for_topic(Topic::Assignment(id.clone()), wait, |reconcile| {
         if reconcile.frozen().is_some() {
             return None;
         }
