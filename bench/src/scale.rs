@@ -1,6 +1,7 @@
 //! What a large cluster asks of a server: the planner at the shape of the published challenge of two million containers,
 //! and its plan's way into etcd.
 
+mod agents;
 mod durable;
 mod many;
 
@@ -30,9 +31,23 @@ pub struct Arguments {
     /// How long assignments in etcd are written anew, in seconds
     #[arg(long, default_value_t = 300)]
     churn: u64,
-    /// Where the section `Scale` is written
+    /// How many agents poll one server
+    #[arg(long, default_value_t = 5_000)]
+    agents: usize,
+    /// What is measured
+    #[arg(long, value_delimiter = ',', default_value = "planner,agents")]
+    parts: Vec<Part>,
+    /// Where the section `Scale` is written; only when all parts are measured
     #[arg(long, default_value = "bench/RESULTS.md")]
     out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Placing two million instances, writing them to etcd, changing a few
+    Planner,
+    /// One server and thousands of agents
+    Agents,
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -46,11 +61,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         shape.fewest_nodes() as f64 / f64::from(nodes) * 100.0
     )]);
     let churn = Duration::from_secs(arguments.churn);
-    let mut many = place(shape, arguments.rounds, churn, &mut table)?;
-    place(Shape { packed: true, ..shape }, 1, churn, &mut table)?;
-    changes(&mut many, arguments, &mut table)?;
+    if arguments.parts.contains(&Part::Planner) {
+        let mut many = place(shape, arguments.rounds, churn, &mut table)?;
+        place(Shape { packed: true, ..shape }, 1, churn, &mut table)?;
+        changes(&mut many, arguments, &mut table)?;
+    }
+    if arguments.parts.contains(&Part::Agents) {
+        agents::measure(arguments.agents, arguments.rounds, &mut table)?;
+    }
     let text = table.markdown("scale", &machine::describe());
     println!("\n{text}");
+    if ![Part::Planner, Part::Agents].iter().all(|part| arguments.parts.contains(part)) {
+        return Ok(());
+    }
     page::replace_section(&arguments.out, "Scale", &text)?;
     println!("written to {}", arguments.out.display());
     Ok(())

@@ -264,9 +264,18 @@ fn spell(time: TimeVal) -> Duration {
 
 fn node(number: u32) -> Node {
     let [a, b] = (number as u16).to_be_bytes();
-    let facts = NodeFacts {
-        agent: format!("https://10.1.{a}.{b}:7865"),
-        proxy: Some(SocketAddr::from((Ipv4Addr::new(10, 1, a, b), 7866))),
+    let agent = format!("https://10.1.{a}.{b}:7865");
+    let id = NodeId::new(format!("node-{number:04}")).expect("letters and digits");
+    let facts =
+        NodeFacts { proxy: Some(SocketAddr::from((Ipv4Addr::new(10, 1, a, b), 7866))), ..facts(agent) };
+    Node { id, number, facts, labels: Labels::new(), drain: None }
+}
+
+/// What a machine says of itself, and where it is reached.
+pub fn facts(agent: String) -> NodeFacts {
+    NodeFacts {
+        agent,
+        proxy: None,
         version: "1".into(),
         cpu_millis: 16_000,
         memory_bytes: NODE_BYTES,
@@ -275,9 +284,7 @@ fn node(number: u32) -> Node {
         labels: Labels::new(),
         lease_ms: Some(10_000),
         isolation: Vec::new(),
-    };
-    let id = NodeId::new(format!("node-{number:04}")).expect("letters and digits");
-    Node { id, number, facts, labels: Labels::new(), drain: None }
+    }
 }
 
 /// The deployment that brought the release that serves.
@@ -306,7 +313,7 @@ fn succeeded(app: &AppName) -> Deployment {
 }
 
 /// Everything runs, and what shall stop has stopped.
-fn report(assignment: &rung_model::Assignment) -> Observed {
+pub fn report(assignment: &rung_model::Assignment) -> Observed {
     let instances = assignment.instances.iter().zip(20_000..).map(|((id, assigned), port)| {
         let has_port = assigned.service.as_str() == SERVICES[0];
         let seen = ObservedInstance {

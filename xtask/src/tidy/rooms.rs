@@ -56,7 +56,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("rung-e2e", &["rung-model", "rung-api"]),
-    ("rung-bench", &["rung-model", "rung-planner", "rung-store", "rung-api", "rung-e2e"]),
+    ("rung-bench", &["rung-model", "rung-planner", "rung-store", "rung-api", "rung-trust", "rung-e2e"]),
     // Apart from the workspace; parsers are where bytes of strangers come in first.
     ("rung-fuzz", &["rung-ingress"]),
     ("xtask", &[]),
