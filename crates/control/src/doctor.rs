@@ -1,9 +1,11 @@
 //! `rung doctor`: what is not as it should be, and the way out.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use rung_api::wire::{DoctorCheck, DoctorReport, DoctorState};
+use rung_model::Digest;
 use rung_store::{Op, Txn};
 
 use crate::shared::Control;
@@ -40,6 +42,7 @@ impl Control {
     pub(crate) async fn doctor(&self) -> DoctorReport {
         let mut checks = vec![self.check_store().await];
         checks.push(check_disk(&self.inner.data, "free some space, or move the data directory"));
+        checks.extend(self.check_artifacts().await);
         checks.extend(self.check_agents());
         checks.push(self.check_ingress());
         checks.extend(self.check_apps());
@@ -77,6 +80,45 @@ impl Control {
                 ),
             ),
         }
+    }
+
+    /// Only of a bucket: what is on the disk is seen with the disk.
+    async fn check_artifacts(&self) -> Option<DoctorCheck> {
+        let in_use = self.read(crate::prune::artifacts_in_use);
+        let held = self.inner.trees.check(&in_use).await?;
+        let place = held.place;
+        Some(match held.state {
+            Err(wrong) => check(
+                "artifacts",
+                DoctorState::Broken,
+                format!("{place}: {}", wrong.what),
+                Some(&wrong.way_out),
+            ),
+            Ok(holds) if holds.missing.is_empty() => {
+                let detail = format!("{place} can be read and written; {} there", holds.count);
+                check("artifacts", DoctorState::Fine, detail, None)
+            }
+            Ok(holds) => {
+                let of = self.releases_of(&holds.missing).join(", ");
+                let detail = format!("neither in {place} nor on this disk: {of}");
+                let way_out = "what runs goes on, and can't be started on other nodes; deploy these again";
+                check("artifacts", DoctorState::Broken, detail, Some(way_out))
+            }
+        })
+    }
+
+    /// Whose artifacts these are, as `shop v7`.
+    fn releases_of(&self, artifacts: &BTreeSet<Digest>) -> Vec<String> {
+        self.read(|world| {
+            let newest_of = |digest: &Digest| {
+                let all = world.releases.iter().flat_map(|(app, releases)| {
+                    releases.iter().rev().map(move |(number, held)| (app, number, &held.value.artifact))
+                });
+                let mut of_it = all.filter(|(_, _, artifact)| *artifact == digest);
+                of_it.next().map_or_else(|| digest.to_string(), |(app, number, _)| format!("{app} {number}"))
+            };
+            artifacts.iter().map(newest_of).collect()
+        })
     }
 
     fn check_agents(&self) -> Vec<DoctorCheck> {

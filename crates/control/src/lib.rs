@@ -28,6 +28,7 @@ mod launch;
 pub mod leader;
 mod metrics;
 mod notify;
+mod outbound;
 pub mod prune;
 pub mod quorum;
 pub mod reconcile;
@@ -40,6 +41,7 @@ mod shares;
 pub mod status;
 mod tallies;
 pub mod trees;
+mod turns;
 mod verifiers;
 
 use std::path::PathBuf;
@@ -57,6 +59,8 @@ pub struct ControlConfig {
     pub backing: quorum::Backing,
     /// Where artifacts, events and spools are kept.
     pub data: PathBuf,
+    /// Where artifacts shall be kept.
+    pub artifacts: trees::Setting,
     /// The master keys under which secrets are sealed.
     pub keys: Keyring,
     /// The owner's token, made at the first start: an admin's.

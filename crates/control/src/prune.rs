@@ -8,6 +8,7 @@ use rung_model::{AppName, Digest, Goal, Release, ReleaseNumber, Run, RunKind, Se
 use rung_planner::World;
 use rung_store::{Guard, Op};
 
+use crate::reconcile::Reconcile;
 use crate::shared::Control;
 
 /// How many distinct artifacts of successful releases an app keeps.
@@ -30,8 +31,9 @@ impl Control {
     /// One round; what fails is tried again in the next. `unnamed` are the sealed values that the round before found no
     /// name for: one is written a moment before the record that names it.
     async fn prune(&self, spare_uploads_for: Duration, unnamed: &mut BTreeSet<String>) {
-        let keep = self.read(artifacts_in_use);
-        match self.inner.trees.prune(|digest| keep.contains(digest), spare_uploads_for).await {
+        // One of several servers is enough for what they share; the one that plans knows best what is needed.
+        let plans = self.read_loop(Reconcile::leads);
+        match self.inner.trees.prune(|| self.read(artifacts_in_use), spare_uploads_for, plans).await {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, "artifacts pruned"),
             Err(error) => tracing::warn!(%error, "pruning artifacts"),
@@ -171,7 +173,7 @@ impl Control {
     pub(crate) async fn find_unpruned(&self, app: &AppName, listed: &mut [ReleaseListing]) {
         for release in listed.iter_mut().filter(|release| !release.available) {
             if self.read(|world| may_be_asked_for(world, app, release.number)) {
-                release.available = self.inner.trees.has(&release.artifact).await.unwrap_or(false);
+                release.available = self.inner.trees.is_known_to_have(&release.artifact).await;
             }
         }
     }
@@ -254,7 +256,7 @@ mod tests {
         std::fs::write(source.join("a"), "a").unwrap();
         let mut archive = Vec::new();
         let packed = rung_artifact::pack_source(&source, &mut archive).unwrap();
-        let trees = crate::trees::Trees::open(&dir.path().join("artifacts")).unwrap();
+        let trees = crate::trees::Trees::open(&dir.path().join("artifacts"), &Default::default()).unwrap();
         let stream = || {
             let chunk: Result<bytes::Bytes, std::io::Error> = Ok(archive.clone().into());
             Box::pin(futures_util::stream::once(async move { chunk }))
@@ -268,7 +270,7 @@ mod tests {
         );
         trees.put(&packed.digest, limits, stream()).await.unwrap();
         assert_eq!(
-            trees.prune(|_| false, Duration::from_secs(60)).await.unwrap(),
+            trees.prune(BTreeSet::new, Duration::from_secs(60), true).await.unwrap(),
             0,
             "an upload was not spared"
         );

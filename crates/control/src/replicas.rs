@@ -3,9 +3,9 @@
 //! What is uploaded is answered for when a second server has it, too, unless none can be reached: losing one machine
 //! loses no artifact of a deploy that was acknowledged. Whatever is missing here afterwards (this server was away, or came
 //! later) is fetched in the background, and at once when somebody asks for it.
+//!
+//! Where artifacts are in a bucket (see [`crate::trees`]) no copies are made; what a bucket lacks is still asked of others.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
@@ -34,11 +34,11 @@ const COPIED_WITHIN: Duration = Duration::from_secs(30);
 /// Read ahead of the other side.
 const CHUNKS: usize = 4;
 
-/// One fetch of an artifact at a time.
-pub(crate) type Fetching = Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>;
-
 /// Keeps here what is in use, as long as the server runs.
 pub(crate) async fn keep_copies(control: Control) {
+    if control.inner.trees.are_shared() {
+        return;
+    }
     let mut changes = control.inner.changes.subscribe();
     loop {
         for digest in control.read(artifacts_in_use) {
@@ -61,24 +61,8 @@ impl Control {
         if others.is_empty() {
             return Ok(false);
         }
-        let turn = self
-            .inner
-            .fetching
-            .lock()
-            .expect("no panic while held")
-            .entry(digest.clone())
-            .or_default()
-            .clone();
-        let has = {
-            let _turn = turn.lock().await;
-            self.inner.trees.has(digest).await? || self.fetch(digest, &others).await
-        };
-        let mut fetching = self.inner.fetching.lock().expect("no panic while held");
-        // This one and the table's: nobody else waits for it.
-        if Arc::strong_count(&turn) == 2 {
-            fetching.remove(digest);
-        }
-        Ok(has)
+        let _turn = self.inner.fetching.take(digest).await;
+        Ok(self.inner.trees.has(digest).await? || self.fetch(digest, &others).await)
     }
 
     async fn fetch(&self, digest: &Digest, others: &[(NodeId, Client)]) -> bool {
@@ -98,6 +82,9 @@ impl Control {
 
     /// Gives another server a copy of what was stored here just now.
     pub(crate) async fn copy_to_another(&self, digest: &Digest) {
+        if self.inner.trees.are_shared() {
+            return;
+        }
         let mut copies: FuturesUnordered<_> = self
             .other_servers()
             .into_iter()

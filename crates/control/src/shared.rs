@@ -24,6 +24,7 @@ use crate::reconcile::{Event, Reconcile};
 use crate::shares::Shares;
 use crate::tallies::Tallies;
 use crate::trees::{Trees, TreesError};
+use crate::turns::Turns;
 use crate::{ControlConfig, Ending};
 
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +65,7 @@ pub(crate) struct Inner {
     pub data: std::path::PathBuf,
     pub trees: Trees,
     /// Artifacts that are being fetched from other servers.
-    pub fetching: crate::replicas::Fetching,
+    pub fetching: Turns,
     pub repositories: Repositories,
     pub events: EventLog,
     pub upgrades: mpsc::Sender<std::path::PathBuf>,
@@ -124,7 +125,7 @@ impl Control {
             }
             Backing::Several(_) => Reconcile::follower(store.epoch()).among_others(&config.node),
         };
-        let trees = Trees::open(&config.data.join("artifacts"))?;
+        let trees = Trees::open(&config.data.join("artifacts"), &config.artifacts)?;
         let repositories = Repositories::new(&config.data);
         let events_path = config.data.join("events.jsonl");
         let events = EventLog::open(&events_path)
@@ -148,7 +149,7 @@ impl Control {
             version: config.version,
             data: config.data,
             trees,
-            fetching: Mutex::default(),
+            fetching: Turns::default(),
             repositories,
             events,
             upgrades: config.upgrades,
@@ -176,6 +177,7 @@ impl Control {
     /// Not async: what an async function awaits or spawns is compiled where that is awaited, in the binary.
     fn start_loops(&self, inbox: mpsc::UnboundedReceiver<Event>) -> tokio::task::JoinHandle<()> {
         tokio::spawn(crate::prune::prune_now_and_then(self.clone()));
+        tokio::spawn(crate::trees::keep_in_their_place(self.clone()));
         tokio::spawn(crate::access::watch_tokens(self.clone()));
         tokio::spawn(crate::secrets::end_rotation_of_before(self.clone()));
         tokio::spawn(crate::notify::tell_of_ends(self.clone()));

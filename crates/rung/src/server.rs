@@ -61,6 +61,7 @@ pub fn as_up(args: &JoinArgs) -> UpArgs {
         api: Some(std::net::SocketAddr::new(args.listen(), API_PORT).to_string()),
         ingress: args.ingress.clone(),
         labels: args.labels.clone(),
+        artifacts: args.artifacts.clone(),
         keep: args.keep,
     }
 }

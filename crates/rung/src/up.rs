@@ -17,6 +17,7 @@ use rung_cli::{
 };
 use rung_cli::{note, say};
 use rung_control::quorum::Backing;
+use rung_control::trees::{Place, Setting};
 use rung_control::{Control, ControlConfig, Door, Ending, Keyring, Listeners, StartError};
 use rung_ingress::{Listen, Supervisor, SupervisorConfig};
 use rung_store::StoreError;
@@ -99,7 +100,12 @@ pub(crate) async fn serve(data: &Data, global: &Global, up: &UpArgs) -> anyhow::
     };
     let mut deploying = pin!(deploy_first(platform.client.clone(), up.directory.clone(), options, up.keep));
     let mut is_deploying = true;
-    let kept = upgrade::Kept { instances: up.keep, ingress: &up.ingress, floating: up.floating };
+    let kept = upgrade::Kept {
+        instances: up.keep,
+        ingress: &up.ingress,
+        floating: up.floating,
+        artifacts: up.artifacts.as_deref(),
+    };
     loop {
         tokio::select! {
             () = &mut deploying, if is_deploying => is_deploying = false,
@@ -181,6 +187,7 @@ impl Platform {
         let config = ControlConfig {
             backing: backing.clone(),
             data: data.root().to_owned(),
+            artifacts: artifacts_setting(up)?,
             keys: master_keys(data)?,
             token: token.clone(),
             node: node.clone(),
@@ -300,6 +307,12 @@ pub(crate) async fn told_when_slow<T>(what: &str, work: impl Future<Output = T>)
     }
     note!("waiting for {what}; Ctrl-C again stops at once");
     work.await
+}
+
+fn artifacts_setting(up: &UpArgs) -> anyhow::Result<Setting> {
+    let place = up.artifacts.as_deref().map(str::parse::<Place>).transpose();
+    let place = place.map_err(|error| Hinted::usage(error.to_string(), "docs/artifacts.md has examples"))?;
+    Ok(Setting { place, systemd: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from) })
 }
 
 /// The master keys of secrets: systemd's credential when the unit gives one, else the file.

@@ -97,6 +97,8 @@ pub struct Kept<'a> {
     pub ingress: &'a [IngressSetting],
     /// The address that moves between machines.
     pub floating: Option<IpAddr>,
+    /// Where artifacts shall be; what was reached before is known without it.
+    pub artifacts: Option<&'a str>,
 }
 
 /// In the server: becomes the program. Returns only with the reason why not; nothing is stopped by then.
@@ -157,6 +159,13 @@ fn become_anew(data: &Data, program: &Path, addresses: Addresses, kept: Kept<'_>
         Some(floating) => {
             note!("{} knows no --floating: {floating} stays as it is, unwatched", program.display())
         }
+        None => {}
+    }
+    match kept.artifacts {
+        Some(place) if knows(program, "--artifacts") => {
+            command.args(["--artifacts", place]);
+        }
+        Some(_) => note!("{} knows no --artifacts: it keeps them on this disk", program.display()),
         None => {}
     }
     if !kept.ingress.is_empty() && !knows(program, "--ingress") {

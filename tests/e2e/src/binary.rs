@@ -30,7 +30,8 @@ pub fn workspace() -> PathBuf {
     Path::new(&manifest).ancestors().nth(2).expect("tests/e2e lies two below the root").to_owned()
 }
 
-fn target_directory() -> PathBuf {
+/// Where cargo builds.
+pub fn target_directory() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(directory) => workspace().join(directory),
         None => workspace().join("target"),

@@ -12,6 +12,7 @@ pub mod advice;
 mod app;
 pub mod authority;
 mod binary;
+mod bucket;
 mod clock;
 pub mod ending;
 pub mod engine;
@@ -30,6 +31,7 @@ mod webhook;
 
 pub use app::{Service, TestApp, example};
 pub use binary::rung_binary;
+pub use bucket::Bucket;
 pub use clock::WallClock;
 pub use hosts::{Host, Hosts};
 pub use load::{Load, Outcome, Tally};

@@ -4,6 +4,8 @@
 mod access;
 #[path = "stories/app_files.rs"]
 mod app_files;
+#[path = "stories/artifacts.rs"]
+mod artifacts;
 #[path = "stories/bad_weather.rs"]
 mod bad_weather;
 #[path = "stories/canaries_over_servers.rs"]

@@ -17,6 +17,9 @@ pub struct ClusterReport {
     /// Of etcd; none on one machine.
     pub members: Vec<MemberReport>,
     pub snapshots: SnapshotsReport,
+    /// The bucket where artifacts are; `None`: on the disks of the servers.
+    #[serde(default)]
+    pub artifacts: Option<String>,
     pub frozen: Option<FrozenReport>,
     /// What is wrong, each with the way out.
     pub problems: Vec<ClusterProblem>,

@@ -42,6 +42,9 @@ pub fn render(report: &ClusterReport, paint: Paint, clock: &Clock) -> String {
             None => "no snapshot yet".to_owned(),
         });
     }
+    if let Some(place) = &report.artifacts {
+        lines.push(format!("artifacts are in {}", harmless(place)));
+    }
     for problem in &report.problems {
         lines.push(String::new());
         lines.push(format!("{}  {}", paint.bad("!!"), harmless(&problem.what)));

@@ -21,6 +21,7 @@ use super::Answer;
 use super::callers::Via;
 use super::extract::{Body, Json};
 use crate::Ending;
+use crate::prune::artifacts_in_use;
 use crate::quorum::{self, Backing, Climb, Quorum, QuorumError};
 use crate::shared::{Committed, Control, contended};
 use crate::trees::chain;
@@ -56,6 +57,7 @@ pub async fn show(State(control): State<Control>) -> Answer<ClusterReport> {
         leader,
         members: Vec::new(),
         snapshots: SnapshotsReport::default(),
+        artifacts: None,
         frozen: frozen.map(|(frozen, plan)| {
             let (reported, silent) = control.heard_of();
             FrozenReport { why: frozen.why, since: frozen.since, reported, silent, plan }
@@ -76,6 +78,13 @@ pub async fn show(State(control): State<Control>) -> Answer<ClusterReport> {
             }
         }
         report.problems.extend(problems(&report.members));
+    }
+    if let Some(held) = control.inner.trees.check(&control.read(artifacts_in_use)).await {
+        report.problems.extend(held.state.err().map(|wrong| ClusterProblem {
+            what: format!("artifacts can't be read or written in {}: {}", held.place, wrong.what),
+            way_out: wrong.way_out,
+        }));
+        report.artifacts = Some(held.place);
     }
     report.problems.extend(report.frozen.as_ref().map(|frozen| ClusterProblem {
         what: format!("nothing is changed since {:.0}: {}", frozen.since, frozen.why),

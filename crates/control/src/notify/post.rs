@@ -1,20 +1,13 @@
 //! One POST, over HTTP or HTTPS: no redirects, no second look at the answer, bounded in time.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use hyper::client::conn::http1;
 use hyper::{Request, Uri, header};
-use hyper_util::rt::TokioIo;
 use rung_trust::NoAuthorities;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::RootCertStore;
 
-use crate::trees::chain;
+use crate::outbound;
 
 /// From the first packet to the answer's status.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,49 +30,22 @@ async fn send(
     trusted: impl FnOnce() -> Result<RootCertStore, NoAuthorities>,
 ) -> Result<hyper::StatusCode, String> {
     let uri: Uri = address.parse().map_err(|_| "its address can't be read".to_owned())?;
-    let host = uri.host().ok_or("its address has no host")?.trim_start_matches('[').trim_end_matches(']');
-    let is_tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let stream = TcpStream::connect((host, port))
-        .await
-        .map_err(|error| format!("connecting to {host}:{port} failed: {error}"))?;
-    let mut request = Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
-        .header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()))
+    let mut request = Request::post(uri)
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONTENT_LENGTH, body.len());
     for (name, value) in headers {
         request = request.header(*name, value);
     }
     let request = request.body(Body::from(body)).map_err(|error| format!("it can't be asked: {error}"))?;
-    if !is_tls {
-        return exchange(stream, request).await;
-    }
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host} is no name for TLS"))?;
-    let config = ClientConfig::builder()
-        .with_root_certificates(trusted().map_err(|error| error.to_string())?)
-        .with_no_client_auth();
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
-        .map_err(|error| format!("TLS with {host}:{port} failed: {error}"))?;
-    exchange(stream, request).await
-}
-
-async fn exchange<S>(stream: S, request: Request<Body>) -> Result<hyper::StatusCode, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let broken = |error: hyper::Error| format!("the connection broke: {}", chain(&error));
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let connection = tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(broken);
-    connection.abort();
-    Ok(answer?.status())
+    let (answer, _held) = outbound::send(request, trusted).await.map_err(|error| error.to_string())?;
+    Ok(answer.status())
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
     use tokio_rustls::rustls::ServerConfig;
