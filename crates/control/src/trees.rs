@@ -183,6 +183,14 @@ impl Trees {
         }
     }
 
+    /// Behind the name of an artifact that is not to be had.
+    pub fn why_not(&self, digest: &Digest) -> &'static str {
+        match self.any_bucket() {
+            Some(bucket) if bucket.is_damaged(digest) => "is damaged where it is kept",
+            _ => "is not kept any more",
+        }
+    }
+
     /// By what is known without asking anybody far away.
     pub async fn is_known_to_have(&self, digest: &Digest) -> bool {
         self.any_bucket().is_some_and(|bucket| bucket.is_known_to_have(digest))

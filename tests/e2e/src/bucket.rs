@@ -75,7 +75,11 @@ impl Bucket {
         else {
             panic!("it has {PORTS} ports")
         };
-        let mut command = Command::new(program());
+        // Not from a thread that ends: it would take the store along.
+        let mut command = match at {
+            Some((hosts, number)) => hosts.host(number).program(program(), &[]),
+            None => Command::new(program()),
+        };
         command.current_dir(self.own.path()).env("HOME", self.own.path());
         command.args(["server", "-s3", "-dir=data", "-s3.config=s3.json", "-volume.max=20"]);
         command.args(["-master.volumeSizeLimitMB=64", "-master.telemetry=false", "-s3.iam=false"]);
@@ -96,11 +100,8 @@ impl Bucket {
         let log = std::fs::File::create(self.own.path().join("log")).expect("a log");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         ask_to_end_with_the_test(&mut command);
-        let mut spawn = || command.spawn().unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
-        self.child = Some(match at {
-            Some((hosts, number)) => hosts.host(number).inside(spawn),
-            None => spawn(),
-        });
+        let child = command.spawn().unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+        self.child = Some(child);
         let inside = |act: &(dyn Fn() -> Result<(), String> + Sync)| match at {
             Some((hosts, number)) => hosts.host(number).inside(act),
             None => act(),

@@ -205,7 +205,8 @@ impl Host {
         self.program(&self.binary, arguments)
     }
 
-    fn program(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+    /// A program of the test's own, to be started on this machine.
+    pub fn program(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).env("RUNG_DATA", self.data()).current_dir(self.own.path());
         command.env_remove("RUNG_API").env_remove("RUNG_TOKEN").env_remove("RUNG_CA").stdin(Stdio::null());

@@ -446,7 +446,7 @@ pub async fn rollback(
         let (record, revision) = control.record_of(&app)?;
         let target = control.rollback_target(&record, request.to)?;
         if !control.has_artifact(&target.artifact).await? {
-            let message = format!("the artifact of {} is not kept any more", target.number);
+            let message = format!("the artifact of {} {}", target.number, self.inner.trees.why_not(&target.artifact));
             return Err(ErrorBody::new(Code::Refused, message)
                 .hint("`rung releases` shows which ones are; or deploy its source again")
                 .into());

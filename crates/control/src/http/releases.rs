@@ -40,8 +40,8 @@ impl Control {
         if self.has_artifact(&release.artifact).await? {
             return Ok(());
         }
-        let message =
-            format!("the artifact of {} of app {} is not kept any more", release.number, release.app);
+        let why = self.inner.trees.why_not(&release.artifact);
+        let message = format!("the artifact of {} of app {} {why}", release.number, release.app);
         Err(ErrorBody::new(Code::Refused, message).hint("deploy its source again"))
     }
 }

@@ -15,6 +15,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 use rung_api::{Code, ErrorBody};
 use rung_model::Digest;
+use tokio::io::AsyncWriteExt;
 
 use super::carrier::Carrier;
 use super::credentials::{CredentialsError, Source};
@@ -150,12 +151,15 @@ impl Bucket {
             while let Some(chunk) = archive.next().await {
                 writer.put(chunk?).await?;
             }
-            use tokio::io::AsyncWriteExt;
-            writer.shutdown().await.map_err(unwrapped)
+            Ok::<(), object_store::Error>(())
         };
         if let Err(error) = sent.await {
             // What was sent of it is no object yet; where that can't be said now, the bucket's own rules forget it.
             let _ = tokio::time::timeout(CHECKED_WITHIN, writer.abort()).await;
+            return Err(self.failed("storing", digest, &error));
+        }
+        // It sees to its parts by itself when it fails.
+        if let Err(error) = writer.shutdown().await.map_err(unwrapped) {
             return Err(self.failed("storing", digest, &error));
         }
         let mut seen = self.seen.lock().expect("no panic while held");
