@@ -446,7 +446,11 @@ pub async fn rollback(
         let (record, revision) = control.record_of(&app)?;
         let target = control.rollback_target(&record, request.to)?;
         if !control.has_artifact(&target.artifact).await? {
-            let message = format!("the artifact of {} {}", target.number, self.inner.trees.why_not(&target.artifact));
+            let message = format!(
+                "the artifact of {} {}",
+                target.number,
+                control.inner.trees.why_not(&target.artifact)
+            );
             return Err(ErrorBody::new(Code::Refused, message)
                 .hint("`rung releases` shows which ones are; or deploy its source again")
                 .into());
