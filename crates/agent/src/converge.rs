@@ -521,7 +521,12 @@ impl Converge {
         match self.artifacts.get(&digest) {
             Some(Fetch::Here(_)) => Parts::Known,
             Some(Fetch::Asked) => Parts::Awaited,
-            Some(Fetch::Failed { reason, cause: Cause::Lasting, .. }) => Parts::Broken(reason.clone()),
+            Some(Fetch::Failed { reason, cause: Cause::Lasting, .. }) => {
+                let reason = reason.clone();
+                // For the next instance it may have been stored anew by then.
+                self.artifacts.remove(&digest);
+                Parts::Broken(reason)
+            }
             Some(Fetch::Failed { reason, again, .. }) if now.elapsed < *again => {
                 Parts::Missing(reason.clone())
             }
@@ -623,7 +628,7 @@ impl<T> Fetch<T> {
     /// When a failed fetch is due again.
     fn again(&self) -> Option<Duration> {
         match self {
-            Self::Failed { again, cause: Cause::Passing, .. } => Some(*again),
+            Self::Failed { again, .. } => Some(*again),
             _ => None,
         }
     }

@@ -440,6 +440,11 @@ fn an_artifact_that_is_broken_is_not_fetched_for_ever() {
     assert!(effects.contains(&Effect::FetchArtifact { digest: digest() }), "it is not tried again");
     bench.tell(failed(Cause::Lasting));
     assert_eq!(bench.state(), InstanceState::Failed);
+    let effects = bench.wait(Duration::from_secs(60));
+    assert!(!effects.contains(&Effect::FetchArtifact { digest: digest() }), "it is fetched again and again");
+    let effects = bench.assign(&[("a1", Intent::Run), ("a2", Intent::Run)]);
+    let is_asked = effects.contains(&Effect::FetchArtifact { digest: digest() });
+    assert!(is_asked, "an instance of a later deploy, which stored it anew, gets what was wrong before");
 }
 
 /// What may happen at any moment, in any order, late, twice or never.
