@@ -236,6 +236,13 @@ impl Bucket {
                     what: format!("it refuses this server: {said}"),
                     way_out: match is_about_credentials {
                         true => format!("put the right credentials into {}", self.credentials.shown()),
+                        // An answer to a look alone has no words.
+                        false if !text.contains("<Code>") => {
+                            format!(
+                                "`rung doctor` says why; other credentials go into {}",
+                                self.credentials.shown()
+                            )
+                        }
                         false => format!(
                             "let these credentials list, read, write and delete there, or put others into {}",
                             self.credentials.shown()

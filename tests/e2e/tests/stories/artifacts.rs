@@ -68,7 +68,8 @@ fn a_bucket_that_is_away_or_refuses_ends_deploys_with_a_word_and_nothing_that_ru
     rung.wait_until_settled("shop", "web", 1);
     app.version = "3".to_owned();
     let refused = rung.deploy(app.directory()).ends_with(1).mentions("it refuses this server");
-    let refused = refused.mentions("SignatureDoesNotMatch").mentions("artifacts.credentials");
+    let refused = refused.mentions("artifacts.credentials");
+    rung.cli(&["doctor"]).mentions("SignatureDoesNotMatch");
     assert!(!refused.everything().contains(bucket.secret()), "{}", refused.everything());
     assert!(rung.page("shop", "/").contains("version 2 "), "what runs goes on");
     bucket.write_credentials(rung.data(), None);
