@@ -327,6 +327,7 @@ pub fn report(assignment: &rung_model::Assignment) -> Observed {
             endpoint: has_port.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
             pid: Some(u32::from(port)),
             restarts: 0,
+            exits: 0,
             since: Timestamp::UNIX_EPOCH,
             reason: None,
             log_tail: Vec::new(),

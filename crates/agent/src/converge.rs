@@ -420,7 +420,7 @@ impl Converge {
             Some(Fetch::Here(release)) => Some(&**release),
             _ => None,
         };
-        let urgency = instance.hear(id, event, release, now);
+        let urgency = instance.hear(id, event, release, self.shutting_down, now);
         if let Some(urgency) = urgency {
             self.change(urgency);
         }

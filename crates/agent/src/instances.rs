@@ -82,7 +82,10 @@ impl Instances {
                 }
                 Status::Ended(exit) => {
                     self.tell(Event::Found(found(FoundLife::Ended)));
-                    self.tell_exit(&id, &entry.assigned, exit).await;
+                    // Who was asked to end has done nothing wrong: the earlier agent took all instances along.
+                    if !exit.asked {
+                        self.tell_exit(&id, &entry.assigned, exit).await;
+                    }
                     self.node.driver.release(&directory).await;
                 }
                 Status::Lost => {

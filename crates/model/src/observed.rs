@@ -42,6 +42,10 @@ pub struct ObservedInstance {
     pub pid: Option<u32>,
     /// How often it was started again since it was assigned.
     pub restarts: u32,
+    /// How often it has ended although it shall run, as far as this agent has seen it. The end of the whole platform, or of its
+    /// machine, is none of the instance's.
+    #[serde(default)]
+    pub exits: u32,
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// Why it is in this state, in words; with the last log lines when it is not healthy.

@@ -133,9 +133,9 @@ pub struct Settling {
     #[serde(rename = "remaining_ms", with = "duration::ms")]
     #[schema(value_type = u64)]
     pub remaining: Duration,
-    /// How often instances had been started again before: those that needed more than one start.
+    /// How often instances had ended before: those that needed more than one start.
     #[serde(default)]
-    pub restarts: BTreeMap<InstanceId, u32>,
+    pub exits: BTreeMap<InstanceId, u32>,
 }
 
 /// The instances that served before: they run on and get no requests, and going back to them starts nothing.

@@ -42,10 +42,8 @@ pub(crate) fn begin(draft: &mut Draft<'_>, app: &AppName, release: &Release) {
         new: Default::default(),
         evidence: Default::default(),
     });
-    let settling = (is_in_doubt && policy.settle > Duration::ZERO).then(|| Settling {
-        remaining: policy.settle,
-        restarts: settling::restarts(draft, app, release, number),
-    });
+    let settling = (is_in_doubt && policy.settle > Duration::ZERO)
+        .then(|| Settling { remaining: policy.settle, exits: settling::exits(draft, app, release, number) });
     draft.progress.judged.remove(&(app.clone(), number));
     let aftercare = Aftercare { warm, watch, settling };
     if aftercare != Aftercare::default() {

@@ -109,6 +109,8 @@ pub(super) struct Instance {
     new_port: bool,
     /// Exits without a healthy minute between.
     exits: u32,
+    /// All of them, but those at the platform's own end.
+    all_exits: u32,
     was_ever_healthy: bool,
     /// Why the last life ended; of one that was not started at all it says nothing.
     last_exit: Option<String>,
@@ -134,6 +136,7 @@ impl Instance {
             port: None,
             new_port: false,
             exits: 0,
+            all_exits: 0,
             was_ever_healthy: false,
             last_exit: None,
             state: InstanceState::Preparing,
@@ -212,6 +215,7 @@ impl Instance {
         id: &InstanceId,
         event: Event,
         release: Option<&Release>,
+        shutting_down: bool,
         now: Now,
     ) -> Option<Urgency> {
         match event {
@@ -229,7 +233,11 @@ impl Instance {
                 self.take_exit(id, reason, ExitKind::NotStarted, Vec::new(), now)
             }
             Event::Exited(Exited { attempt, reason, kind, log_tail, .. }) if attempt == self.attempt => {
-                self.take_exit(id, reason, kind, log_tail, now)
+                let urgency = self.take_exit(id, reason, kind, log_tail, now);
+                if urgency.is_some() && self.want == Want::Running && !shutting_down {
+                    self.all_exits += 1;
+                }
+                urgency
             }
             Event::Probed { attempt, outcome, .. } if attempt == self.attempt => {
                 let service = self.service(release).cloned()?;
@@ -552,6 +560,7 @@ impl Instance {
                 _ => None,
             },
             restarts: self.attempt.saturating_sub(1),
+            exits: self.all_exits,
             since: self.since,
             reason: self.reason.clone(),
             log_tail: self.log_tail.clone(),

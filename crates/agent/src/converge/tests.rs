@@ -175,6 +175,10 @@ impl Bench {
     fn state(&self) -> InstanceState {
         self.machine.observed().instances[&id("a1")].state
     }
+
+    fn exits(&self) -> u32 {
+        self.machine.observed().instances[&id("a1")].exits
+    }
 }
 
 fn launches(effects: &[Effect]) -> Vec<u32> {
@@ -411,6 +415,7 @@ fn a_taken_port_is_left_at_once() {
     let effects = bench.probe(1, ProbeOutcome::PortTaken { reason: "port 20000 was taken".into() });
     assert_eq!(stops(&effects), 1);
     let effects = bench.exit(1);
+    assert_eq!(bench.exits(), 1, "it has not stayed up");
     let new = effects.iter().any(|e| matches!(e, Effect::Launch { port: PortChoice::New, .. }));
     assert!(new, "it goes back to the taken port: {effects:?}");
 }
@@ -422,6 +427,7 @@ fn a_shutdown_stops_everything_and_starts_nothing() {
     assert!(!bench.machine.is_quiet());
     let effects = bench.exit(1);
     assert!(bench.machine.is_quiet());
+    assert_eq!(bench.exits(), 0, "it did not end by itself");
     assert_ne!(bench.state(), InstanceState::Stopped, "the server would take it for stopped by intent");
     assert_eq!(launches(&effects), [0_u32; 0]);
     assert!(bench.machine.wake_at().is_none_or(|at| at > bench.now), "it spins");

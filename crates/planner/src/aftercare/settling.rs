@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 
 use rung_model::duration::in_words;
 use rung_model::rollout::Aftercare;
-use rung_model::{AppName, DeploymentNumber, InstanceId, InstanceState, Intent, Release, ServiceName};
+use rung_model::{AppName, DeploymentNumber, InstanceId, Intent, Release, ServiceName};
 
 use crate::draft::Draft;
 use crate::fleet::{Member, members};
 
-/// How often the cohort's instances were started again before now, of those that were.
-pub(super) fn restarts(
+/// How often the cohort's instances had ended before now, of those that had.
+pub(super) fn exits(
     draft: &Draft<'_>,
     app: &AppName,
     release: &Release,
@@ -23,7 +23,7 @@ pub(super) fn restarts(
 ) -> BTreeMap<InstanceId, u32> {
     let services = release.file.services.keys();
     let all = services.flat_map(|service| serving(draft, app, service, cohort));
-    all.map(|member| (member.id.clone(), ends(draft, &member))).filter(|(_, ends)| *ends > 0).collect()
+    all.map(|member| (member.id.clone(), exits_of(draft, &member))).filter(|(_, exits)| *exits > 0).collect()
 }
 
 /// Why the live release is taken back, when its instances do not stay up.
@@ -33,10 +33,11 @@ pub(super) fn unrest(
     live: DeploymentNumber,
     aftercare: &Aftercare,
 ) -> Option<String> {
-    let before = &aftercare.settling.as_ref()?.restarts;
+    let before = &aftercare.settling.as_ref()?.exits;
     let release = draft.deployment_of(app, live)?.release.and_then(|number| draft.release(app, number))?;
-    let since =
-        |member: &Member| ends(draft, member).saturating_sub(before.get(&member.id).copied().unwrap_or(0));
+    let since = |member: &Member| {
+        exits_of(draft, member).saturating_sub(before.get(&member.id).copied().unwrap_or(0))
+    };
     release.file.services.keys().find_map(|service| {
         let all = serving(draft, app, service, live);
         let ended: u32 = all.iter().map(since).sum();
@@ -59,12 +60,6 @@ fn serving(draft: &Draft<'_>, app: &AppName, service: &ServiceName, cohort: Depl
     all
 }
 
-/// How often its process has ended: one that waits for its next start has ended once more than it was started again.
-fn ends(draft: &Draft<'_>, member: &Member) -> u32 {
-    let Some(observed) = member.observed(draft) else { return 0 };
-    let is_down = matches!(
-        observed.state,
-        InstanceState::BackingOff | InstanceState::CrashLooping | InstanceState::Failed
-    );
-    observed.restarts + u32::from(is_down)
+fn exits_of(draft: &Draft<'_>, member: &Member) -> u32 {
+    member.observed(draft).map_or(0, |observed| observed.exits)
 }

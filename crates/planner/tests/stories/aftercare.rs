@@ -132,6 +132,21 @@ fn a_release_whose_instance_exits_within_its_first_seconds_is_taken_back() {
 }
 
 #[test]
+fn what_ends_with_the_platform_or_its_machine_speaks_against_no_release() {
+    let mut scene = settling(1);
+    scene.pass(Duration::from_secs(3));
+    scene.started_again();
+    scene.settle();
+    assert_eq!(scene.deployment("shop").number.0, 2, "{:?}", scene.deployment("shop").timeline);
+    exits(&mut scene, 0);
+    assert_eq!(
+        scene.deployment("shop").kind,
+        DeploymentKind::Rollback,
+        "what it does by itself counts as before"
+    );
+}
+
+#[test]
 fn what_exits_later_is_started_again_and_no_more() {
     let mut scene = settling(1);
     for _ in 0..11 {

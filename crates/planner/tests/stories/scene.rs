@@ -398,6 +398,7 @@ impl Scene {
                     endpoint: service.port.then(|| ([127, 0, 0, 1], 20_000 + number).into()),
                     pid: None,
                     restarts,
+                    exits: seen.map_or(0, |seen| seen.exits) + u32::from(state == InstanceState::BackingOff),
                     since: self.clock().wall,
                     reason: (state == InstanceState::CrashLooping).then(|| "exited with code 3".to_owned()),
                     log_tail: vec!["boom".into()],
@@ -497,7 +498,19 @@ impl Scene {
     /// One instance's state, all else as reported before.
     pub fn report_state(&mut self, id: &InstanceId, state: InstanceState) {
         let mut observed = self.observed().expect("the node has reported before").clone();
-        observed.instances.get_mut(id).expect("the instance was reported before").state = state;
+        let instance = observed.instances.get_mut(id).expect("the instance was reported before");
+        instance.state = state;
+        instance.exits += u32::from(state == InstanceState::BackingOff);
+        self.report(observed.assignment, observed.instances, observed.runs);
+    }
+
+    /// The machine was off, and its agent has started everything again: a life later, with no exit that it has seen.
+    pub fn started_again(&mut self) {
+        let mut observed = self.observed().expect("it has reported before").clone();
+        for instance in observed.instances.values_mut() {
+            instance.restarts += 1;
+            instance.exits = 0;
+        }
         self.report(observed.assignment, observed.instances, observed.runs);
     }
 

@@ -101,6 +101,7 @@ impl Machine {
                 endpoint: None,
                 pid: None,
                 restarts: 0,
+                exits: 0,
                 since: Timestamp::UNIX_EPOCH,
                 reason: None,
                 log_tail: Vec::new(),

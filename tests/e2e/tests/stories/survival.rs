@@ -38,6 +38,23 @@ fn kill_9_of_the_platform_leaves_every_instance_and_the_next_start_adopts_them()
 }
 
 #[test]
+fn a_release_that_ends_with_the_platform_in_its_first_seconds_is_not_taken_back() {
+    let (mut rung, mut app) = deployed("napper");
+    app.version = "2".into();
+    rung.deploy(app.directory()).succeeds();
+    rung.interrupt();
+    rung.up(None, &[]);
+    let again = rung.wait_until_settled("napper", "web", 2);
+    assert!(again.iter().all(|instance| instance.restarts == 1), "they ended with the platform: {again:?}");
+    let last = eventually("its first seconds are over", || {
+        let last = rung.last_deployment("napper");
+        if last.aftercare.is_none() { Ok(last) } else { Err(format!("{:?}", last.aftercare)) }
+    });
+    assert_ne!(last.by, "rung", "rung has taken it back: {last:#?}");
+    assert!(rung.page("napper", "/").contains("version 2 "), "what was deployed last does not serve");
+}
+
+#[test]
 fn kill_9_of_the_ingress_refuses_no_connection() {
     let (rung, _app) = deployed("doorman");
     let load = Load::start(rung.http(), "doorman.localhost", "/");
