@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use rung_api::attach::PROTOCOL;
+use rung_api::attach::{self, PROTOCOL};
 use rung_api::sse::Message;
 use rung_api::wire::{LogLine, LogQuery};
 use rung_api::{Code, ErrorBody, paths};
@@ -60,7 +60,7 @@ pub fn bind(socket: &Path) -> std::io::Result<UnixListener> {
 fn router(node: Shared) -> Router {
     Router::new()
         .route(paths::AGENT_LOGS, get(read_logs))
-        .route(paths::AGENT_ATTACH, get(attach).post(attach))
+        .route(paths::AGENT_ATTACH, get(attach_to_run).post(attach_to_run))
         .with_state(node)
 }
 
@@ -132,7 +132,7 @@ async fn next_event(receiver: &mut mpsc::Receiver<Message<LogLine>>) -> Option<B
 }
 
 /// Frames of `rung_api::attach`, passed on between the shim and the connection as they are.
-async fn attach(
+async fn attach_to_run(
     State(node): State<Shared>,
     PathParameter(run): PathParameter<RunId>,
     mut request: Request,
@@ -142,14 +142,12 @@ async fn attach(
         let body = ErrorBody::new(Code::InvalidRequest, "attaching to a run needs an upgrade");
         return Err(ApiError(body.hint(format!("send `Upgrade: {PROTOCOL}`"))));
     }
-    let mut shim = await_shim(&node, &run).await?;
+    let shim = await_shim(&node, &run).await?;
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgraded.await {
-            Ok(connection) => {
-                // Either side's end is the end; a broken connection is seen by the shim as a closed terminal.
-                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(connection), &mut shim).await;
-            }
+            // A connection that breaks is seen by the shim as a closed terminal.
+            Ok(connection) => attach::pass_on(TokioIo::new(connection), shim).await,
             Err(error) => tracing::debug!(%error, %run, "the upgrade did not come"),
         }
     });

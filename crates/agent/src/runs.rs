@@ -216,6 +216,7 @@ impl RunsDriver {
                     .map_err(|error| Failure::before_start(format!("writing {}: {error}", home.display())))?;
             }
             self.node.driver.spawn(&spec).await.map_err(|error| Failure::of(&error))?;
+            break;
         }
         self.tell_started(run);
         let exit = self.node.driver.ended(&directory, 1).await;

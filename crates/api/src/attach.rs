@@ -3,6 +3,8 @@
 //! After an HTTP upgrade to [`PROTOCOL`] both sides send frames: one byte of type, four bytes of length (big endian),
 //! the payload. The same bytes flow between CLI, server, agent and shim; those between pass them on unread.
 
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy, split};
+
 /// The protocol named in the `Upgrade` header.
 pub const PROTOCOL: &str = "rung-attach";
 
@@ -64,6 +66,27 @@ fn frame(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
     out.push(kind);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(payload);
+}
+
+/// Passes frames on unread, until the run's side has said its last or nobody listens any more. A run that takes no input
+/// is no end: it has ended, and what it printed is still on its way.
+pub async fn pass_on<P, R>(person: P, run: R)
+where
+    P: AsyncRead + AsyncWrite,
+    R: AsyncRead + AsyncWrite,
+{
+    let (mut from_person, mut to_person) = split(person);
+    let (mut from_run, mut to_run) = split(run);
+    let input = async {
+        let _ = copy(&mut from_person, &mut to_run).await;
+        let _ = to_run.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        _ = copy(&mut from_run, &mut to_person) => {}
+        () = input => {}
+    }
+    let _ = to_person.shutdown().await;
 }
 
 /// Cuts frames out of chunks as they arrive.
@@ -140,5 +163,34 @@ mod tests {
         let mut bytes = vec![99, 0, 0, 0, 1, 7];
         bytes.extend(Frame::StdinEof.encode());
         assert_eq!(Decoder::default().push(&bytes), Ok(vec![Frame::StdinEof]));
+    }
+
+    #[tokio::test]
+    async fn the_last_words_of_a_run_arrive_also_when_it_takes_no_input_any_more() {
+        let (mut person, by_person) = tokio::net::UnixStream::pair().unwrap();
+        let (mut run, by_run) = tokio::net::UnixStream::pair().unwrap();
+        let words = vec![Frame::Stdout(vec![b'x'; 100_000]), Frame::Exit(0)];
+        let said: Vec<u8> = words.iter().flat_map(Frame::encode).collect();
+        run.write_all(&said).await.unwrap();
+        // Ended, with its output in the connection and input on its way to it.
+        drop(run);
+        person.write_all(&Frame::StdinEof.encode()).await.unwrap();
+        let passing = tokio::spawn(pass_on(by_person, by_run));
+        let mut heard = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut person, &mut heard).await.unwrap();
+        assert_eq!(Decoder::default().push(&heard).unwrap(), words);
+        passing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_run_hears_that_its_person_has_gone() {
+        let (person, by_person) = tokio::io::duplex(64);
+        let (mut run, by_run) = tokio::io::duplex(64);
+        drop(person);
+        let passing = tokio::spawn(pass_on(by_person, by_run));
+        let mut heard = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut run, &mut heard).await.unwrap();
+        drop(run);
+        passing.await.unwrap();
     }
 }

@@ -387,10 +387,8 @@ pub async fn attach(
     })?;
     tokio::spawn(async move {
         if let Ok(from_caller) = hyper::upgrade::on(request).await {
-            let (mut from_caller, mut agent) = (TokioIo::new(from_caller), to_agent);
             tokio::select! {
-                // Either side may end it at any time; there is nobody left to tell.
-                _ = tokio::io::copy_bidirectional(&mut from_caller, &mut agent) => {}
+                () = attach::pass_on(TokioIo::new(from_caller), to_agent) => {}
                 () = caller.ends() => {}
             }
         }
