@@ -281,6 +281,7 @@ pub fn facts(agent: String) -> NodeFacts {
         memory_bytes: NODE_BYTES,
         engine: ContainerEngine::default(),
         disk_bytes: None,
+        short_of_disk: None,
         labels: Labels::new(),
         lease_ms: Some(10_000),
         isolation: Vec::new(),

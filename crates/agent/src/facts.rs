@@ -204,7 +204,12 @@ pub struct Reached {
 }
 
 /// What the node says of itself when it registers.
-pub fn node_facts(reached: &Reached, node: &Node, engine: ContainerEngine) -> NodeFacts {
+pub fn node_facts(
+    reached: &Reached,
+    node: &Node,
+    engine: ContainerEngine,
+    short_of_disk: Option<u64>,
+) -> NodeFacts {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     NodeFacts {
         agent: reached.agent.clone(),
@@ -215,6 +220,7 @@ pub fn node_facts(reached: &Reached, node: &Node, engine: ContainerEngine) -> No
         isolation: node.capabilities.isolation_facts(&engine, node.firewall.shortfall().as_deref()),
         engine,
         disk_bytes: disk_bytes(node.layout.root()),
+        short_of_disk,
         labels: node.labels.clone(),
         lease_ms: node.leases.promise(),
     }
@@ -226,6 +232,23 @@ fn disk_bytes(directory: &Path) -> Option<u64> {
     Some(known.blocks().saturating_mul(known.fragment_size()))
 }
 
+/// With less than this free nothing new is put on a node; on a small disk with less than a twentieth of it.
+const ROOM_MIN: u64 = 64 << 20;
+
+/// What is free where the node keeps its data, when that is too little. Once it was, half as much more must be free again,
+/// so that it does not change all the time near the bound; and it is said as it was.
+pub fn short_of_disk(directory: &Path, was: Option<u64>) -> Option<u64> {
+    let known = nix::sys::statvfs::statvfs(directory).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(known.fragment_size());
+    shortage(bytes(known.blocks_available()), bytes(known.blocks()), was)
+}
+
+fn shortage(free: u64, size: u64, was: Option<u64>) -> Option<u64> {
+    let least = ROOM_MIN.min(size / 20);
+    let enough = if was.is_some() { least + least / 2 } else { least };
+    (free < enough).then(|| was.unwrap_or(free))
+}
+
 pub fn memory_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kilobytes = text
@@ -233,4 +256,29 @@ pub fn memory_bytes() -> u64 {
         .find_map(|line| line.strip_prefix("MemTotal:"))
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1 << 20;
+
+    #[test]
+    fn a_disk_is_short_of_room_below_a_bound_and_no_more_well_above_it() {
+        assert_eq!(shortage(65 * MB, 100_000 * MB, None), None);
+        assert_eq!(shortage(63 * MB, 100_000 * MB, None), Some(63 * MB));
+        assert_eq!(
+            shortage(70 * MB, 100_000 * MB, Some(63 * MB)),
+            Some(63 * MB),
+            "near the bound it stays so"
+        );
+        assert_eq!(shortage(96 * MB, 100_000 * MB, Some(63 * MB)), None);
+    }
+
+    #[test]
+    fn a_small_disk_may_be_filled_further() {
+        assert_eq!(shortage(3 * MB, 48 * MB, None), None);
+        assert_eq!(shortage(MB, 48 * MB, None), Some(MB));
+    }
 }

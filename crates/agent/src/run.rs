@@ -22,7 +22,7 @@ use crate::cgroups::Cgroups;
 use crate::converge::{Converge, Effect, Event, Now};
 use crate::driver::Driver;
 use crate::engine::Engine;
-use crate::facts::{Capabilities, Kind, Reached, look_for_engine, node_facts};
+use crate::facts::{Capabilities, Kind, Reached, look_for_engine, node_facts, short_of_disk};
 use crate::firewall::{self, Firewall};
 use crate::images::Images;
 use crate::instances::{Events, Instances};
@@ -436,10 +436,12 @@ async fn watch_engine(node: Shared, found: watch::Sender<ContainerEngine>) {
 async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Receiver<ContainerEngine>) {
     let mut retry = Retry::new();
     let mut told = false;
+    let mut short = None;
     loop {
+        short = short_of_disk(node.layout.root(), short);
         let found = engine.borrow_and_update().clone();
         let open_ports = node.firewall.shortfall();
-        let facts = node_facts(&reached, &node, found);
+        let facts = node_facts(&reached, &node, found, short);
         if let Err(error) = in_time(ANSWER_WITHIN, node.client.register(&node.id, &facts)).await {
             if matches!(&error, CallError::Client(error) if error.code() == Some(rung_api::Code::Removed))
                 && !told
@@ -457,6 +459,7 @@ async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Rece
             && !engine.has_changed().unwrap_or(false)
             && facts.lease_ms == node.leases.promise()
             && open_ports == node.firewall.shortfall()
+            && short == short_of_disk(node.layout.root(), short)
         {
             tokio::time::sleep(BEAT).await;
         }

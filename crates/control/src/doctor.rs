@@ -44,6 +44,7 @@ impl Control {
         checks.push(check_disk(&self.inner.data, "free some space, or move the data directory"));
         checks.extend(self.check_artifacts().await);
         checks.extend(self.check_agents());
+        checks.extend(self.check_disks());
         checks.push(self.check_ingress());
         checks.extend(self.check_apps());
         checks.extend(self.check_secrets().await);
@@ -139,6 +140,25 @@ impl Control {
             }
         };
         nodes.iter().map(describe).collect()
+    }
+
+    /// Of the machines whose disks are full; this one's is looked at beside.
+    fn check_disks(&self) -> Vec<DoctorCheck> {
+        let short: Vec<_> = self.read(|world| {
+            let nodes = world.nodes.values().map(|held| &held.value);
+            nodes.filter_map(|node| Some((node.id.clone(), node.facts.short_of_disk?))).collect()
+        });
+        let describe = |(node, free_bytes): (rung_model::NodeId, u64)| {
+            check(
+                &format!("disk of {node}"),
+                DoctorState::Broken,
+                format!("is full: {} MB were free when it became so", free_bytes / 1_000_000),
+                Some(
+                    "free some space on that machine; what runs there goes on, nothing new is put there meanwhile",
+                ),
+            )
+        };
+        short.into_iter().map(describe).collect()
     }
 
     fn check_ingress(&self) -> DoctorCheck {

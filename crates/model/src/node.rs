@@ -115,6 +115,9 @@ pub struct NodeFacts {
     /// What the file system of its volumes holds; `None` where an older version runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
+    /// What is free there, in bytes, when that is too little for anything new; as it was when it became so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short_of_disk: Option<u64>,
     /// Labels that its own command line gives it.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
@@ -169,6 +172,7 @@ mod tests {
                 memory_bytes: 0,
                 engine: ContainerEngine::default(),
                 disk_bytes: None,
+                short_of_disk: None,
                 labels: Labels::new(),
                 lease_ms: None,
                 isolation: Vec::new(),

@@ -74,6 +74,7 @@ impl Story {
             memory_bytes: 1 << 34,
             engine: rung_model::node::ContainerEngine::default(),
             disk_bytes: None,
+            short_of_disk: None,
             labels: Default::default(),
             lease_ms: None,
             isolation: Vec::new(),

@@ -132,11 +132,34 @@ impl Hosts {
         ip(&format!("-n {} link set port{number} up", self.switch.0));
     }
 
+    /// Half of a machine's cable breaks: what goes this way is lost, the other way carries.
+    pub fn break_one_way(&self, number: usize, way: Way) {
+        let (hook, device) = match way {
+            Way::In => ("input", "iifname"),
+            Way::Out => ("output", "oifname"),
+        };
+        let table = format!(
+            "table inet cable {{ chain half {{ type filter hook {hook} priority -400; {device} \"eth0\" drop; }}; }}"
+        );
+        self.host(number).nft(&[&table]);
+    }
+
+    pub fn mend_one_way(&self, number: usize) {
+        self.host(number).nft(&["delete table inet cable"]);
+    }
+
     /// The machine's power fails: its processes are gone at once, and nothing of it says goodbye.
     pub fn power_off(&mut self, number: usize) {
         self.cut(number);
         self.host_mut(number).end_everything();
     }
+}
+
+/// A direction, as the machine sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    In,
+    Out,
 }
 
 /// A machine, and the one `rung` that is started on it.
@@ -308,6 +331,11 @@ impl Host {
                 Err(failure) => Err(format!("{failure:?}\n{}", self.output())),
             }
         })
+    }
+
+    fn nft(&self, arguments: &[&str]) {
+        let output = self.program("nft", arguments).output().expect("nftables is installed");
+        assert!(output.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// The pid of the one process.

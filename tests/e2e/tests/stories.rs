@@ -26,6 +26,8 @@ mod environments;
 mod exclusive;
 #[path = "stories/failed_deploys.rs"]
 mod failed_deploys;
+#[path = "stories/faults_of_machines.rs"]
+mod faults_of_machines;
 #[path = "stories/first_minutes.rs"]
 mod first_minutes;
 #[path = "stories/floating.rs"]

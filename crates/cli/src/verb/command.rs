@@ -47,7 +47,10 @@ pub(super) async fn one_off(session: &mut Session<'_>, args: RunArgs) -> anyhow:
             outcome(session, &app, &run.id).await
         }
         Ended::BrokenOff => {
-            note!("the connection to {0} broke off; what it printed: rung logs --app {app} --run {0}", run.id);
+            note!(
+                "the connection to {0} broke off; what it printed: rung logs --app {app} --run {0}",
+                run.id
+            );
             outcome(session, &app, &run.id).await
         }
     }

@@ -36,6 +36,7 @@ pub(crate) struct Standing {
     pub memory_bytes: u64,
     pub cpu_millis: u64,
     pub disk_bytes: Option<u64>,
+    pub short_of_disk: Option<u64>,
     pub given: Given,
     /// Why no container engine answers there, if it is known that none does.
     pub no_engine: Option<String>,
@@ -63,6 +64,7 @@ impl Ground {
                 memory_bytes: node.facts.memory_bytes,
                 cpu_millis: node.facts.cpu_millis,
                 disk_bytes: node.facts.disk_bytes,
+                short_of_disk: node.facts.short_of_disk,
                 given: given(input, known, number),
                 no_engine: no_engine(node),
                 unusable: unusable(known),

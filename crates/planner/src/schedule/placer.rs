@@ -197,6 +197,9 @@ impl<'s> Placer<'s> {
     }
 
     fn refuse_disk(&self, standing: &Standing) -> Option<Refusal> {
+        if let Some(free_bytes) = standing.short_of_disk {
+            return Some(Refusal::ShortOfDisk { free_bytes });
+        }
         let asked_bytes = self.asked.disk_bytes;
         let has = standing.disk_bytes.filter(|_| asked_bytes > 0)?;
         let free_bytes = has.saturating_sub(self.disk_given.get(&standing.id).copied().unwrap_or(0));

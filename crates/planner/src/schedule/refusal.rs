@@ -13,6 +13,10 @@ pub enum Refusal {
         asked_bytes: u64,
         free_bytes: u64,
     },
+    /// It has hardly any left; what runs there goes on.
+    ShortOfDisk {
+        free_bytes: u64,
+    },
     Ports,
     /// It was not heard of for a while.
     Lost,
@@ -54,6 +58,9 @@ impl std::fmt::Display for Refusal {
             }
             Self::Disk { asked_bytes, free_bytes } => {
                 write!(f, "volumes ask for {} MB of disk, {} MB are free", asked_bytes / MB, free_bytes / MB)
+            }
+            Self::ShortOfDisk { free_bytes } => {
+                write!(f, "its disk is full: {} MB were free when it became so", free_bytes / MB)
             }
             Self::Ports => f.write_str("all of its ports are taken"),
             Self::Lost => f.write_str("it was not heard of for a while"),

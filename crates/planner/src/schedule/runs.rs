@@ -10,8 +10,8 @@ use crate::world::World;
 
 /// Of the nodes that can take a run the one with the fewest; where its volumes are, when it may use some.
 ///
-/// When no engine answers anywhere a run of an image goes to a node all the same: it fails there at once, and says what
-/// is missing.
+/// When no engine answers anywhere a run of an image goes to a node all the same, and when all disks are full, any run:
+/// it fails there at once, and says what is missing.
 pub(crate) fn choose_node_for_run(draft: &Draft<'_>, run: &Run) -> Result<NodeId, BTreeMap<NodeId, Refusal>> {
     let file =
         run.release().and_then(|release| draft.release(&run.app, release)).map(|release| &release.file);
@@ -37,10 +37,10 @@ pub(crate) fn choose_node_for_run(draft: &Draft<'_>, run: &Run) -> Result<NodeId
             refusals.insert(standing.id.clone(), refusal);
             continue;
         }
-        let lacks_engine = of_image && standing.no_engine.is_some();
+        let will_fail = standing.short_of_disk.is_some() || of_image && standing.no_engine.is_some();
         let runs = draft.assignment(&standing.id).map_or(0, |assignment| assignment.runs.len());
-        if best.is_none_or(|(least, _)| (lacks_engine, runs) < least) {
-            best = Some(((lacks_engine, runs), &standing.id));
+        if best.is_none_or(|(least, _)| (will_fail, runs) < least) {
+            best = Some(((will_fail, runs), &standing.id));
         }
     }
     best.map(|(_, id)| id.clone()).ok_or(refusals)

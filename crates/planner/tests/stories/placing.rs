@@ -87,6 +87,27 @@ fn an_app_of_an_image_waits_for_a_node_with_an_engine_and_says_so() {
 }
 
 #[test]
+fn a_node_whose_disk_is_full_gets_nothing_new_and_keeps_what_it_has() {
+    let mut scene = Scene::new();
+    scene.deploy(&app("shop", "good", 1), "tree 1");
+    scene.play("success", |scene| scene.has_ended("shop"));
+    let short = |scene: &mut Scene, short_of_disk| {
+        let mut node: Node = scene.world.nodes[&scene.node].value.clone();
+        node.facts.short_of_disk = short_of_disk;
+        scene.put(keys::node(&node.id), &node);
+    };
+    short(&mut scene, Some(1_500_000));
+    scene.scale("shop", "web", 2);
+    scene.settle();
+    assert_eq!(scene.routed("shop", "web").len(), 1, "what ran there must go on");
+    let waiting = scene.plan().waiting;
+    let why = "its disk is full: 1 MB were free when it became so";
+    assert_eq!(waiting[0].reasons[&scene.node].to_string(), why);
+    short(&mut scene, None);
+    scene.play("both", |scene| scene.routed("shop", "web").len() == 2);
+}
+
+#[test]
 fn without_any_engine_a_build_of_an_image_goes_to_a_node_that_says_what_is_missing() {
     let mut scene = Scene::new();
     engine_is(&mut scene, ContainerEngine::Silent { why: "none".into() });

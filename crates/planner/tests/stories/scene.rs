@@ -121,6 +121,7 @@ impl Scene {
             memory_bytes,
             engine: rung_model::node::ContainerEngine::default(),
             disk_bytes: None,
+            short_of_disk: None,
             labels: Default::default(),
             lease_ms: Some(10_000),
             isolation: Vec::new(),

@@ -231,6 +231,7 @@ fn any_node(id: &NodeId, number: usize) -> Node {
         memory_bytes: MEMORY,
         engine: rung_model::node::ContainerEngine::default(),
         disk_bytes: None,
+        short_of_disk: None,
         labels: Default::default(),
         lease_ms: Some(LEASE.as_millis() as u64),
         isolation: Vec::new(),

@@ -6,10 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use rung_e2e::git::Repository;
 use rung_e2e::http::{Answer, Connection};
-use rung_e2e::{Rung, Said, Start, TestApp, ending, eventually, process, rung_binary};
+use rung_e2e::{Rung, Said, SmallDisk, Start, TestApp, ending, eventually, process, rung_binary};
 use serde_json::Value;
-
-use crate::bad_weather::SmallDisk;
 
 /// One request with a token, on a connection of its own.
 #[track_caller]
@@ -291,7 +289,7 @@ fn the_audit_trail_tells_who_did_what_and_shows_when_it_was_changed() {
 #[test]
 fn a_change_that_cannot_be_told_is_not_made() {
     let disk = SmallDisk::new("24m");
-    let data = disk.place.path().join("data");
+    let data = disk.path().join("data");
     let rung = Rung::start_with(Start { data: Some(data), ..Start::default() });
     let owner = rung.access().token;
     // An agent that can't write down that it began ends, and rung with it.

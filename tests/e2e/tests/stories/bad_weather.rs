@@ -1,54 +1,12 @@
 //! Full disks and broken clients.
 
-use std::process::Command;
-
 use rung_e2e::http::{Connection, get};
-use rung_e2e::{Load, Rung, Start, TestApp, eventually};
-
-/// A small file system of its own, unmounted at its end.
-pub(crate) struct SmallDisk {
-    pub(crate) place: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    pub(crate) fn new(size: &str) -> Self {
-        let place =
-            tempfile::Builder::new().prefix("rung-e2e-disk-").tempdir().expect("a temporary directory");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0755"), "tmpfs"]).arg(place.path());
-        let output = mount.output().expect("starting mount");
-        assert!(
-            output.status.success(),
-            "this story needs to mount a small tmpfs, which takes root: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Self { place }
-    }
-
-    pub(crate) fn fill(&self) {
-        let filler =
-            std::fs::File::create(self.place.path().join("filler")).expect("a file on the small disk");
-        let piece = vec![1u8; 4096];
-        while std::io::Write::write_all(&mut &filler, &piece).is_ok() {}
-    }
-
-    pub(crate) fn free(&self) {
-        std::fs::remove_file(self.place.path().join("filler")).expect("the filler is there");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: what a failed story left open must not keep it.
-        let unmounted = Command::new("umount").arg("-l").arg(self.place.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(), "umount failed");
-    }
-}
+use rung_e2e::{Load, Rung, SmallDisk, Start, TestApp, eventually};
 
 #[test]
 fn a_full_disk_keeps_what_was_acknowledged_and_serves_on() {
     let disk = SmallDisk::new("48m");
-    let data = disk.place.path().join("data");
+    let data = disk.path().join("data");
     let mut rung = Rung::start_with(Start { data: Some(data), ..Start::default() });
     let mut app = TestApp::new("cramped", 2);
     rung.deploy(app.directory()).succeeds();

@@ -29,7 +29,7 @@ fn report(hosts: &Hosts, asked: usize) -> Result<Value, String> {
         .map_err(|_| format!("{}\n{}", said.everything(), hosts.host(asked).output()))
 }
 
-fn until_members_are_well(hosts: &Hosts, asked: usize, count: usize) {
+pub fn until_members_are_well(hosts: &Hosts, asked: usize, count: usize) {
     eventually(&format!("{count} servers are full members"), || {
         let report = report(hosts, asked)?;
         let members = report["members"].as_array().cloned().unwrap_or_default();
