@@ -14,7 +14,9 @@ use rung_model::{
     Labels, MakingWay, Node, NodeFacts, NodeId, Observed, ObservedInstance, Phase, Release, ReleaseNumber,
     Scale, ServiceName, keys,
 };
-use rung_planner::{Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Traffic, World, plan};
+use rung_planner::{
+    Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, SHARED_MAX, Traffic, World, plan,
+};
 
 /// As in the published challenge: 6,100 nodes, 1,000 apps of 2,000 instances each. An app file may ask for 1,000
 /// instances of a service, so each app has two.
@@ -146,6 +148,7 @@ impl Many {
             liveness: &self.liveness,
             traffic: &self.traffic,
             clock: Clock { elapsed: self.elapsed, wall: Timestamp::UNIX_EPOCH + self.elapsed },
+            shared_max: SHARED_MAX,
         };
         let began = processor();
         let plan = plan(input, &mut self.progress);

@@ -118,6 +118,15 @@ impl ClientError {
             _ => None,
         }
     }
+
+    /// Whether nobody was there in time, or went away while it was asked: a server that is busy or starts does so.
+    fn is_late(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => source.kind() == std::io::ErrorKind::TimedOut,
+            Self::Broken { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 pub type Body = BoxBody<Bytes, std::io::Error>;

@@ -31,26 +31,12 @@ impl Concern {
         match event {
             Event::Listed { .. } => Self::All,
             Event::Changed(batch) | Event::ChangedOnTheWay(batch) => {
-                let keys = batch.events.iter().map(key);
+                let keys = batch.events.iter().map(StoreEvent::key);
                 let topics: Option<Vec<Vec<Topic>>> = keys.map(topics).collect();
                 topics.map_or(Self::All, |topics| Self::Topics(topics.concat()))
             }
             _ => Self::Topics(Vec::new()),
         }
-    }
-
-    pub fn touches(&self, topic: &Topic) -> bool {
-        match self {
-            Self::All => true,
-            Self::Topics(topics) => topics.contains(topic),
-        }
-    }
-}
-
-fn key(event: &StoreEvent) -> &str {
-    match event {
-        StoreEvent::Put(entry) => &entry.key,
-        StoreEvent::Deleted { key } => key,
     }
 }
 

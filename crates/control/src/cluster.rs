@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use rung_model::{Document, Member, NodeId, NodeRole, keys};
 use rung_planner::{World, rewrite};
-use rung_store::{Guard, Op, StoreError, Txn};
+use rung_store::{Event as StoreEvent, Guard, Op, StoreError, Txn};
 use rung_trust::{
     Authority, AuthorityError, AuthorityFile, CERTIFICATE_LIFE, Certificate, CredentialsError,
     DirectoryError, Fingerprint, Identity, Member as Known, MemberList, PublicKey, TrustDirectory,
@@ -18,6 +18,7 @@ use rung_trust::{
 };
 
 use crate::keyring::Origin;
+use crate::reconcile::Event;
 use crate::shared::Control;
 
 const SEAL_CONTEXT: &str = "cluster/authority";
@@ -221,17 +222,46 @@ impl Control {
     }
 
     /// They are as the index has them now.
-    pub(crate) fn set_members(&self, world: &World) {
-        if world.revision > 0 {
-            self.inner.members.set(member_list(world));
+    pub(crate) fn set_members(&self, world: &World, which: &MembersTouched) {
+        if world.revision == 0 {
+            return;
+        }
+        match which {
+            MembersTouched::Any => {
+                let all = world.members.values().filter_map(|held| known(&held.value));
+                self.inner.members.set(MemberList(all.collect()));
+            }
+            MembersTouched::Only(nodes) => {
+                for node in nodes {
+                    let member = world.members.get(node).and_then(|held| known(&held.value));
+                    self.inner.members.set_one(node, member.map(|(_, member)| member));
+                }
+            }
         }
     }
 }
 
-fn member_list(world: &World) -> MemberList {
-    let known = world.members.values().filter_map(|held| {
-        let key = held.value.key.parse().ok()?;
-        Some((held.value.node.clone(), Known { role: held.value.role, key }))
-    });
-    MemberList(known.collect())
+fn known(member: &Member) -> Option<(NodeId, Known)> {
+    let key = member.key.parse().ok()?;
+    Some((member.node.clone(), Known { role: member.role, key }))
+}
+
+/// Of which members an event says something. When thousands join, each is one of thousands.
+pub(crate) enum MembersTouched {
+    Any,
+    Only(Vec<NodeId>),
+}
+
+impl MembersTouched {
+    pub fn by(event: &Event) -> Self {
+        match event {
+            Event::Listed { .. } => Self::Any,
+            Event::Changed(batch) | Event::ChangedOnTheWay(batch) => {
+                let keys = batch.events.iter().map(StoreEvent::key);
+                let nodes = keys.filter_map(|key| NodeId::new(key.strip_prefix(keys::MEMBERS)?).ok());
+                Self::Only(nodes.collect())
+            }
+            _ => Self::Only(Vec::new()),
+        }
+    }
 }

@@ -7,8 +7,9 @@ use rung_model::{NodeId, keys};
 use rung_store::{Batch, Entry, Guard, Op, Revision, Store, StoreError, Txn, Watch};
 use tokio::sync::mpsc;
 
-use crate::bells::{Concern, Topic};
-use crate::reconcile::{Effect, Event};
+use crate::bells::Concern;
+use crate::cluster::MembersTouched;
+use crate::reconcile::{Effect, Event, StepId};
 use crate::shared::{Control, StartError};
 
 /// Entries read at a time.
@@ -52,7 +53,7 @@ pub(crate) async fn lead(control: Control, mut inbox: mpsc::UnboundedReceiver<Ev
             match effect {
                 Effect::WakeAt(at) => wake_at = at,
                 Effect::Undecodable(message) => tracing::error!("{message}; it is left alone"),
-                Effect::Commit { why, guards, ops } => commit(&control, why, guards, ops),
+                Effect::Commit { step, why, guards, ops } => commit(&control, step, why, guards, ops),
                 Effect::List => match relist(&control).await {
                     Some((event, new_watch)) => {
                         watch = Some(new_watch);
@@ -84,16 +85,14 @@ pub(crate) async fn lead(control: Control, mut inbox: mpsc::UnboundedReceiver<Ev
 /// Gives the machine an event and wakes whoever waits for a change.
 fn take(control: &Control, event: Event) -> Vec<Effect> {
     let clock = control.clock();
-    let concern = Concern::of(&event);
+    let (concern, members) = (Concern::of(&event), MembersTouched::by(&event));
     let (effects, transitions, changed, revision) = {
         let mut reconcile = control.inner.reconcile.lock().expect("no panic while held");
         let told = control.inner.events.tell_apart(&event, reconcile.world());
         let before = reconcile.changes();
         let effects = reconcile.step(event, clock);
         // Before anybody sees it in the index: one that has just joined is let in by the next connection.
-        if concern.touches(&Topic::Members) {
-            control.set_members(reconcile.world());
-        }
+        control.set_members(reconcile.world(), &members);
         (effects, told, reconcile.changes() != before, reconcile.world().revision)
     };
     for (app, kind, message) in transitions {
@@ -128,7 +127,7 @@ fn take_ready(
 }
 
 /// The transaction runs beside the loop, which goes on taking events meanwhile.
-fn commit(control: &Control, why: String, guards: Vec<Guard>, ops: Vec<Op>) {
+fn commit(control: &Control, step: StepId, why: String, guards: Vec<Guard>, ops: Vec<Op>) {
     let control = control.clone();
     tokio::spawn(async move {
         let outcome = match control.txn(guards, ops).await {
@@ -146,7 +145,7 @@ fn commit(control: &Control, why: String, guards: Vec<Guard>, ops: Vec<Op>) {
                 None
             }
         };
-        let _ = control.inner.mailbox.send(Event::Written(outcome));
+        let _ = control.inner.mailbox.send(Event::Written { step, outcome });
     });
 }
 

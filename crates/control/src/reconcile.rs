@@ -7,14 +7,16 @@
 //!   ┌────────► world changed? ── no ──► wait
 //!   │                │ yes, and the last plan is written and seen
 //!   │                ▼
-//!   │              plan ──► step, step, step ──► all committed ──┐
-//!   │                            │ conflict, unknown             │
-//!   └────────────────────────────┴───────────────────────────────┘
+//!   │              plan ──► step, step, steps that stand apart ──► all committed ──┐
+//!   │                            │ conflict, unknown                               │
+//!   └────────────────────────────┴─────────────────────────────────────────────────┘
 //! ```
 //!
-//! One step is in flight at a time. After a plan is written the next is made only from a world that holds it. A
-//! conflict drops the rest of the plan: somebody else wrote, and the next plan starts from what is there. An unknown
-//! outcome makes everything be read again.
+//! One step is in flight at a time, but for those that stand apart: they go out side by side, so that a plan for thousands
+//! of nodes waits for the store's disk a few times only, and is out before what the first of them report takes the rest of
+//! it back. After a plan is written the next is made only from a world that holds it. A conflict drops the rest of the
+//! plan: somebody else wrote, and the next plan starts from what is there. An unknown outcome makes everything be read
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -28,7 +30,8 @@ use rung_model::{
     ObservedInstance, keys,
 };
 use rung_planner::{
-    Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Traffic, Waiting, WaitingRun, World, plan,
+    Clock, Input, Liveness, Order, Plan, Progress, Proxies, Proxy, SHARED_MAX, Step, Traffic, Waiting,
+    WaitingRun, World, plan,
 };
 use rung_store::{Batch, Entry, Event as StoreEvent, Guard, Op, Revision, Txn};
 
@@ -37,6 +40,16 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// A plan is made at least this often, signal or not.
 const TICK: Duration = Duration::from_secs(10);
+
+/// So many steps are in flight side by side, and so many bytes of them: what nodes of a large cluster are told at once, and
+/// a few megabytes of documents on their way at the most.
+const IN_FLIGHT_MAX: usize = 64;
+const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A plan looks at everything, so that the next one waits the longer the more there is: what comes meanwhile is planned for
+/// in one. Below a hundred nodes, where it would be less than the millisecond that timers can tell, nothing waits.
+const REST_PER_NODE: Duration = Duration::from_micros(10);
+const REST_MIN: Duration = Duration::from_millis(1);
 
 /// How many removed route documents are remembered for proxies that were away; beyond it they get everything.
 const TOMBSTONES_MAX: usize = 1000;
@@ -80,8 +93,11 @@ pub enum Event {
     },
     /// This server leads from now on, with this fencing token, or follows.
     Lead(Option<Revision>),
-    /// The outcome of the step in flight; `None`: the store was not available, nothing was written.
-    Written(Option<Txn>),
+    /// The outcome of a step in flight; `None`: the store was not available, nothing was written.
+    Written {
+        step: StepId,
+        outcome: Option<Txn>,
+    },
     Tick,
 }
 
@@ -89,13 +105,14 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PollId(pub u64);
 
+/// Tells steps apart that were sent to the store; never given twice by one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StepId(u64);
+
 #[derive(Debug, PartialEq)]
 pub enum Effect {
-    Commit {
-        why: String,
-        guards: Vec<Guard>,
-        ops: Vec<Op>,
-    },
+    /// Several may be on their way at a time, in any order.
+    Commit { step: StepId, why: String, guards: Vec<Guard>, ops: Vec<Op> },
     /// List everything and send [`Event::Listed`]; watch from there.
     List,
     /// Wake up then, on `elapsed`, at the latest.
@@ -116,8 +133,10 @@ pub struct Reconcile {
     /// The fencing token: the revision at which this leader's key was created. `None`: another server plans.
     fence: Option<Revision>,
     queue: VecDeque<Step>,
-    /// The keys of the step in flight, in its order.
-    in_flight: Option<Vec<String>>,
+    in_flight: BTreeMap<StepId, InFlight>,
+    /// Counts the steps that were sent.
+    sent: u64,
+    shared_max: usize,
     /// Revisions that this loop wrote and has not seen yet.
     own: BTreeSet<Revision>,
     is_listed: bool,
@@ -125,6 +144,7 @@ pub struct Reconcile {
     /// The newest revision that this loop wrote; plans wait until the world holds it.
     written: Revision,
     blocked_until: Duration,
+    rests_until: Duration,
     waiting: Vec<Waiting>,
     waiting_runs: Vec<WaitingRun>,
     wake_at: Option<Duration>,
@@ -141,6 +161,15 @@ pub struct Reconcile {
     stepped: Duration,
     /// Counts the steps that changed anything that can be asked of this machine: thousands of beats a second do not.
     changes: u64,
+}
+
+/// A step whose outcome is not known yet.
+#[derive(Debug)]
+struct InFlight {
+    /// In its order.
+    keys: Vec<String>,
+    bytes: usize,
+    order: Order,
 }
 
 /// What another server tells.
@@ -167,12 +196,15 @@ impl Reconcile {
             progress: Progress::default(),
             fence: None,
             queue: VecDeque::new(),
-            in_flight: None,
+            in_flight: BTreeMap::new(),
+            sent: 0,
+            shared_max: SHARED_MAX,
             own: BTreeSet::new(),
             is_listed: false,
             is_dirty: false,
             written: 0,
             blocked_until: Duration::ZERO,
+            rests_until: Duration::ZERO,
             waiting: Vec::new(),
             waiting_runs: Vec::new(),
             wake_at: None,
@@ -190,6 +222,13 @@ impl Reconcile {
     #[must_use]
     pub fn among_others(mut self, server: &NodeId) -> Self {
         self.own_served = Some(served::key(server));
+        self
+    }
+
+    /// Plans in steps of so few assignments that a small cluster's go out side by side, as those of a large one do.
+    #[must_use]
+    pub fn in_steps_of(mut self, assignments: usize) -> Self {
+        self.shared_max = assignments;
         self
     }
 
@@ -227,11 +266,15 @@ impl Reconcile {
     /// What would be done first, in words.
     pub fn preview(&self, clock: Clock) -> Vec<String> {
         let proxies = self.all_proxies();
-        let (world, liveness, traffic) = (&self.world, &self.liveness, &self.traffic);
-        let input = Input { world, proxies: &proxies, liveness, traffic, clock };
-        let plan = plan(input, &mut self.progress.clone());
+        let plan = plan(self.input(&proxies, clock), &mut self.progress.clone());
+        let world = &self.world;
         let given = world.assignments.values().flat_map(|held| self.given(&held.value));
         given.chain(plan.steps.into_iter().map(|step| step.why)).collect()
+    }
+
+    fn input<'a>(&'a self, proxies: &'a Proxies, clock: Clock) -> Input<'a> {
+        let Self { world, liveness, traffic, shared_max, .. } = self;
+        Input { world, proxies, liveness, traffic, clock, shared_max: *shared_max }
     }
 
     /// What a node does when it is given its assignment, beside what it has said that it runs.
@@ -345,7 +388,7 @@ impl Reconcile {
         let mut effects = Vec::new();
         let stepped = std::mem::replace(&mut self.stepped, clock.elapsed);
         let was_dirty = std::mem::take(&mut self.is_dirty);
-        let says_little = matches!(event, Event::Heard { .. } | Event::Written(_) | Event::Tick);
+        let says_little = matches!(event, Event::Heard { .. } | Event::Written { .. } | Event::Tick);
         if self.is_listed && self.liveness.is_overdue(clock.elapsed) {
             self.look(stepped, clock.elapsed);
         }
@@ -411,7 +454,10 @@ impl Reconcile {
                 self.queue.clear();
                 self.is_dirty = true;
             }
-            Event::Written(outcome) => self.take_outcome(outcome, clock, effects),
+            Event::Written { step, outcome } => {
+                self.in_flight.remove(&step);
+                self.take_outcome(outcome, clock, effects);
+            }
             Event::Tick => {}
         }
     }
@@ -471,8 +517,7 @@ impl Reconcile {
             self.queue.clear();
         }
         for event in batch.events {
-            let (StoreEvent::Put(Entry { key, .. }) | StoreEvent::Deleted { key }) = &event;
-            if key.starts_with(keys::NODES) {
+            if event.key().starts_with(keys::NODES) {
                 self.liveness.nodes_changed();
             }
             match event {
@@ -502,15 +547,8 @@ impl Reconcile {
     /// Whether this loop wrote it. A batch may come before the word that its transaction is committed.
     fn is_own(&mut self, batch: &Batch) -> bool {
         let known = self.own.remove(&batch.revision);
-        let key_of = |event: &StoreEvent| match event {
-            StoreEvent::Put(entry) => entry.key.clone(),
-            StoreEvent::Deleted { key } => key.clone(),
-        };
-        known
-            || self
-                .in_flight
-                .as_ref()
-                .is_some_and(|sent| batch.events.iter().map(key_of).eq(sent.iter().cloned()))
+        let mut in_flight = self.in_flight.values();
+        known || in_flight.any(|sent| batch.events.iter().map(StoreEvent::key).eq(sent.keys.iter()))
     }
 
     fn bury(&mut self, revision: Revision, key: &str) {
@@ -524,7 +562,6 @@ impl Reconcile {
     }
 
     fn take_outcome(&mut self, outcome: Option<Txn>, clock: Clock, effects: &mut Vec<Effect>) {
-        self.in_flight = None;
         match outcome {
             Some(Txn::Committed(revision)) => {
                 self.written = self.written.max(revision);
@@ -552,29 +589,20 @@ impl Reconcile {
     }
 
     fn go_on(&mut self, clock: Clock, effects: &mut Vec<Effect>) {
-        if self.in_flight.is_none() && self.queue.is_empty() && self.may_plan(clock) {
-            self.is_dirty = false;
-            self.changes += 1;
-            let proxies = self.all_proxies();
-            let (world, liveness, traffic) = (&self.world, &self.liveness, &self.traffic);
-            let input = Input { world, proxies: &proxies, liveness, traffic, clock };
-            let Plan { steps, waiting, waiting_runs, wake_at } = plan(input, &mut self.progress);
-            self.queue = steps.into();
-            self.waiting = waiting;
-            self.waiting_runs = waiting_runs;
-            self.wake_at = wake_at;
+        if self.in_flight.is_empty() && self.queue.is_empty() && self.may_plan(clock) {
+            self.make_plan(clock);
         }
-        if self.in_flight.is_none()
-            && let Some(fence) = self.fence
+        while let Some(fence) = self.fence
+            && self.queue.front().is_some_and(|step| self.may_go(step))
             && let Some(step) = self.queue.pop_front()
         {
-            self.in_flight = Some(step.writes.iter().map(|write| write.key.clone()).collect());
-            effects.push(commit(step, fence));
+            effects.push(self.send(step, fence));
         }
         let mut wake_at = clock.elapsed + TICK;
         wake_at = wake_at.min(self.wake_at.unwrap_or(wake_at));
-        if self.is_dirty && self.blocked_until > clock.elapsed {
-            wake_at = wake_at.min(self.blocked_until);
+        let next_plan = self.blocked_until.max(self.rests_until);
+        if self.is_dirty && next_plan > clock.elapsed {
+            wake_at = wake_at.min(next_plan);
         }
         wake_at = wake_at.min(self.liveness.due().filter(|at| *at > clock.elapsed).unwrap_or(wake_at));
         effects.push(Effect::WakeAt(wake_at));
@@ -587,11 +615,47 @@ impl Reconcile {
             && self.frozen.is_none()
             && self.world.revision >= self.written
             && clock.elapsed >= self.blocked_until
+            && clock.elapsed >= self.rests_until
+    }
+
+    fn make_plan(&mut self, clock: Clock) {
+        self.is_dirty = false;
+        self.changes += 1;
+        let proxies = self.all_proxies();
+        let mut progress = std::mem::take(&mut self.progress);
+        let Plan { steps, waiting, waiting_runs, wake_at } = plan(self.input(&proxies, clock), &mut progress);
+        self.progress = progress;
+        self.queue = steps.into();
+        self.waiting = waiting;
+        self.waiting_runs = waiting_runs;
+        self.wake_at = wake_at;
+        let rest = REST_PER_NODE * u32::try_from(self.world.nodes.len()).unwrap_or(u32::MAX);
+        self.rests_until = clock.elapsed + if rest < REST_MIN { Duration::ZERO } else { rest };
+    }
+
+    /// Whether a step may go out now, beside those that are on their way.
+    fn may_go(&self, step: &Step) -> bool {
+        let stands_apart = |order: Order| order == Order::Apart;
+        let bytes: usize = self.in_flight.values().map(|sent| sent.bytes).sum();
+        self.in_flight.is_empty()
+            || (stands_apart(step.order)
+                && self.in_flight.values().all(|sent| stands_apart(sent.order))
+                && self.in_flight.len() < IN_FLIGHT_MAX
+                && bytes < IN_FLIGHT_BYTES_MAX)
+    }
+
+    fn send(&mut self, step: Step, fence: Revision) -> Effect {
+        let id = StepId(self.sent);
+        self.sent += 1;
+        let keys = step.writes.iter().map(|write| write.key.clone()).collect();
+        let bytes = step.writes.iter().filter_map(|write| write.value.as_ref()).map(Vec::len).sum();
+        self.in_flight.insert(id, InFlight { keys, bytes, order: step.order });
+        commit(id, step, fence)
     }
 }
 
 /// Each write replaces just the revision that it was planned from, and only while this leader leads.
-fn commit(step: Step, fence: Revision) -> Effect {
+fn commit(id: StepId, step: Step, fence: Revision) -> Effect {
     let mut guards = vec![Guard::Created { key: keys::LEADER.to_owned(), revision: fence }];
     let mut ops = Vec::new();
     for write in step.writes {
@@ -604,5 +668,5 @@ fn commit(step: Step, fence: Revision) -> Effect {
             None => Op::Delete { key: write.key },
         });
     }
-    Effect::Commit { why: step.why, guards, ops }
+    Effect::Commit { step: id, why: step.why, guards, ops }
 }

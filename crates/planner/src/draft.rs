@@ -16,7 +16,7 @@ use crate::roster::{Known, Roster};
 use crate::schedule::ground::Ground;
 use crate::schedule::memory_of_run;
 use crate::told::{BatchNumber, Batches, Told};
-use crate::{Input, Plan, Progress, Step, Waiting, WaitingRun, Write};
+use crate::{Input, Order, Plan, Progress, Step, Waiting, WaitingRun, Write};
 
 /// How many runs a plan writes beside an assignment: a transaction of the store holds 128 operations.
 const RUNS_RECORDED_MAX: usize = 90;
@@ -32,7 +32,7 @@ const DISPATCHED_MAX: usize = 110;
 const DISPATCHED_BYTES_MAX: usize = 400 * 1024;
 
 /// Writes and bytes of one step that several assignments share; one that is larger has a step of its own.
-const SHARED_MAX: usize = 110;
+pub const SHARED_MAX: usize = 110;
 const SHARED_BYTES_MAX: usize = 800 * 1024;
 
 /// What the runs of one assignment may come to, all else of it being small: it is one document, in one transaction with
@@ -109,10 +109,9 @@ struct SharedStep {
 }
 
 impl SharedStep {
-    fn has_room_for(&self, writes: &[Write]) -> bool {
+    fn has_room_for(&self, writes: &[Write], most: usize) -> bool {
         self.writes.is_empty()
-            || (self.writes.len() + writes.len() <= SHARED_MAX
-                && self.bytes + bytes_of(writes) <= SHARED_BYTES_MAX)
+            || (self.writes.len() + writes.len() <= most && self.bytes + bytes_of(writes) <= SHARED_BYTES_MAX)
     }
 
     fn add(&mut self, node: NodeId, writes: Vec<Write>) {
@@ -669,7 +668,7 @@ impl<'a> Draft<'a> {
                 !here
             });
             writes.push(self.write(keys::assign(node), told.document_mut(&self.batches)));
-            if !shared.has_room_for(&writes) {
+            if !shared.has_room_for(&writes, self.input.shared_max) {
                 self.push_shared(steps, std::mem::take(&mut shared));
             }
             shared.add(node.clone(), writes);
@@ -687,13 +686,13 @@ impl<'a> Draft<'a> {
             [node] => format!("assign to {node}"),
             [first, others @ ..] => format!("assign to {first} and {} more", others.len()),
         };
-        self.push(steps, why, shared.writes);
+        steps.push(Step { why, writes: shared.writes, order: Order::Apart });
     }
 
     fn push(&self, steps: &mut Vec<Step>, why: String, mut writes: Vec<Write>) {
         writes.retain(|write| write.value.is_some() || write.replaces.is_some());
         if !writes.is_empty() {
-            steps.push(Step { why, writes });
+            steps.push(Step { why, writes, order: Order::AfterAll });
         }
     }
 

@@ -51,6 +51,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rung_model::{AppName, DeploymentNumber, InstanceId, JobName, ReleaseNumber, RunId};
 
+pub use draft::SHARED_MAX;
 pub use liveness::Liveness;
 pub use proxies::{Proxies, Proxy};
 pub use schedule::{Waiting, WaitingRun};
@@ -68,6 +69,8 @@ pub struct Input<'a> {
     pub liveness: &'a Liveness,
     pub traffic: &'a Traffic,
     pub clock: Clock,
+    /// So many writes of assignments share a step, at most: [`SHARED_MAX`], but where steps shall be small.
+    pub shared_max: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +104,7 @@ pub struct Progress {
 /// What to do next.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
-    /// In this order; each is one transaction, and any prefix of them keeps the invariants.
+    /// In this order, as far as they ask for one; each is one transaction, and any prefix of them keeps the invariants.
     pub steps: Vec<Step>,
     /// What keeps instances from being placed or an app from what is desired.
     pub waiting: Vec<Waiting>,
@@ -117,6 +120,17 @@ pub struct Step {
     /// For the log, in a few words.
     pub why: String,
     pub writes: Vec<Write>,
+    pub order: Order,
+}
+
+/// What of its plan must be written before a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// All that is before it: it may rest on that.
+    AfterAll,
+    /// All but those of its kind: assignments say the whole of their nodes, each by itself, and any of them may be written
+    /// without the others.
+    Apart,
 }
 
 #[derive(Debug, Clone, PartialEq)]

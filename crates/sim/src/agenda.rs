@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rung_agent::converge;
 use rung_api::wire::{ProxyDocuments, ProxyPoll};
-use rung_control::reconcile::PollId;
+use rung_control::reconcile::{PollId, StepId};
 use rung_model::app::Destroying;
 use rung_model::traffic::Counts;
 use rung_model::{AppName, Assignment, DeploymentNumber, InstanceId, Observed, ReleaseNumber, RunId};
@@ -25,6 +25,7 @@ pub enum Happening {
     /// A leader's transaction reaches the store.
     Commit {
         life: Life,
+        step: StepId,
         guards: Vec<Guard>,
         ops: Vec<Op>,
     },
@@ -36,6 +37,7 @@ pub enum Happening {
     },
     Written {
         life: Life,
+        step: StepId,
         outcome: Option<Txn>,
     },
     AssignmentPolled {

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
+use rung_control::reconcile::StepId;
 use rung_model::{Assignment, InstanceId, Observed};
 use rung_store::memory::{Core, LogLimits};
 use rung_store::{Guard, Op, Revision, Txn};
@@ -75,6 +76,8 @@ pub struct Summary {
     pub ended_alone: u64,
     /// How often the exclusive service went on on another node.
     pub moves: u64,
+    /// How often several nodes were told by steps that were on their way at the same time.
+    pub side_by_side: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -89,6 +92,7 @@ enum Happening {
     Commit {
         server: usize,
         life: u64,
+        step: StepId,
         /// The token under which it was planned.
         fence: Option<Revision>,
         guards: Vec<Guard>,
@@ -98,6 +102,7 @@ enum Happening {
     Written {
         server: usize,
         life: u64,
+        step: StepId,
         outcome: Option<Txn>,
     },
     /// The lease of whoever leads is looked at.
@@ -258,8 +263,10 @@ impl Story {
             H::Tick(server) => self.tick(server),
             H::Watch(server) => self.watch(server),
             H::Beat { server, node } => self.heard(server, node),
-            H::Commit { server, life, fence, guards, ops } => self.commit(server, life, fence, &guards, ops),
-            H::Written { server, life, outcome } => self.written(server, life, outcome),
+            H::Commit { server, life, step, fence, guards, ops } => {
+                self.commit(server, (life, step), fence, &guards, ops)
+            }
+            H::Written { server, life, step, outcome } => self.written(server, life, step, outcome),
             H::Campaign => self.campaign(),
             H::Elect(server) => self.elect(server),
             H::Deposed(server) => self.deposed(server),

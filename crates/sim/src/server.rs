@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rung_agent::converge;
-use rung_control::reconcile::{Effect, Event, PollId, Reconcile};
+use rung_control::reconcile::{Effect, Event, PollId, Reconcile, StepId};
 use rung_model::traffic::Counts;
 use rung_model::{
     AppName, DeploymentNumber, Document, Generation, Node, NodeFacts, Observed, ReleaseNumber, keys,
@@ -171,11 +171,12 @@ impl Story {
 
     fn carry_out_of_server(&mut self, effect: Effect) {
         match effect {
-            Effect::Commit { why, guards, ops } => {
+            Effect::Commit { step, why, guards, ops } => {
                 say!(self, "server commits: {why}");
                 self.audit_plan(&ops);
                 let delay = self.between_ms(0, 4);
-                self.after(delay, Happening::Commit { life: self.server.life, guards, ops });
+                let life = self.server.life;
+                self.after(delay, Happening::Commit { life, step, guards, ops });
             }
             Effect::List => self.list(),
             Effect::WakeAt(at) => {
@@ -315,14 +316,14 @@ impl Story {
         outcome
     }
 
-    pub fn commit_of_leader(&mut self, life: Life, guards: Vec<Guard>, ops: Vec<Op>) {
+    pub fn commit_of_leader(&mut self, life: Life, step: StepId, guards: Vec<Guard>, ops: Vec<Op>) {
         // What a killed server had sent may arrive or not.
         if !self.is_server(life) && self.rng.bool() {
             return;
         }
         let outcome = self.txn(Some(life), guards, ops);
         let delay = self.between_ms(0, 3);
-        self.after(delay, Happening::Written { life, outcome });
+        self.after(delay, Happening::Written { life, step, outcome });
     }
 
     pub fn commit_late(&mut self, by: Option<Life>, guards: &[Guard], ops: Vec<Op>) {
@@ -332,9 +333,9 @@ impl Story {
         }
     }
 
-    pub fn written(&mut self, life: Life, outcome: Option<Txn>) {
+    pub fn written(&mut self, life: Life, step: StepId, outcome: Option<Txn>) {
         if self.is_server(life) {
-            self.step_server(Event::Written(outcome));
+            self.step_server(Event::Written { step, outcome });
         }
     }
 

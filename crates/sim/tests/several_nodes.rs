@@ -30,6 +30,7 @@ fn tell(seeds: u64) -> (Summary, Vec<String>) {
                     all.faults += summary.faults;
                     all.ended_alone += summary.ended_alone;
                     all.moves += summary.moves;
+                    all.side_by_side += summary.side_by_side;
                 }
                 Err(failure) => failures.push(failure),
             }
@@ -55,7 +56,8 @@ fn the_invariants_hold_in_every_story() {
         let is_full = all.starts > 10 * seeds
             && all.leaders > 3 * seeds
             && all.ended_alone > seeds / 2
-            && all.moves > seeds / 2;
+            && all.moves > seeds / 2
+            && all.side_by_side > seeds;
         assert!(is_full, "the stories are nearly empty: {all:?}");
     }
 }

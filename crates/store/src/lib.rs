@@ -95,6 +95,15 @@ pub enum Event {
     Deleted { key: String },
 }
 
+impl Event {
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Deleted { key } => key,
+        }
+    }
+}
+
 /// What one committed transaction changed below the watched prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {

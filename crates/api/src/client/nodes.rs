@@ -1,6 +1,6 @@
 //! Machines: what people do with them, and what agents and proxies ask for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::Method;
@@ -44,10 +44,26 @@ impl Client {
         self.call(Method::POST, &fill(paths::NODE_REMOVE, &[node]), request).await
     }
 
+    /// Asks again for a while when the server does not come to it in time, as when thousands join at once. The same machine
+    /// may: when only the answer was late, it is given again.
     pub async fn join(&self, request: &JoinRequest) -> Result<Certified, ClientError> {
-        self.call(Method::POST, paths::JOIN, request).await
+        let (began, mut pause) = (Instant::now(), JOIN_AGAIN);
+        loop {
+            match self.call(Method::POST, paths::JOIN, request).await {
+                Err(error) if error.is_late() && began.elapsed() < JOIN_WITHIN => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                answer => return answer,
+            }
+        }
     }
 }
+
+/// Doubled with each try.
+const JOIN_AGAIN: Duration = Duration::from_millis(500);
+/// No new try is begun after it: a person waits for the word that there is nobody.
+const JOIN_WITHIN: Duration = Duration::from_secs(15);
 
 /// For nodes.
 impl Client {

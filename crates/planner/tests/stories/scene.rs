@@ -18,7 +18,9 @@ use rung_model::{
     ObservedInstance, ObservedRun, Phase, ReleaseNumber, RouteDocument, Run, RunId, RunKind, RunOutcome,
     RunState, Scale, ServiceName, keys,
 };
-use rung_planner::{Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, Step, Traffic, World, plan};
+use rung_planner::{
+    Clock, Input, Liveness, Plan, Progress, Proxies, Proxy, SHARED_MAX, Step, Traffic, World, plan,
+};
 use serde::Serialize;
 
 use crate::files::digest;
@@ -210,6 +212,7 @@ impl Scene {
             liveness: &self.liveness,
             traffic: &self.traffic,
             clock: self.clock(),
+            shared_max: SHARED_MAX,
         };
         let made = plan(input, &mut self.progress);
         self.last_plan = made.clone();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use rung_control::election;
-use rung_control::reconcile::{Effect, Event, Reconcile};
+use rung_control::reconcile::{Effect, Event, Reconcile, StepId};
 use rung_model::{Assignment, Document as _, InstanceId, Intent, NodeId, keys};
 use rung_planner::Clock;
 use rung_store::{Guard, Op, Revision, Txn};
@@ -30,7 +30,8 @@ pub struct Server {
 impl Server {
     pub fn new(epoch: u64) -> Self {
         Self {
-            reconcile: Reconcile::follower(epoch),
+            // Each node's in a step of its own, so that they are in flight side by side, and arrive in any order.
+            reconcile: Reconcile::follower(epoch).in_steps_of(1),
             fence: None,
             watching_from: None,
             next_tick: None,
@@ -56,9 +57,12 @@ impl Story {
     fn step(&mut self, server: usize, event: Event) {
         let wall = wall(self.now) + SignedDuration::from_secs(self.servers[server].clock_ahead);
         let clock = Clock { elapsed: self.now, wall };
-        for effect in self.servers[server].reconcile.step(event, clock) {
+        let effects = self.servers[server].reconcile.step(event, clock);
+        let sent = effects.iter().filter(|effect| matches!(effect, Effect::Commit { .. })).count();
+        self.summary.side_by_side += u64::from(sent > 1);
+        for effect in effects {
             match effect {
-                Effect::Commit { why, mut guards, ops } => {
+                Effect::Commit { step, why, mut guards, ops } => {
                     self.note(|_| format!("server {server} writes: {why}"));
                     let life = self.servers[server].life;
                     let fence = guards.iter().find_map(|guard| match guard {
@@ -68,7 +72,7 @@ impl Story {
                     if self.mistake == Mistake::NoFence {
                         guards.retain(|guard| !matches!(guard, Guard::Created { .. }));
                     }
-                    self.send(Happening::Commit { server, life, fence, guards, ops });
+                    self.send(Happening::Commit { server, life, step, fence, guards, ops });
                 }
                 Effect::List => {
                     self.servers[server].watching_from = None;
@@ -120,13 +124,13 @@ impl Story {
     pub(super) fn commit(
         &mut self,
         server: usize,
-        life: u64,
+        (life, step): (u64, StepId),
         fence: Option<Revision>,
         guards: &[Guard],
         ops: Vec<Op>,
     ) {
         if !self.reaches_the_store(server) {
-            return self.send(Happening::Written { server, life, outcome: None });
+            return self.send(Happening::Written { server, life, step, outcome: None });
         }
         let mut outcome = self.txn(guards, ops);
         if matches!(outcome, Txn::Committed(_)) {
@@ -135,7 +139,7 @@ impl Story {
         if !self.faults_have_ended && self.rng.u32(0..25) == 0 {
             outcome = Txn::Unknown;
         }
-        self.send(Happening::Written { server, life, outcome: Some(outcome) });
+        self.send(Happening::Written { server, life, step, outcome: Some(outcome) });
     }
 
     pub(super) fn txn(&mut self, guards: &[Guard], ops: Vec<Op>) -> Txn {
@@ -151,9 +155,9 @@ impl Story {
         }
     }
 
-    pub(super) fn written(&mut self, server: usize, life: u64, outcome: Option<Txn>) {
+    pub(super) fn written(&mut self, server: usize, life: u64, step: StepId, outcome: Option<Txn>) {
         if life == self.servers[server].life {
-            self.step(server, Event::Written(outcome));
+            self.step(server, Event::Written { step, outcome });
         }
     }
 
