@@ -3,7 +3,10 @@
 //! After an HTTP upgrade to [`PROTOCOL`] both sides send frames: one byte of type, four bytes of length (big endian),
 //! the payload. The same bytes flow between CLI, server, agent and shim; those between pass them on unread.
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy, split};
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy, sink, split};
 
 /// The protocol named in the `Upgrade` header.
 pub const PROTOCOL: &str = "rung-attach";
@@ -68,6 +71,9 @@ fn frame(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// Whoever has heard the last of a run closes its connection; so long it is waited for.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Passes frames on unread, until the run's side has said its last or nobody listens any more. A run that takes no input
 /// is no end: it has ended, and what it printed is still on its way.
 pub async fn pass_on<P, R>(person: P, run: R)
@@ -77,16 +83,20 @@ where
 {
     let (mut from_person, mut to_person) = split(person);
     let (mut from_run, mut to_run) = split(run);
-    let input = async {
+    let mut input = pin!(async {
         let _ = copy(&mut from_person, &mut to_run).await;
         let _ = to_run.shutdown().await;
-        std::future::pending::<()>().await;
-    };
+        // A connection that is closed with something unread takes what was written last along.
+        let _ = copy(&mut from_person, &mut sink()).await;
+    });
+    let mut output = pin!(async {
+        let _ = copy(&mut from_run, &mut to_person).await;
+        let _ = to_person.shutdown().await;
+    });
     tokio::select! {
-        _ = copy(&mut from_run, &mut to_person) => {}
-        () = input => {}
+        () = &mut output => drop(tokio::time::timeout(FAREWELL, input).await),
+        () = &mut input => output.await,
     }
-    let _ = to_person.shutdown().await;
 }
 
 /// Cuts frames out of chunks as they arrive.
@@ -179,6 +189,7 @@ mod tests {
         let mut heard = Vec::new();
         tokio::io::AsyncReadExt::read_to_end(&mut person, &mut heard).await.unwrap();
         assert_eq!(Decoder::default().push(&heard).unwrap(), words);
+        drop(person);
         passing.await.unwrap();
     }
 

@@ -79,6 +79,8 @@ pub struct Limits {
     pub connect: Duration,
     /// Without a byte of a body, in either direction.
     pub stall: Duration,
+    /// Without a byte of the answer, for a client that sends no more: it may have left.
+    pub half_closed: Duration,
     /// Until requests in flight must have ended when draining.
     pub drain: Duration,
     /// Until upgraded connections are closed when draining.
@@ -99,6 +101,8 @@ impl Default for Limits {
             // Instances are on this machine or beside it.
             connect: Duration::from_secs(1),
             stall: Duration::from_secs(60),
+            // Longer than most answers take, and short for an instance that works for nobody.
+            half_closed: Duration::from_secs(1),
             drain: Duration::from_secs(30),
             upgrade_grace: Duration::from_secs(30),
             // Longer than the pauses of a busy client, shorter than a person's patience at Ctrl-C.
@@ -206,6 +210,7 @@ impl Config {
                 "--stall-timeout-ms" => limits.stall = millis()?,
                 "--drain-ms" => limits.drain = millis()?,
                 "--upgrade-grace-ms" => limits.upgrade_grace = millis()?,
+                "--half-closed-ms" => limits.half_closed = millis()?,
                 "--idle-linger-ms" => limits.idle_linger = millis()?,
                 _ => return Err(ConfigError::Unknown(name.clone())),
             }

@@ -637,8 +637,7 @@ async fn send_whole<S: ClientStream>(
         // It may have answered and closed without reading everything: look.
         Ok(()) | Err(_) => {}
     }
-    let (timers, passed) = (&receive.worker.timers, receive.passed);
-    let mut watch = Watch::new(&mut client_reader, buffer, timers, passed);
+    let mut watch = Watch::new(&mut client_reader, buffer, receive.worker, receive.passed);
     receive.run(&mut instance_reader, &mut client_writer, Some(&mut watch)).await
 }
 
@@ -689,7 +688,7 @@ async fn send_streamed<S: ClientStream>(
             if status.get() == 0 {
                 timer.arm(response_timeout);
             }
-            let mut watch = Watch::new(&mut client_reader, buffer, &worker.timers, passed);
+            let mut watch = Watch::new(&mut client_reader, buffer, worker, passed);
             poll_fn(|cx| watch.poll_left(cx)).await;
             End::ClientGone
         };

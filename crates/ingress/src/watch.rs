@@ -2,7 +2,7 @@
 //!
 //! A connection that was reset is over at once. One that only says that nothing more will be sent may still be read from:
 //! `shutdown` and `close` look the same from here, until something is written. So such a client is waited for as long as
-//! the answer goes on, and given up when nothing of it came for a [`MOMENT`].
+//! the answer goes on, and given up when nothing of it came for a moment.
 //!
 //! Nothing here asks the kernel: it is polled when the instance has nothing to say, and hears what the event loop heard.
 
@@ -15,11 +15,10 @@ use std::time::Duration;
 use crate::buffer::Buffer;
 use crate::stream::ClientReader;
 use crate::timer::{Timer, Timers};
+use crate::worker::Worker;
 
 /// What a client may send ahead while it waits for its answer.
 pub(crate) const AHEAD_MAX: usize = 16 * 1024;
-/// Longer than most answers take, and short for an instance that works for nobody.
-const MOMENT: Duration = Duration::from_secs(1);
 /// Behind bytes that there is no room for, an end can't be read: it is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -36,6 +35,8 @@ pub(crate) struct Watch<'a, R> {
     timers: &'a Rc<Timers>,
     /// Payload bytes that went to the client.
     passed: &'a Cell<u64>,
+    /// How long the answer to a client that sends no more may pause.
+    moment: Duration,
     side: Side,
 }
 
@@ -61,10 +62,11 @@ impl<'a, R: ClientReader> Watch<'a, R> {
     pub(crate) fn new(
         reader: &'a mut R,
         buffer: &'a mut Buffer,
-        timers: &'a Rc<Timers>,
+        worker: &'a Worker,
         passed: &'a Cell<u64>,
     ) -> Self {
-        Self { reader, buffer, timers, passed, side: Side::Open }
+        let (timers, moment) = (&worker.timers, worker.limits().half_closed);
+        Self { reader, buffer, timers, passed, moment, side: Side::Open }
     }
 
     fn timer(&self, after: Duration) -> Timer {
@@ -74,7 +76,7 @@ impl<'a, R: ClientReader> Watch<'a, R> {
     }
 
     fn closed(&self) -> Side {
-        Side::Closed { timer: self.timer(MOMENT), passed: self.passed.get() }
+        Side::Closed { timer: self.timer(self.moment), passed: self.passed.get() }
     }
 }
 
@@ -97,7 +99,7 @@ impl<R: ClientReader> Attention for Watch<'_, R> {
                         return Poll::Ready(());
                     }
                     *passed = self.passed.get();
-                    timer.arm(MOMENT);
+                    timer.arm(self.moment);
                 }
                 Side::Full(_) | Side::Closed { .. } => return Poll::Pending,
             }

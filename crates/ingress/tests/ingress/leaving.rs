@@ -125,7 +125,9 @@ fn who_ends_only_its_own_side_gets_the_whole_answer() {
         let _ = wait.lock().unwrap().recv();
         vec![b'x'; SIZE]
     });
-    let stage = Stage::start(vec![shop(backend(vec![app.endpoint()]))]);
+    // What the ingress tells of itself may take longer than the moment that such a client is given.
+    let documents = vec![shop(backend(vec![app.endpoint()]))];
+    let stage = Stage::with_arguments(documents, &["--half-closed-ms", "60000"]);
     let mut client = Client::connect(stage.http);
     client.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n");
     client.stream.shutdown(Shutdown::Write).unwrap();
