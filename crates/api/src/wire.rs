@@ -364,6 +364,9 @@ pub struct LimitsTaken {
     /// In the answer: how many other ingresses there are. From a server to another: how many ask it.
     #[serde(default)]
     pub others: usize,
+    /// How long ago the first of these passed, at most.
+    #[serde(default)]
+    pub age_ms: u64,
     pub limits: Vec<LimitTaken>,
 }
 

@@ -4,6 +4,9 @@
 //! An ingress asks the server that it is connected to, and gets what the others there did. Where there are several
 //! servers each tells every other one what its own ingresses let pass, and never what it heard of a server: so nothing
 //! comes twice, and no server need be there for two others. [`pass_on`] does the telling.
+//!
+//! A word says how long ago the first of what it tells passed, at most: an ingress that hears late does not take it for
+//! requests of this moment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,11 +58,17 @@ struct Server {
     waiting: Waiting,
     /// How many there are here, as it was told, and when.
     told: Option<(usize, Duration)>,
+    /// The last word's way there and back.
+    took: Duration,
 }
 
-/// By limit and client.
 #[derive(Debug, Default)]
-struct Waiting(BTreeMap<(String, String), u32>);
+struct Waiting {
+    /// By limit and client.
+    taken: BTreeMap<(String, String), u32>,
+    /// When the first of them passed.
+    since: Option<Duration>,
+}
 
 impl Shares {
     /// Takes what one ingress let pass, and answers with what the others did since it last asked.
@@ -67,19 +76,22 @@ impl Shares {
         self.forget_silent(now);
         let is_new = !self.proxies.contains_key(proxy);
         let own = self.proxies.entry(proxy.to_owned()).or_default();
+        // A word that took longer than the one before it is older than its sender knew.
+        let since_last = if is_new { Duration::ZERO } else { now.saturating_sub(own.heard) };
+        let age = Duration::from_millis(told.age_ms).max(since_last);
         own.heard = now;
         let waiting = std::mem::take(&mut own.waiting);
         for (_, other) in self.proxies.iter_mut().filter(|(name, _)| *name != proxy) {
-            other.waiting.add(told);
+            other.waiting.add(told, age, now);
         }
         for server in self.servers.values_mut() {
-            server.waiting.add(told);
+            server.waiting.add(told, age, now);
         }
         if is_new || !told.limits.iter().all(|limit| limit.taken.is_empty()) {
             self.news.notify_one();
         }
         let elsewhere: usize = self.servers.values().map(|server| server.ingresses).sum();
-        LimitsTaken { others: self.proxies.len() - 1 + elsewhere, limits: waiting.into_limits() }
+        waiting.into_word(self.proxies.len() - 1 + elsewhere, now)
     }
 
     /// Another server says what its ingresses let pass, and how many they are.
@@ -87,8 +99,9 @@ impl Shares {
         let known = self.servers.entry(server.clone()).or_default();
         known.ingresses = told.others;
         known.heard = Some(now);
+        let age = Duration::from_millis(told.age_ms);
         for asking in self.proxies.values_mut() {
-            asking.waiting.add(told);
+            asking.waiting.add(told, age, now);
         }
     }
 
@@ -112,11 +125,21 @@ impl Shares {
             Some((told, at)) => told == ingresses && (ingresses == 0 || now.saturating_sub(at) < TELL_AGAIN),
             None => ingresses == 0,
         };
-        if is_told && known.waiting.0.is_empty() {
+        if is_told && known.waiting.taken.is_empty() {
             return None;
         }
         known.told = Some((ingresses, now));
-        Some(LimitsTaken { others: ingresses, limits: std::mem::take(&mut known.waiting).into_limits() })
+        let mut word = std::mem::take(&mut known.waiting).into_word(ingresses, now);
+        // As long on its way as the last one.
+        word.age_ms += millis(known.took);
+        Some(word)
+    }
+
+    /// It has heard a word that was so long on its way there and back.
+    fn took(&mut self, server: &NodeId, took: Duration) {
+        if let Some(known) = self.servers.get_mut(server) {
+            known.took = took;
+        }
     }
 
     /// It may not have heard the last word.
@@ -137,28 +160,41 @@ impl Shares {
 }
 
 impl Waiting {
-    fn add(&mut self, told: &LimitsTaken) {
+    fn add(&mut self, told: &LimitsTaken, age: Duration, now: Duration) {
         for LimitTaken { limit, taken } in &told.limits {
             for (whose, count) in taken {
-                let is_full = self.0.len() >= WAITING_MAX;
-                match self.0.get_mut(&(limit.clone(), whose.clone())) {
+                let is_full = self.taken.len() >= WAITING_MAX;
+                match self.taken.get_mut(&(limit.clone(), whose.clone())) {
                     Some(waiting) => *waiting = waiting.saturating_add(*count),
                     None if is_full => {}
-                    None => drop(self.0.insert((limit.clone(), whose.clone()), *count)),
+                    None => drop(self.taken.insert((limit.clone(), whose.clone()), *count)),
                 }
             }
         }
+        if !told.limits.iter().all(|limit| limit.taken.is_empty()) {
+            let since = now.saturating_sub(age);
+            self.since = Some(self.since.map_or(since, |earlier| earlier.min(since)));
+        }
+    }
+
+    fn into_word(self, others: usize, now: Duration) -> LimitsTaken {
+        let age_ms = self.since.map_or(0, |since| millis(now.saturating_sub(since)));
+        LimitsTaken { others, age_ms, limits: self.into_limits() }
     }
 
     fn into_limits(self) -> Vec<LimitTaken> {
         let mut limits: BTreeMap<String, LimitTaken> = BTreeMap::new();
-        for ((limit, whose), count) in self.0 {
+        for ((limit, whose), count) in self.taken {
             let entry =
                 limits.entry(limit.clone()).or_insert_with(|| LimitTaken { limit, taken: BTreeMap::new() });
             entry.taken.insert(whose, count);
         }
         limits.into_values().collect()
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
 /// The way to another server. One that does not answer keeps nobody else waiting.
@@ -214,8 +250,12 @@ impl Line {
         let (control, client, server) = (control.clone(), self.client.clone(), server.clone());
         self.telling = Some(tokio::spawn(async move {
             let own = &control.inner.node;
+            let began = control.clock().elapsed;
             match tokio::time::timeout(PATIENCE, client.pass_limits_on(own, &told)).await {
-                Ok(Ok(())) => return,
+                Ok(Ok(())) => {
+                    let took = control.clock().elapsed.saturating_sub(began);
+                    return control.shares(|shares| shares.took(&server, took));
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(%server, %error, "a server was not told what was let pass");
                 }
@@ -238,11 +278,11 @@ mod tests {
 
     fn told(count: u32) -> LimitsTaken {
         let taken = [("1f".to_owned(), count)].into();
-        LimitsTaken { others: 0, limits: vec![LimitTaken { limit: "shop".into(), taken }] }
+        LimitsTaken { others: 0, age_ms: 250, limits: vec![LimitTaken { limit: "shop".into(), taken }] }
     }
 
     fn nothing() -> LimitsTaken {
-        LimitsTaken { others: 0, limits: Vec::new() }
+        LimitsTaken { others: 0, age_ms: 0, limits: Vec::new() }
     }
 
     fn heard(answer: &LimitsTaken) -> u32 {
@@ -265,6 +305,25 @@ mod tests {
         assert_eq!(heard(&shares.exchange("b", &told(0), at(4))), 0, "it was heard twice");
         assert_eq!(heard(&shares.exchange("a", &told(0), at(4))), 2);
         assert_eq!(shares.exchange("b", &told(0), at(20)).others, 0, "who is silent is gone");
+    }
+
+    #[test]
+    fn what_waited_is_told_with_its_age() {
+        let mut shares = Shares::default();
+        let ms = Duration::from_millis;
+        shares.among([id("s-1")].into_iter());
+        shares.exchange("b", &nothing(), ms(900));
+        shares.exchange("a", &nothing(), ms(900));
+        shares.exchange("a", &told(3), ms(1000));
+        shares.exchange("a", &told(3), ms(1200));
+        assert_eq!(shares.exchange("b", &nothing(), ms(1300)).age_ms, 550, "the older of two words counts");
+        // It was 1.4 s on its way, of which its sender knows nothing.
+        shares.exchange("a", &told(3), ms(2600));
+        assert_eq!(shares.exchange("b", &nothing(), ms(2700)).age_ms, 1500);
+        assert_eq!(shares.exchange("b", &nothing(), ms(2800)).age_ms, 0, "nothing is told");
+        shares.took(&id("s-1"), ms(40));
+        let word = shares.news_for(&id("s-1"), ms(2800)).expect("there are words for it");
+        assert_eq!(word.age_ms, 2050 + 40, "and the way to another server is added");
     }
 
     fn id(server: &str) -> NodeId {

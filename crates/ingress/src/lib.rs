@@ -74,6 +74,7 @@ mod peer;
 mod policy;
 mod pool;
 mod proxy_protocol;
+mod ran_over;
 mod receive;
 mod redirect;
 mod relay;

@@ -1,13 +1,13 @@
 //! Limits that hold over several ingresses: each tells the server what it let pass and hears what the others did.
 //!
-//! What others let pass is taken out of the same buckets here, a fifth of a second late. A bucket that was overdrawn
-//! meanwhile owes it, so over time all ingresses together let pass what one would. An ingress that is alone asks
-//! once a second whether it still is, and keeps no account.
+//! What others let pass is taken out of the same buckets here, a fifth of a second late, or later where machines are busy;
+//! each word says since when. A bucket that was overdrawn meanwhile owes it, so over time all ingresses together let pass
+//! what one would. An ingress that is alone asks once a second whether it still is, and keeps no account.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rung_api::Client;
 use rung_api::wire::{LimitTaken, LimitsTaken};
@@ -19,8 +19,8 @@ use crate::limiter::Limiter;
 pub(crate) const EVERY: Duration = Duration::from_millis(200);
 /// Ticks between two questions of an ingress that is alone.
 const ALONE_TICKS: u32 = 5;
-/// Longer than a healthy server takes; what is not told by then is forgotten.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Longer than a server takes on a machine that is too busy; what is not told by then is forgotten.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// Clients a limit and report: the rest is told with the next one.
 const TOLD_MAX: usize = 2000;
 
@@ -29,6 +29,9 @@ const TOLD_MAX: usize = 2000;
 pub(crate) struct Sharing {
     ticks: u32,
     others: Arc<AtomicUsize>,
+    /// When the last question was asked, and how many milliseconds its answer took.
+    asked: Option<Instant>,
+    took_ms: Arc<AtomicU64>,
     /// The question on its way.
     asking: Option<JoinHandle<()>>,
 }
@@ -42,13 +45,20 @@ impl Sharing {
         if is_busy || (is_alone && !self.ticks.is_multiple_of(ALONE_TICKS)) {
             return;
         }
-        let (client, proxy, others) = (client.clone(), proxy.to_owned(), self.others.clone());
+        let (client, proxy) = (client.clone(), proxy.to_owned());
+        let (others, took_ms) = (self.others.clone(), self.took_ms.clone());
+        let before = self.asked.replace(Instant::now());
         self.asking = Some(tokio::spawn(async move {
-            let told = LimitsTaken { others: 0, limits: limits.iter().map(tell).collect() };
+            let asked = Instant::now();
+            // What is told has passed since the last question, and is as long on its way as that one was.
+            let since = before.map_or(Duration::ZERO, |before| asked.duration_since(before));
+            let age_ms = millis(since) + took_ms.load(Ordering::Relaxed);
+            let told = LimitsTaken { others: 0, age_ms, limits: limits.iter().map(tell).collect() };
             match tokio::time::timeout(PATIENCE, client.share_limits(&proxy, &told)).await {
                 Ok(Ok(heard)) => {
                     others.store(heard.others, Ordering::Relaxed);
-                    hear(&limits, &heard);
+                    took_ms.store(millis(asked.elapsed()), Ordering::Relaxed);
+                    hear(&limits, &heard, Duration::from_millis(heard.age_ms) + asked.elapsed());
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "the server was not told what was let pass"),
                 Err(_) => tracing::debug!("the server was not told in time what was let pass"),
@@ -65,7 +75,12 @@ fn tell((name, limiter): &(String, Arc<Limiter>)) -> LimitTaken {
     }
 }
 
-fn hear(limits: &[(String, Arc<Limiter>)], heard: &LimitsTaken) {
+/// A part of one counts as whole: what is told is not older than it is said to be.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4) + 1
+}
+
+fn hear(limits: &[(String, Arc<Limiter>)], heard: &LimitsTaken, age: Duration) {
     let known: BTreeMap<&str, &Arc<Limiter>> =
         limits.iter().map(|(name, limiter)| (name.as_str(), limiter)).collect();
     for limiter in known.values() {
@@ -75,7 +90,7 @@ fn hear(limits: &[(String, Arc<Limiter>)], heard: &LimitsTaken) {
         let Some(limiter) = known.get(limit.as_str()) else { continue };
         for (whose, count) in taken {
             if let Ok(whose) = u128::from_str_radix(whose, 16) {
-                limiter.others_took(whose, *count);
+                limiter.others_took(whose, *count, age);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rung_e2e::authority::{Authority, Looks};
-use rung_e2e::{Hosts, Load, TestApp, eventually, http};
+use rung_e2e::{Hosts, Load, Tally, TestApp, eventually, http};
 
 use crate::certificates::{DOMAIN, page_at, serial_at, shop};
 use crate::servers::{cluster, leader};
@@ -33,58 +33,59 @@ fn deploy_limited(hosts: &Hosts, numbers: &[usize]) -> TestApp {
 
 const RATE: u32 = 100;
 
-/// Asks each for more than all together may let pass.
-fn load_all(hosts: &Hosts, numbers: &[usize]) -> Vec<Load> {
+/// Asks each for more than all together may let pass, by so many clients of 50 requests a second.
+fn load_all(hosts: &Hosts, numbers: &[usize], clients: usize) -> Vec<Load> {
     let begin = |number: &usize| {
         let host = hosts.host(*number);
         let pace = Duration::from_millis(20);
-        host.inside(|| Load::start_clients(host.http(), "shop.localhost", "/", 4, pace))
+        host.inside(|| Load::start_clients(host.http(), "shop.localhost", "/", clients, pace))
     };
     numbers.iter().map(begin).collect()
 }
 
-/// How many pass in a second, over so many times a thousand requests to each.
-fn rate_of(loads: &[Load], thousands: u64) -> f64 {
-    let passed = || loads.iter().map(|load| load.tally().answered()).sum::<u64>();
-    let (began, before) = (Instant::now(), passed());
+/// How many came and how many passed in a second, over so many times a thousand requests to each.
+fn rates_of(loads: &[Load], thousands: u64) -> (f64, f64) {
+    let counted = || {
+        let tallies: Vec<_> = loads.iter().map(Load::tally).collect();
+        let passed = tallies.iter().map(Tally::answered).sum::<u64>();
+        (passed + tallies.iter().map(Tally::lost).sum::<u64>(), passed)
+    };
+    let (began, before) = (Instant::now(), counted());
     for _ in 0..thousands {
         loads.iter().for_each(|load| load.wait_for(1000));
     }
-    let (took, passed) = (began.elapsed(), passed() - before);
-    let rate = passed as f64 / took.as_secs_f64();
-    println!("{passed} passed in {took:?}: {rate:.1}/s");
-    rate
+    let (took, after) = (began.elapsed(), counted());
+    let rate = |count: u64| count as f64 / took.as_secs_f64();
+    let (came, passed) = (rate(after.0 - before.0), rate(after.1 - before.1));
+    println!("of {came:.1}/s {passed:.1}/s passed, in {took:?}");
+    (came, passed)
 }
 
 fn assert_they_hold_the_limit_together(hosts: &Hosts, numbers: &[usize]) {
-    let loads = load_all(hosts, numbers);
+    let loads = load_all(hosts, numbers, 4);
     // Until they know of each other, and what each let pass beyond its part is made up for.
     loads.iter().for_each(|load| load.wait_for(600));
     // A thousand to one of two take five seconds: more than a minute in all, or ten.
     let (thousands, tolerance) = if rung_e2e::long() { (7, 0.01) } else { (1, 0.1) };
-    let rate = rate_of(&loads, thousands);
+    let (_, rate) = rates_of(&loads, thousands);
     let is_held = (rate / f64::from(RATE) - 1.0).abs() < tolerance;
     assert!(is_held, "{rate:.1} a second passed, of a limit of {RATE}/s");
     let each: Vec<u64> = loads.into_iter().map(|load| load.stop().answered()).collect();
     assert!(each.iter().all(|passed| *passed > 50), "one of them lets nobody pass: {each:?}");
 }
 
-/// All visitors go from one to the other and back: the five seconds behind that. On a busy machine what an ingress says can
-/// be late, and less passes for once (four fifths were seen); more never does.
+/// All visitors go from one to the other, and back: the five seconds behind that.
 fn assert_it_holds_when_the_load_moves(hosts: &Hosts) {
-    let mut rates = Vec::new();
-    for (from, to) in [(1, 2), (2, 1), (1, 2), (2, 1)] {
-        let before = load_all(hosts, &[from]);
-        before.iter().for_each(|load| load.wait_for(600));
+    for (from, to) in [(1, 2), (2, 1)] {
+        let before = load_all(hosts, &[from], 8);
+        before.iter().for_each(|load| load.wait_for(1200));
         before.into_iter().for_each(|load| drop(load.stop()));
-        let rate = rate_of(&load_all(hosts, &[to]), 1) / f64::from(RATE);
-        assert!(rate < 1.1, "{rate:.2} of the limit passed after the load had moved");
-        if rate > 0.9 {
-            return;
-        }
-        rates.push(rate);
+        let (came, passed) = rates_of(&load_all(hosts, &[to], 8), 2);
+        // Clients on a machine that has no time for them do not ask for what they may have.
+        let most = came.min(f64::from(RATE));
+        let is_held = passed > most * 0.9 && passed < f64::from(RATE) * 1.1;
+        assert!(is_held, "{passed:.1} a second passed of {came:.1} that came, after all moved to host-{to}");
     }
-    panic!("so much of the limit passed after the load had moved: {rates:.2?}");
 }
 
 #[test]
