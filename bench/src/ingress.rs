@@ -3,6 +3,7 @@
 //! Every proxy runs on one core; the applications behind it and the clients before it are one event loop on another
 //! ([`world`]). Within a round each proxy has its turn, so that whatever else the machine does meets all of them.
 
+mod http2;
 mod idle;
 mod peers;
 mod report;
@@ -47,6 +48,8 @@ enum Part {
     Large,
     /// TLS sessions, new and resumed
     Tls,
+    /// HTTP/2 over TLS
+    H2,
     /// What many routes add to a request
     Routes,
     /// How soon a change of a route is visible
@@ -81,7 +84,7 @@ pub struct Arguments {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "bodies,new,latency,large,tls,routes,change,idle,idle-tls"
+        default_value = "bodies,new,latency,large,tls,h2,routes,change,idle,idle-tls"
     )]
     parts: Vec<Part>,
     /// Another program than the `rung` beside this one
@@ -133,6 +136,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Part::Latency => measure_latency(&mut world, &peers, arguments.rounds, time, &mut report)?,
             Part::Large => measure_large(&mut world, &peers, arguments.rounds, time, &mut report)?,
             Part::Tls => tls::measure(&mut world, &rung, turns, &mut report)?,
+            Part::H2 => {
+                let kinds = peers.iter().map(|peer| peer.kind);
+                http2::measure(&mut world, kinds, &rung, turns, &mut report)?;
+            }
             Part::Routes => {
                 routes::measure_cost(&mut world, &rung, arguments.routes, turns, &mut report)?;
             }

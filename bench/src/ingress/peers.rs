@@ -35,7 +35,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub enum Setting<'a> {
     Plain,
-    /// TLS 1.3 with this certificate.
+    /// TLS 1.3 with this certificate, and HTTP/2 for who asks for it.
     Tls(&'a Pair),
     /// So many routes, of which one is asked for.
     Routes(usize),
@@ -224,8 +224,8 @@ fn prepare(
     instances: &[SocketAddr],
     setting: Setting<'_>,
 ) -> anyhow::Result<()> {
-    let is_plain = matches!(setting, Setting::Plain);
-    anyhow::ensure!(is_plain || Kind::YARDSTICKS.contains(&kind), "it is measured with its plain work only");
+    let has_one_route = matches!(setting, Setting::Plain | Setting::Tls(_));
+    anyhow::ensure!(has_one_route || Kind::YARDSTICKS.contains(&kind), "it is measured with one route only");
     let write = |name: &str, text: String| -> anyhow::Result<PathBuf> {
         let path = directory.join(name);
         std::fs::write(&path, text)?;
@@ -246,17 +246,20 @@ fn prepare(
             command.arg("-db").arg("-f").arg(file);
         }
         Kind::Envoy => {
-            let file = write("envoy.json", envoy(address, instances).to_string())?;
+            let file = write("envoy.json", envoy(address, instances, setting).to_string())?;
             command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning", "-c"]).arg(file);
         }
         Kind::Caddy => {
-            let file = write("caddy.json", caddy(address, instances).to_string())?;
+            let file = write("caddy.json", caddy(address, instances, setting).to_string())?;
             command.env("HOME", directory).args(["run", "--config"]).arg(file);
         }
         Kind::Traefik => {
             // It reads YAML, of which JSON is a part.
-            let file = write("routes.yaml", traefik(instances).to_string())?;
+            let file = write("routes.yaml", traefik(instances, setting).to_string())?;
             command.arg(format!("--entrypoints.web.address={address}"));
+            if matches!(setting, Setting::Tls(_)) {
+                command.arg("--entrypoints.web.http.tls=true");
+            }
             command.arg(format!("--providers.file.filename={}", file.display()));
         }
     }
@@ -274,7 +277,7 @@ fn nginx(directory: &Path, address: SocketAddr, instances: &[SocketAddr], settin
     let (descriptors, connections) = (super::idle::descriptors(), clients_max());
     let (listen, tls) = match setting {
         Setting::Tls(pair) => (
-            format!("{address} ssl"),
+            format!("{address} ssl http2"),
             format!(
                 "ssl_protocols TLSv1.3;\nssl_certificate {};\nssl_certificate_key {};\n",
                 pair.certificate.display(),
@@ -320,7 +323,9 @@ fn haproxy(
         .map(|(index, instance)| format!("    server i{index} {instance} check inter 2s\n"))
         .collect();
     let tls = match setting {
-        Setting::Tls(pair) => format!(" ssl crt {} ssl-min-ver TLSv1.3", pair.both.display()),
+        Setting::Tls(pair) => {
+            format!(" ssl crt {} ssl-min-ver TLSv1.3 alpn h2,http/1.1", pair.both.display())
+        }
         _ => String::new(),
     };
     let rule = match map {
@@ -336,7 +341,7 @@ fn haproxy(
     )
 }
 
-fn envoy(address: SocketAddr, instances: &[SocketAddr]) -> serde_json::Value {
+fn envoy(address: SocketAddr, instances: &[SocketAddr], setting: Setting<'_>) -> serde_json::Value {
     let socket = |address: &SocketAddr| serde_json::json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}});
     let endpoints: Vec<_> =
         instances.iter().map(|i| serde_json::json!({"endpoint": {"address": socket(i)}})).collect();
@@ -349,28 +354,52 @@ fn envoy(address: SocketAddr, instances: &[SocketAddr]) -> serde_json::Value {
         "route_config": {"virtual_hosts": [{"name": "bench", "domains": ["bench.localhost"],
             "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "web"}}]}]},
     });
+    let mut chain = serde_json::json!({"filters": [
+        {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]});
+    if let Setting::Tls(pair) = setting {
+        let file = |path: &Path| serde_json::json!({"filename": path});
+        chain["transport_socket"] = serde_json::json!({"name": "envoy.transport_sockets.tls", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+                "tls_certificates": [{
+                    "certificate_chain": file(&pair.certificate), "private_key": file(&pair.key)}]}}});
+    }
     serde_json::json!({"static_resources": {
-        "listeners": [{"address": socket(&address), "filter_chains": [{"filters": [
-            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}]}],
+        "listeners": [{"address": socket(&address), "filter_chains": [chain]}],
         "clusters": [{"name": "web", "type": "STATIC", "lb_policy": "LEAST_REQUEST", "load_assignment":
             {"cluster_name": "web", "endpoints": [{"lb_endpoints": endpoints}]}}],
     }})
 }
 
-fn caddy(address: SocketAddr, instances: &[SocketAddr]) -> serde_json::Value {
+fn caddy(address: SocketAddr, instances: &[SocketAddr], setting: Setting<'_>) -> serde_json::Value {
     let upstreams: Vec<_> = instances.iter().map(|i| serde_json::json!({"dial": i.to_string()})).collect();
     let handler = serde_json::json!({"handler": "reverse_proxy", "upstreams": upstreams,
         "load_balancing": {"selection_policy": {"policy": "least_conn"}}});
-    serde_json::json!({"admin": {"disabled": true}, "apps": {"http": {"servers": {"web": {
+    let mut server = serde_json::json!({
         "listen": [address.to_string()],
         "automatic_https": {"disable": true},
-        "routes": [{"match": [{"host": ["bench.localhost"]}], "handle": [handler]}]}}}}})
+        "routes": [{"match": [{"host": ["bench.localhost"]}], "handle": [handler]}]});
+    let mut apps = serde_json::json!({});
+    if let Setting::Tls(pair) = setting {
+        server["tls_connection_policies"] = serde_json::json!([{"protocol_min": "tls1.3"}]);
+        apps["tls"] = serde_json::json!({"certificates": {
+            "load_files": [{"certificate": pair.certificate, "key": pair.key}]}});
+    }
+    apps["http"] = serde_json::json!({"servers": {"web": server}});
+    serde_json::json!({"admin": {"disabled": true}, "apps": apps})
 }
 
-fn traefik(instances: &[SocketAddr]) -> serde_json::Value {
+fn traefik(instances: &[SocketAddr], setting: Setting<'_>) -> serde_json::Value {
     let servers: Vec<_> =
         instances.iter().map(|i| serde_json::json!({"url": format!("http://{i}")})).collect();
-    serde_json::json!({"http": {
+    let mut routes = serde_json::json!({"http": {
         "routers": {"bench": {"rule": "Host(`bench.localhost`)", "service": "web"}},
-        "services": {"web": {"loadBalancer": {"servers": servers}}}}})
+        "services": {"web": {"loadBalancer": {"servers": servers}}}}});
+    if let Setting::Tls(pair) = setting {
+        routes["tls"] =
+            serde_json::json!({"certificates": [{"certFile": pair.certificate, "keyFile": pair.key}]});
+    }
+    routes
 }
