@@ -53,13 +53,17 @@ enum Part {
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { nodes, apps, instances, .. } = *arguments;
     let shape = Shape { nodes, apps, of_service: instances, packed: false };
-    let mut table = Table::with_notes(vec![format!(
+    let planned = format!(
         "{apps} apps of {} instances each, in two services, one with a port; {nodes} nodes of 32 GB; an instance asks for 64 \
          to 128 MB, so that what is asked for fills {:.1} % of the nodes. What the planner takes is time of the \
          processor, one core of it: from the index of the store to the documents to be written, as JSON.",
         2 * instances,
         shape.fewest_nodes() as f64 / f64::from(nodes) * 100.0
-    )]);
+    );
+    let agents = "Agents have keys and certificates of their own, and beat, poll and report as real ones do; what they are told \
+                  to run is reported as running at once. The proxies beside them are not played, and each begins with a \
+                  list of members at hand. They share the machine with the server: one core for all of them.";
+    let mut table = Table::with_notes(vec![planned, agents.to_owned()]);
     let churn = Duration::from_secs(arguments.churn);
     if arguments.parts.contains(&Part::Planner) {
         let mut many = place(shape, arguments.rounds, churn, &mut table)?;

@@ -4,9 +4,9 @@
 //! They run nothing: what is assigned is reported as running at once. The proxies that machines have beside their agents are
 //! not played. It needs root, for a network that the server can be reached in from elsewhere.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rung_api::join::{JoinRequest, JoinToken};
 use rung_api::wire::{RestartRequest, Started};
-use rung_api::{Address, Client, Tls};
+use rung_api::{Address, Client, ClientError, Tls};
 use rung_e2e::{Host, Hosts, process};
 use rung_model::{AppName, DeploymentNumber, Generation, Intent, Label, NodeFacts, NodeId, NodeRole, Phase};
 use rung_trust::{Belief, Credentials, Identity, NodeKey, client_config};
@@ -71,7 +71,7 @@ fn deploy(server: &Host) -> anyhow::Result<()> {
 async fn watch(server: &Host, count: usize, rounds: usize, table: &mut Table) -> anyhow::Result<()> {
     let people = Client::new(Address::Unix(server.data().join("api.sock")), None);
     let (told, mut news) = mpsc::unbounded_channel();
-    let failures = Arc::new(AtomicUsize::new(0));
+    let failures = Arc::<Failures>::default();
     let began = Instant::now();
     let mut agents = start(server.address, &people, count, &told, &failures).await?;
     wait_for_all(&mut news, count, DeploymentNumber(1)).await?;
@@ -106,7 +106,11 @@ async fn watch(server: &Host, count: usize, rounds: usize, table: &mut Table) ->
     ));
     table.push(row("the same: until all have reported and it has succeeded", "", &done, in_seconds));
     table.push(row("the same: time of the server's processor", "", &cost, in_seconds));
-    let failed = failures.load(Ordering::Relaxed) as f64;
+    let failed = failures.told();
+    for (why, count) in &failed {
+        println!("{count} questions failed: {why}");
+    }
+    let failed = failed.values().sum::<usize>() as f64;
     table.push(row("questions of these agents that failed", "0", &[failed], |count| format!("{count:.0}")));
     Ok(())
 }
@@ -174,7 +178,7 @@ async fn start(
     people: &Client,
     count: usize,
     told: &mpsc::UnboundedSender<News>,
-    failures: &Arc<AtomicUsize>,
+    failures: &Arc<Failures>,
 ) -> anyhow::Result<(Vec<Agent>, JoinSet<()>)> {
     let turns = Arc::new(Semaphore::new(JOINING));
     let mut joining = JoinSet::new();
@@ -233,31 +237,43 @@ fn about(number: usize) -> NodeFacts {
     NodeFacts { labels: [(played.name, played.value)].into(), ..facts(format!("https://10.1.{a}.{b}:7865")) }
 }
 
-async fn failed(failures: &AtomicUsize) {
-    failures.fetch_add(1, Ordering::Relaxed);
-    tokio::time::sleep(RETRY).await;
+/// Questions that were not answered, by what was said.
+#[derive(Default)]
+struct Failures(Mutex<BTreeMap<String, usize>>);
+
+impl Failures {
+    /// As agents do, it waits a little.
+    async fn note(&self, error: ClientError) {
+        let why = format!("{:#}", anyhow::Error::from(error));
+        *self.0.lock().expect("counting does not panic").entry(why).or_default() += 1;
+        tokio::time::sleep(RETRY).await;
+    }
+
+    fn told(&self) -> BTreeMap<String, usize> {
+        self.0.lock().expect("counting does not panic").clone()
+    }
 }
 
-async fn beat(agent: Agent, count: usize, failures: Arc<AtomicUsize>) {
+async fn beat(agent: Agent, count: usize, failures: Arc<Failures>) {
     // Machines that were started at different times.
     tokio::time::sleep(BEAT.mul_f64(agent.number as f64 / count as f64)).await;
     loop {
         match agent.client.beat(&agent.node).await {
             Ok(()) => tokio::time::sleep(BEAT).await,
-            Err(_) => failed(&failures).await,
+            Err(error) => failures.note(error).await,
         }
     }
 }
 
 /// Does what it is told at once, and says so.
-async fn follow(agent: Agent, told: mpsc::UnboundedSender<News>, failures: Arc<AtomicUsize>) {
+async fn follow(agent: Agent, told: mpsc::UnboundedSender<News>, failures: Arc<Failures>) {
     let (agent_started, mut sequence, mut after) = (Timestamp::now(), 0, Generation::ZERO);
     loop {
         let assignment = match agent.client.assignment(&agent.node, after, POLL).await {
             Ok(Some(assignment)) => assignment,
             Ok(None) => continue,
-            Err(_) => {
-                failed(&failures).await;
+            Err(error) => {
+                failures.note(error).await;
                 continue;
             }
         };
@@ -269,8 +285,8 @@ async fn follow(agent: Agent, told: mpsc::UnboundedSender<News>, failures: Arc<A
         }
         let mut observed = report(&assignment);
         (observed.agent_started, observed.sequence) = (agent_started, sequence);
-        while agent.client.report(&observed).await.is_err() {
-            failed(&failures).await;
+        while let Err(error) = agent.client.report(&observed).await {
+            failures.note(error).await;
         }
     }
 }
@@ -278,7 +294,7 @@ async fn follow(agent: Agent, told: mpsc::UnboundedSender<News>, failures: Arc<A
 /// Each waits for changes of the list of members, which one of them has fetched.
 async fn follow_members(
     agents: &[Agent],
-    failures: &Arc<AtomicUsize>,
+    failures: &Arc<Failures>,
     lives: &mut JoinSet<()>,
 ) -> anyhow::Result<()> {
     let first = agents.first().context("there is an agent")?;
@@ -291,7 +307,7 @@ async fn follow_members(
             loop {
                 match client.members(&mark, MEMBERS).await {
                     Ok(report) => mark = report.mark,
-                    Err(_) => failed(&failures).await,
+                    Err(error) => failures.note(error).await,
                 }
             }
         });

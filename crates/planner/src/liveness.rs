@@ -29,6 +29,12 @@ const SUSPECT_AFTER: Duration = Duration::from_millis(4500);
 /// the others are waited for, each time one of them is back.
 pub const RETURN_WITHIN: Duration = Duration::from_secs(30);
 
+/// Between two looks, for each node. A look goes over all of them: when thousands are late, because this server was, each is
+/// something to see, and a server that looked at once would do nothing else, be later still, and never come back from it.
+/// Few nodes are looked at without a rest.
+const REST_PER_NODE: Duration = Duration::from_micros(10);
+const FEW: usize = 100;
+
 /// See the module's text. Times are the leadership's `elapsed`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Liveness {
@@ -42,6 +48,8 @@ pub struct Liveness {
     due: Option<Duration>,
     /// Something has changed since the last look that it would make something of.
     news: bool,
+    /// No look before it.
+    rests_until: Duration,
 }
 
 impl Liveness {
@@ -61,7 +69,7 @@ impl Liveness {
     /// Whether a look would find anything. A look goes over all nodes; thousands of beats between two that find something
     /// are not worth one each.
     pub fn wants_look(&self, now: Duration) -> bool {
-        self.news || self.due.is_none_or(|due| now >= due)
+        now >= self.rests_until && (self.news || self.due.is_none_or(|due| now >= due))
     }
 
     /// Looks at the nodes that there are. True when one was lost or is not any more, or the brake changed.
@@ -83,7 +91,9 @@ impl Liveness {
             let gone = self.silent_for(LOST_AFTER, now);
             self.lost.extend(gone.difference(&self.silent).cloned());
         }
-        self.due = self.next_look(now);
+        let many = if self.heard.len() < FEW { 0 } else { self.heard.len() };
+        self.rests_until = now + REST_PER_NODE * u32::try_from(many).unwrap_or(u32::MAX);
+        self.due = self.next_look(now).map(|due| due.max(self.rests_until));
         self.news = false;
         before != (self.lost.clone(), self.silent.clone(), self.returning_until)
     }
@@ -113,9 +123,9 @@ impl Liveness {
         silent.map(|(node, _)| node).filter(|node| !self.lost.contains(*node)).cloned().collect()
     }
 
-    /// When to look again, as of the last look: what was heard since only makes it later.
+    /// When to look again, as of the last look: what was heard since only makes it later, but for what is news.
     pub fn due(&self) -> Option<Duration> {
-        self.due
+        if self.news { Some(self.rests_until) } else { self.due }
     }
 
     /// When to look again, if nothing is heard until then.
@@ -257,6 +267,38 @@ mod tests {
         let alive = [&nodes[..1], &nodes[3..]].concat();
         beat(&mut liveness, &nodes, &alive, 32, 60);
         assert!(!liveness.is_lost(&nodes[1]) && !liveness.is_lost(&nodes[2]), "{liveness:?}");
+    }
+
+    /// A server that was late itself finds each of its nodes late, and has not the time to look at all of them for each.
+    #[test]
+    fn when_thousands_are_late_they_are_looked_at_now_and_then_and_not_for_each_that_is_heard() {
+        let nodes = nodes(5000);
+        let mut liveness = Liveness::default();
+        // One after the other, as machines do that were started at different times.
+        let beat = |round: u64, node: usize| Duration::from_micros(round * 2_000_000 + node as u64 * 400);
+        for (number, node) in nodes.iter().enumerate() {
+            liveness.heard(node, beat(0, number));
+        }
+        liveness.look(nodes.iter(), beat(1, 0));
+        let (late, mut looks) = (Duration::from_secs(5), 0);
+        for (number, node) in nodes.iter().enumerate() {
+            let now = beat(1, number) + late;
+            for step in 0..2 {
+                // Before it is heard, and after it.
+                if (step == 0 && liveness.is_overdue(now)) || (step == 1 && liveness.wants_look(now)) {
+                    liveness.look(nodes.iter(), now);
+                    looks += 1;
+                }
+                if step == 0 {
+                    liveness.heard(node, now);
+                }
+            }
+        }
+        assert!(looks <= 2 * 2000 / 50, "{looks} looks in two seconds");
+        let now = beat(2, 0) + late + Duration::from_millis(50);
+        assert!(liveness.wants_look(now) || liveness.due().is_some_and(|due| due <= now));
+        liveness.look(nodes.iter(), now);
+        assert!(!liveness.is_braked() && nodes.iter().all(|node| !liveness.is_lost(node)), "all are back");
     }
 
     #[test]
