@@ -74,7 +74,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.method.clear();
         self.path.clear();
         self.host.clear();

@@ -6,23 +6,21 @@
 
 mod instance;
 mod join;
+mod servant;
 mod stream;
 mod translate;
 
-use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::{Connection, SendResponse};
-use http::Request as Parts;
+use h2::server::Connection;
 
 use crate::access_log::Record;
-use crate::buffer::{BODY_SIZE, Buffer};
+use crate::buffer::Buffer;
 use crate::callers::Call;
 use crate::error_page::Failure;
 use crate::exchange::{After, Exchange};
@@ -30,6 +28,7 @@ use crate::head::{self, HEAD_MAX, Rejection, Request, Sender, Version};
 use crate::stream::{ClientStream, Rewound, Scheme};
 use crate::timer::Timer;
 use crate::worker::Worker;
+use servant::{Incoming, OpenStream, Servant, Streams};
 use stream::IncomingBody;
 use translate::BodyKind;
 
@@ -51,41 +50,6 @@ const SEND_BUFFER: usize = 32 * 1024;
 /// have many connections with many streams that it does not read.
 const AHEAD_TOGETHER: usize = 1024 * 1024;
 const AHEAD_MIN: usize = 8 * 1024;
-
-/// How the connection's streams and its own task meet.
-#[derive(Debug, Default)]
-struct Streams {
-    open: Cell<usize>,
-    /// The connection's task, to be woken when the last stream has ended.
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Streams {
-    /// What one of them reads ahead: as a connection of its own would, while they are few.
-    fn ahead(&self) -> usize {
-        (AHEAD_TOGETHER / self.open.get().max(1)).clamp(AHEAD_MIN, BODY_SIZE)
-    }
-}
-
-/// Counts a stream for as long as it is served.
-#[derive(Debug)]
-struct OpenStream(Rc<Streams>);
-
-impl OpenStream {
-    fn new(streams: &Rc<Streams>) -> Self {
-        streams.open.set(streams.open.get() + 1);
-        Self(streams.clone())
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        if let Some(waker) = self.0.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-}
 
 /// Serves a connection to its end.
 pub(crate) async fn serve<S: ClientStream>(
@@ -124,8 +88,14 @@ struct Served<S: ClientStream> {
 }
 
 enum Event {
-    Request(Box<Parts<RecvStream>>, SendResponse<Bytes>),
+    Stream(Box<Incoming>),
     Ended,
+}
+
+impl<S: ClientStream> Drop for Served<S> {
+    fn drop(&mut self) {
+        self.streams.end();
+    }
 }
 
 impl<S: ClientStream> Served<S> {
@@ -133,16 +103,20 @@ impl<S: ClientStream> Served<S> {
         self.rest();
         loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                Event::Request(request, respond) => {
+                Event::Stream(incoming) => {
                     self.timer.disarm();
-                    let stream = Stream {
-                        worker: self.worker.clone(),
-                        peer: self.peer,
-                        call: self.call.clone(),
-                        scheme: self.scheme,
-                        open: OpenStream::new(&self.streams),
-                    };
-                    drop(tokio::task::spawn_local(stream.serve(*request, respond)));
+                    if let Some(incoming) = self.streams.give(incoming) {
+                        let attendant = Attendant {
+                            worker: self.worker.clone(),
+                            peer: self.peer,
+                            address: self.peer.to_string(),
+                            call: self.call.clone(),
+                            scheme: self.scheme,
+                            streams: self.streams.clone(),
+                        };
+                        let servant = Servant::new(&self.streams, incoming);
+                        drop(tokio::task::spawn_local(attendant.attend(servant)));
+                    }
                 }
                 Event::Ended => return,
             }
@@ -161,15 +135,16 @@ impl<S: ClientStream> Served<S> {
         }
         match self.connection.poll_accept(cx) {
             Poll::Ready(Some(Ok((request, respond)))) => {
-                return Poll::Ready(Event::Request(Box::new(request), respond));
+                let open = OpenStream::new(&self.streams);
+                return Poll::Ready(Event::Stream(Box::new(Incoming { request, respond, open })));
             }
             Poll::Ready(None | Some(Err(_))) => return Poll::Ready(Event::Ended),
             Poll::Pending => {}
         }
-        *self.streams.waker.borrow_mut() = Some(cx.waker().clone());
-        let is_idle = self.streams.open.get() == 0;
-        if is_idle && !self.timer.is_armed() {
+        self.streams.watch(cx);
+        if self.streams.open() == 0 && !self.timer.is_armed() {
             self.rest();
+            self.streams.rest();
         }
         if !self.timer.poll_expired(cx) {
             return Poll::Pending;
@@ -192,28 +167,42 @@ impl<S: ClientStream> Served<S> {
     }
 }
 
-/// One request.
-struct Stream {
+/// Serves streams of one connection, one after the other.
+struct Attendant {
     worker: Rc<Worker>,
     peer: IpAddr,
+    /// The same, spelled.
+    address: String,
     call: Option<Rc<Call>>,
     scheme: Scheme,
-    open: OpenStream,
+    streams: Rc<Streams>,
 }
 
-impl Stream {
-    async fn serve(self, incoming: Parts<RecvStream>, respond: SendResponse<Bytes>) {
-        let (parts, body) = incoming.into_parts();
+impl Attendant {
+    async fn attend(self, servant: Servant) {
         let mut request = Request { call: self.call.clone(), ..Request::default() };
+        let timer = self.worker.timers.timer();
+        while let Some(incoming) = servant.next().await {
+            self.serve(incoming, &mut request, &timer).await;
+            request.reset();
+            timer.disarm();
+            if !servant.wait() {
+                return;
+            }
+        }
+    }
+
+    async fn serve(&self, incoming: Box<Incoming>, request: &mut Request, timer: &Timer) {
+        let Incoming { request: parts, respond, open } = *incoming;
+        let (parts, body) = parts.into_parts();
         let mut head = self.worker.buffers.lend_output();
-        let read = self.read(&parts, body.is_end_stream(), &mut request, &mut head);
+        let read = self.read(&parts, body.is_end_stream(), request, &mut head);
         let kind = *read.as_ref().unwrap_or(&BodyKind::None);
         // It holds every header; what counts of them is in the request now.
         drop(parts);
         let body = IncomingBody::new(body, kind);
-        let streams = self.open.0.clone();
-        let mut client = Http2Client::new(body, respond, self.scheme, request.is_head(), streams);
-        let timer = self.worker.timers.timer();
+        let mut client =
+            Http2Client::new(body, respond, self.scheme, request.is_head(), self.streams.clone());
         let mut record = Record { started: Some(Instant::now()), ..Record::default() };
         let mut buffer = Buffer::default();
         self.worker.buffers.lend(&mut buffer);
@@ -221,9 +210,9 @@ impl Stream {
             worker: &self.worker,
             client: &mut client,
             buffer: &mut buffer,
-            request: &request,
+            request,
             head: &mut head,
-            timer: &timer,
+            timer,
             record: &mut record,
         };
         let understood = read.is_ok();
@@ -232,10 +221,11 @@ impl Stream {
             Err(Rejection { status, why }) => exchange.reject(Failure::BadRequest { status, why }).await,
         };
         client.end(after != After::Drop);
-        self.worker.ended(self.peer, &request, if understood { &head } else { b"" }, &mut record);
+        self.worker.ended(self.peer, request, if understood { &head } else { b"" }, &mut record);
         buffer.consume(buffer.len());
         self.worker.buffers.take_back(&mut buffer);
         self.worker.buffers.take_output_back(head);
+        drop(open);
     }
 
     /// Reads the request; its head for the instance is in `out` afterwards.
@@ -246,9 +236,8 @@ impl Stream {
         request: &mut Request,
         out: &mut Vec<u8>,
     ) -> Result<BodyKind, Rejection> {
-        let address = self.peer.to_string();
         let trusted = self.worker.trusted(self.call.as_deref());
-        let sender = Sender { ip: self.peer, address: &address, scheme: self.scheme, trusted };
+        let sender = Sender { ip: self.peer, address: &self.address, scheme: self.scheme, trusted };
         let read = translate::head(parts, has_ended).and_then(|(text, kind)| {
             match head::read(&text, request, out, &sender)? {
                 Some(length) if length == text.len() => Ok(kind),

@@ -12,7 +12,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::Streams;
+use super::servant::Streams;
 use super::translate::{self, BodyKind};
 use crate::stream::{ClientReader, ClientStream, Scheme};
 
@@ -97,17 +97,24 @@ enum Outgoing {
         respond: SendResponse<Bytes>,
         text: Vec<u8>,
     },
-    Body(SendStream<Bytes>),
+    Body {
+        body: SendStream<Bytes>,
+        /// So much of it is still to come, where that is known: its last frame says that it is the last.
+        left: Option<u64>,
+    },
     Ended,
 }
+
+/// A frame of this size and its own head are a whole record of TLS; with a byte more they would be two.
+const FRAME: usize = 16 * 1024 - 9;
 
 impl Outgoing {
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8], to_head: bool) -> Poll<io::Result<usize>> {
         match self {
             Self::Head { respond, text } => {
-                let (count, is_whole) = take_head(text, bytes);
-                if is_whole {
-                    match translate::answer(text, to_head) {
+                let (count, head) = take_head(text, bytes);
+                if let Some(head) = head {
+                    match translate::answer(head, to_head) {
                         Some(Ok(answer)) => {
                             text.clear();
                             if answer.head.status().is_informational() {
@@ -115,7 +122,10 @@ impl Outgoing {
                             } else {
                                 let body =
                                     respond.send_response(answer.head, answer.is_last).map_err(broken)?;
-                                *self = if answer.is_last { Self::Ended } else { Self::Body(body) };
+                                *self = match answer.is_last {
+                                    true => Self::Ended,
+                                    false => Self::Body { body, left: answer.length },
+                                };
                             }
                         }
                         None | Some(Err(_)) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
@@ -123,10 +133,19 @@ impl Outgoing {
                 }
                 Poll::Ready(Ok(count))
             }
-            Self::Body(body) => {
+            Self::Body { body, left } => {
                 let room = ready!(poll_room(body, cx, bytes.len()))?;
                 let count = room.min(bytes.len());
-                body.send_data(Bytes::copy_from_slice(&bytes[..count]), false).map_err(broken)?;
+                *left = left.map(|left| left.saturating_sub(count as u64));
+                let is_last = *left == Some(0);
+                let mut piece = Bytes::copy_from_slice(&bytes[..count]);
+                while piece.len() > FRAME {
+                    body.send_data(piece.split_to(FRAME), false).map_err(broken)?;
+                }
+                body.send_data(piece, is_last).map_err(broken)?;
+                if is_last {
+                    *self = Self::Ended;
+                }
                 Poll::Ready(Ok(count))
             }
             // The body of an answer that has none.
@@ -135,7 +154,7 @@ impl Outgoing {
     }
 
     fn end(&mut self) -> io::Result<()> {
-        if let Self::Body(body) = self {
+        if let Self::Body { body, .. } = self {
             body.send_data(Bytes::new(), true).map_err(broken)?;
             *self = Self::Ended;
         }
@@ -146,23 +165,28 @@ impl Outgoing {
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Head { respond, .. } => respond.poll_reset(cx).map(|_| ()),
-            Self::Body(body) => body.poll_reset(cx).map(|_| ()),
+            Self::Body { body, .. } => body.poll_reset(cx).map(|_| ()),
             Self::Ended => Poll::Pending,
         }
     }
 }
 
-/// Moves bytes up to a head's end into `text`; how many, and whether the head is whole.
-fn take_head(text: &mut Vec<u8>, bytes: &[u8]) -> (usize, bool) {
+/// Takes bytes up to a head's end; how many, and the head when it is whole. One that is not is kept in `text`.
+fn take_head<'a>(text: &'a mut Vec<u8>, bytes: &'a [u8]) -> (usize, Option<&'a [u8]>) {
+    if text.is_empty()
+        && let Some(at) = memchr::memmem::find(bytes, b"\r\n\r\n")
+    {
+        return (at + 4, Some(&bytes[..at + 4]));
+    }
     let from = text.len().saturating_sub(3);
     let before = text.len();
     text.extend_from_slice(bytes);
     match memchr::memmem::find(&text[from..], b"\r\n\r\n") {
         Some(at) => {
             text.truncate(from + at + 4);
-            (text.len() - before, true)
+            (text.len() - before, Some(text.as_slice()))
         }
-        None => (bytes.len(), false),
+        None => (bytes.len(), None),
     }
 }
 
@@ -268,7 +292,7 @@ impl Http2Client {
         }
         match &mut inner.outgoing {
             Outgoing::Head { respond, .. } => respond.send_reset(Reason::INTERNAL_ERROR),
-            Outgoing::Body(body) => body.send_reset(Reason::INTERNAL_ERROR),
+            Outgoing::Body { body, .. } => body.send_reset(Reason::INTERNAL_ERROR),
             Outgoing::Ended => {}
         }
     }

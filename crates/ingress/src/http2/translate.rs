@@ -155,6 +155,8 @@ pub(super) struct Answer {
     pub(super) head: Response<()>,
     /// Nothing follows it.
     pub(super) is_last: bool,
+    /// How long the body is that follows, where it was said.
+    pub(super) length: Option<u64>,
 }
 
 /// Reads a head that was composed for an HTTP/1.1 client. `None`: it is not whole yet.
@@ -174,7 +176,8 @@ fn compose(parsed: &httparse::Response<'_, '_>, to_head: bool) -> Answer {
     // A switch of protocols is an answer like others: the stream stays open both ways.
     let code = parsed.code.filter(|code| *code != 101).unwrap_or(200);
     *head.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
-    let mut is_last = to_head || matches!(code, 204 | 304);
+    let is_last = to_head || matches!(code, 204 | 304);
+    let mut length = None;
     for header in parsed.headers.iter() {
         let hop = matches!(
             Name::of(header.name),
@@ -185,11 +188,13 @@ fn compose(parsed: &httparse::Response<'_, '_>, to_head: bool) -> Answer {
         }
         let name = HeaderName::from_bytes(header.name.as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(header.value)) {
-            is_last |= name == CONTENT_LENGTH && value == "0";
+            if name == CONTENT_LENGTH {
+                length = value.to_str().ok().and_then(|digits| digits.parse().ok());
+            }
             head.headers_mut().append(name, value);
         }
     }
-    Answer { head, is_last }
+    Answer { head, is_last: is_last || length == Some(0), length }
 }
 
 #[cfg(test)]
