@@ -287,6 +287,9 @@ pub struct ReleaseListing {
     /// Every deployment of it failed or was rolled back.
     #[serde(default)]
     pub failed: bool,
+    /// The same, and of the last one somebody had said so.
+    #[serde(default)]
+    pub cancelled: bool,
     /// A deployment is rolling it out, or back.
     #[serde(default)]
     pub deploying: bool,

@@ -248,6 +248,13 @@ fn has_failed(world: &World, app: &AppName, release: ReleaseNumber) -> bool {
         && outcomes.all(|outcome| matches!(outcome, Some(Outcome::Failed | Outcome::RolledBack)))
 }
 
+/// Whether a person ended its last deployment.
+fn was_cancelled(world: &World, app: &AppName, release: ReleaseNumber) -> bool {
+    let deployments = world.deployments.get(app).into_iter().flat_map(|of_app| of_app.values());
+    let last = deployments.filter(|held| held.value.release == Some(release)).next_back();
+    last.is_some_and(|held| held.value.cancelled_by.is_some())
+}
+
 /// Every member of the cluster, and nodes of a machine that is alone.
 pub fn nodes(reconcile: &Reconcile) -> Vec<NodeListing> {
     let world = reconcile.world();
@@ -382,6 +389,7 @@ pub fn listing(world: &World, in_use: &BTreeSet<Digest>, release: &Release) -> R
         available: is_available(in_use, world, app, number),
         waits: waits(world, app, number),
         failed: has_failed(world, app, number),
+        cancelled: has_failed(world, app, number) && was_cancelled(world, app, number),
         deploying: world.active_deployment(app).and_then(|deployment| deployment.release) == Some(number),
     }
 }

@@ -36,6 +36,7 @@ fn state(release: &ReleaseListing) -> (&'static str, Mood) {
     match release {
         ReleaseListing { current: true, .. } => ("current", Mood::Good),
         ReleaseListing { deploying: true, .. } => ("deploying", Mood::Neutral),
+        ReleaseListing { cancelled: true, .. } => ("cancelled", Mood::Warning),
         ReleaseListing { failed: true, .. } => ("failed", Mood::Bad),
         ReleaseListing { available: false, .. } => ("pruned", Mood::Warning),
         ReleaseListing { waits: true, .. } => ("waits", Mood::Neutral),

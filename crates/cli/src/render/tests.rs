@@ -188,6 +188,7 @@ fn releases_are_listed_with_who_and_why() {
         available,
         waits: false,
         failed: number == 4,
+        cancelled: false,
         deploying: number == 8,
     };
     expect![[r#"

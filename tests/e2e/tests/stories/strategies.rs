@@ -102,6 +102,7 @@ fn a_canary_waits_for_a_word_and_another_one_is_aborted() {
         Some(3),
         "an aborted one is rolled back"
     );
+    rung.cli(&["releases", "--app", "patience"]).succeeds().mentions("cancelled");
     load.wait_for(50);
     let tally = load.stop();
     tally.assert_none_lost("a canary that was continued and one that was aborted");
