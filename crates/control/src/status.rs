@@ -250,8 +250,8 @@ fn has_failed(world: &World, app: &AppName, release: ReleaseNumber) -> bool {
 
 /// Whether a person ended its last deployment.
 fn was_cancelled(world: &World, app: &AppName, release: ReleaseNumber) -> bool {
-    let deployments = world.deployments.get(app).into_iter().flat_map(|of_app| of_app.values());
-    let last = deployments.filter(|held| held.value.release == Some(release)).next_back();
+    let mut deployments = world.deployments.get(app).into_iter().flat_map(|of_app| of_app.values());
+    let last = deployments.rfind(|held| held.value.release == Some(release));
     last.is_some_and(|held| held.value.cancelled_by.is_some())
 }
 

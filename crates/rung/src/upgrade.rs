@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rung_api::ClientError;
 use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
 use rung_cli::{Exit, Global, UpgradeArgs};
@@ -40,7 +41,11 @@ pub fn ask(global: &Global, upgrade: &UpgradeArgs) -> anyhow::Result<Exit> {
     runtime.block_on(async {
         let client = rung_cli::connect::connect(global)?;
         let before = client.health().await?;
-        client.upgrade_server(&program).await?;
+        match client.upgrade_server(&program).await {
+            Err(refused @ ClientError::Api(_)) => return Err(refused.into()),
+            // It may have become the new program before its answer was sent.
+            Ok(()) | Err(_) => {}
+        }
         let deadline = Instant::now() + COMES_BACK_WITHIN;
         while Instant::now() < deadline {
             tokio::time::sleep(ASK_EVERY).await;
