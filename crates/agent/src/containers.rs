@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use rung_api::wire::Launch;
 use rung_model::appfile::AppFile;
-use rung_model::{ImageSource, ServiceName, VolumeName};
+use rung_model::{AppName, ImageSource, ServiceName, VolumeName};
 
-use crate::driver::docker::{ContainerPort, ContainerSpec, Labels};
-use crate::engine::Image;
+use crate::driver::docker::{Calls, ContainerPort, ContainerSpec, Labels};
+use crate::engine::{Image, ImageConfig};
 use crate::environment::{self, Identity};
 use crate::facts::Kind;
 use crate::node::{Node, PrepareError, ensure_container_volumes, fresh_life};
@@ -51,6 +51,15 @@ pub struct Wanted<'a> {
     pub time_limit_ms: Option<u64>,
 }
 
+/// How a container calls services: only root may enter its network. Its loopback is its own, and the application in it may
+/// use the very port that services have on the machine: then it is told another one.
+fn calls_of(node: &Node, app: &AppName, config: &ImageConfig, own: Option<u16>) -> Option<Calls> {
+    let usual = node.services.filter(|_| node.kind() == Kind::OwnUsers && node.porter.is_some())?;
+    let is_taken = |port: &u16| Some(*port) == own || config.ports().any(|exposed| exposed == *port);
+    let port = (usual..=u16::MAX).find(|port| !is_taken(port))?;
+    Some(Calls { app: app.clone(), port })
+}
+
 /// # Errors
 /// The image has no command and none is wanted, or a directory can't be made.
 pub fn prepare(node: &Node, image: &Image, wanted: Wanted<'_>) -> Result<ContainerSpec, PrepareError> {
@@ -72,8 +81,8 @@ pub fn prepare(node: &Node, image: &Image, wanted: Wanted<'_>) -> Result<Contain
     }
     let fresh = ensure_container_volumes(&mounts)?;
     let port = wanted.port.map(|port| port.inside);
-    // A container's loopback is its own: what listens on the machine's is not reached from there.
-    let services = None;
+    let calls = calls_of(node, &release.app, &config, port);
+    let services = calls.as_ref().map(|calls| calls.port);
     let service = wanted.service.map(ServiceName::as_str);
     let identity = Identity { id: wanted.id, service, port, services };
     let mut labels = Labels::from([
@@ -99,6 +108,8 @@ pub fn prepare(node: &Node, image: &Image, wanted: Wanted<'_>) -> Result<Contain
         fresh,
         limits: wanted.limits,
         port: wanted.port,
+        calls,
+        names: environment::names(wanted.launch, &identity),
         io: wanted.io,
         time_limit_ms: wanted.time_limit_ms,
         labels,

@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 
 use crate::engine::{Engine, EngineError};
 use crate::shim::protocol::{EXIT_FILE, Exit, Lease, Life, Spec};
-use docker::{ContainerSpec, Containers};
+use docker::{ContainerSpec, Containers, Doors};
 use process::Processes;
 
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +102,12 @@ impl Driver {
     /// Rung on the same engine.
     pub fn new(program: PathBuf, engine: Engine, tag: &str) -> Self {
         Self { processes: Processes::new(program), containers: Containers::new(engine, tag) }
+    }
+
+    /// By these, containers call services.
+    #[must_use]
+    pub fn with_doors(self, doors: Doors) -> Self {
+        Self { containers: self.containers.with_doors(doors), ..self }
     }
 
     pub fn processes(&self) -> &Processes {

@@ -59,7 +59,7 @@ impl Capabilities {
         };
         let isolated = self.kind != Kind::Plain;
         let why = self.shortfall.as_deref().unwrap_or("not root");
-        vec![
+        let mut facts = vec![
             fact(
                 "own user",
                 self.kind == Kind::OwnUsers,
@@ -99,6 +99,12 @@ impl Capabilities {
                 "a fork bomb in an instance is not stopped; give rung a cgroup (`rung service install` does)",
             ),
             engine_fact(engine),
+            fact(
+                "calls from containers",
+                self.kind == Kind::OwnUsers,
+                "apps from images find no addresses of services: only root may enter a container's network; run rung as \
+                 root",
+            ),
             fact("no new privileges", true, ""),
             fact("no capabilities", true, ""),
             fact(
@@ -121,7 +127,16 @@ impl Capabilities {
                     open_ports.unwrap_or_default()
                 ),
             ),
-        ]
+        ];
+        if matches!(engine, ContainerEngine::Answers { .. }) {
+            facts.push(fact(
+                "addresses of containers",
+                false,
+                "containers reach each other, and whoever is on this machine reaches them, by the addresses that the \
+                 engine gives them, past `allow`; let only apps that trust each other share an engine",
+            ));
+        }
+        facts
     }
 }
 

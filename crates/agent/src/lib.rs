@@ -41,5 +41,6 @@ pub mod run;
 pub mod runs;
 pub mod shim;
 
+pub use driver::docker::Porter;
 pub use run::{AgentConfig, AgentError, Outside, Shutdown, run};
 pub use shim::shim_main;

@@ -11,6 +11,7 @@ use rung_model::{AppName, Digest, Labels, NodeId, ReleaseNumber};
 use crate::artifacts::{Artifacts, chain};
 use crate::converge::Cause;
 use crate::driver::Driver;
+use crate::driver::docker::Porter;
 use crate::facts::{Capabilities, Kind};
 use crate::firewall::Firewall;
 use crate::images::{ImageError, Images};
@@ -37,6 +38,8 @@ pub struct Node {
     pub labels: Labels,
     /// At which port this machine's proxy answers for the cluster's services.
     pub services: Option<u16>,
+    /// By whom containers call services; `None`: they can't.
+    pub porter: Option<Arc<dyn Porter>>,
     pub leases: Leases,
     pub firewall: Firewall,
     pub(crate) ledger: Mutex<Ledger>,

@@ -6,6 +6,7 @@
 use std::io;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rung_api::Client;
@@ -21,6 +22,7 @@ use crate::artifacts::{Artifacts, blocking, chain};
 use crate::cgroups::Cgroups;
 use crate::converge::{Converge, Effect, Event, Now};
 use crate::driver::Driver;
+use crate::driver::docker::{Doors, Porter};
 use crate::engine::Engine;
 use crate::facts::{Capabilities, Kind, Reached, look_for_engine, node_facts, short_of_disk};
 use crate::firewall::{self, Firewall};
@@ -68,6 +70,8 @@ pub struct AgentConfig {
     pub labels: Labels,
     /// At which port this machine's proxy answers for the cluster's services, when it does.
     pub services: Option<u16>,
+    /// That proxy, for calls from containers.
+    pub porter: Option<Arc<dyn Porter>>,
 }
 
 /// What the one who runs the agent wants of it.
@@ -139,6 +143,7 @@ pub async fn run(
     tasks.spawn(watch_engine(node.clone(), found));
     tasks.spawn(keep_registered(node.clone(), reached, engine));
     tasks.spawn(keep_engine_clean(node.clone()));
+    tasks.spawn(node.driver.containers().doors().clone().keep());
     tasks.spawn(leases::keep(node.clone()));
     tasks.spawn(firewall::keep(node.clone()));
     tasks.spawn(send_reports(node.client.clone(), to_report));
@@ -168,7 +173,8 @@ async fn open(config: &AgentConfig, mode: leases::Mode) -> Result<Shared, AgentE
     let artifacts = Artifacts::open(layout.clone(), config.api.clone()).map_err(fail)?;
     let name = name_of(layout.root());
     let engine = Engine::of_this_machine();
-    let driver = Driver::new(config.program.clone(), engine.clone(), &name);
+    let doors = config.porter.clone().map(Doors::new).unwrap_or_default();
+    let driver = Driver::new(config.program.clone(), engine.clone(), &name).with_doors(doors);
     let images = Images::new(engine.clone(), artifacts.clone(), config.api.clone());
     let cgroups_name = name.clone();
     let cgroups = blocking(move || {
@@ -195,6 +201,7 @@ async fn open(config: &AgentConfig, mode: leases::Mode) -> Result<Shared, AgentE
         capabilities,
         labels: config.labels.clone(),
         services: config.services,
+        porter: config.porter.clone(),
         leases: Leases::new(mode),
         firewall,
         ledger: std::sync::Mutex::new(ledger),

@@ -100,6 +100,8 @@ impl Kind for AsContainer {
             fresh: Vec::new(),
             limits: life.limits,
             port: None,
+            calls: None,
+            names: BTreeMap::new(),
             io: life.io.unwrap_or(Io::Logs),
             time_limit_ms: life.time_limit_ms,
             labels: Labels::new(),

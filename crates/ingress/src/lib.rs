@@ -25,7 +25,7 @@
 //! another role there ([`peer`]); [`cluster`] says who is who.
 //!
 //! Instances of this machine call services of the cluster by addresses that the services have inside; [`callers`] says who
-//! calls, and whom. Everything behind that is the way of visitors' requests. Who asks for such an address by DNS is answered by
+//! calls, and whom; those in containers come in by [`doors`]. Everything behind that is the way of visitors' requests. Who asks for such an address by DNS is answered by
 //! [`names`].
 //!
 //! What it deliberately does not do: it knows nothing of the store and decides nothing about what is routed; it does not
@@ -48,6 +48,7 @@ mod config;
 mod control;
 mod development;
 mod documents;
+mod doors;
 mod dress;
 mod edit;
 mod error_page;

@@ -1,5 +1,6 @@
 //! The process of `rung ingress`: threads that serve, and a main thread that follows, answers and drains.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::UdpSocket;
@@ -21,6 +22,7 @@ use crate::config::{AccessLogSetting, Config, ConfigError, RedirectSetting};
 use crate::control::{Facts, Server, Status};
 use crate::development::{AUTHORITY, AuthorityError, DevelopmentAuthority};
 use crate::documents::Documents;
+use crate::doors;
 use crate::follow::{Follower, Following};
 use crate::managed::Managed;
 use crate::names;
@@ -221,12 +223,13 @@ impl Process {
         let (phase, phases) = watch::channel(Phase::Starting);
         let (following, mut followed) = watch::channel(Following::NOTHING);
         let (end, mut ends) = mpsc::unbounded_channel();
+        let (doors, door_changes) = watch::channel(doors::Open::new());
 
-        let threads = self.start_threads(&table_changes, &applied, &phases, &end)?;
+        let threads = self.start_threads(&table_changes, &door_changes, &applied, &phases, &end)?;
         let names =
             self.names.as_ref().map(|socket| answer_names(socket, table_changes.clone())).transpose()?;
         // What the threads got copies of would keep their ends from being noticed.
-        drop((table_changes, applied, end));
+        drop((table_changes, door_changes, applied, end));
         let follower = Follower::new(self.shared.clone(), documents, tables, following);
         if let Some(cluster) = self.shared.cluster.clone() {
             tokio::spawn(cluster.follow(follower.client(), directory.clone()));
@@ -250,6 +253,7 @@ impl Process {
             status: status(self.shared.clone(), counts, followed.clone(), phases),
             listeners: self.listeners.into_iter().map(|listening| listening.socket).collect(),
             names: self.names,
+            doors,
             drain: Notify::new(),
         });
         let told = facts.clone();
@@ -272,6 +276,7 @@ impl Process {
             () = &mut over => {}
             // Ready or not, it is time to serve.
             () = is_ready => {
+                inherit_doors(&facts.doors, directory.clone()).await;
                 phase.send_replace(Phase::Serving);
                 // Only now does it take the place of an earlier ingress.
                 let server = Server::bind(&directory).map_err(start_error("binding the control socket"))?;
@@ -286,8 +291,9 @@ impl Process {
         drop(over);
         tracing::info!("draining");
         self.shared.begin_draining();
-        // The next ingress has the same socket.
+        // The next ingress has the same sockets.
         names.inspect(|task| task.abort());
+        told.doors.send_replace(doors::Open::new());
         phase.send_replace(Phase::Draining);
         let result = join(threads, ends).await;
         following_task.abort();
@@ -305,6 +311,7 @@ impl Process {
     fn start_threads(
         &self,
         tables: &watch::Receiver<Arc<Table>>,
+        doors: &watch::Receiver<doors::Open>,
         applied: &mpsc::UnboundedSender<Applied>,
         phases: &watch::Receiver<Phase>,
         end: &mpsc::UnboundedSender<()>,
@@ -316,6 +323,7 @@ impl Process {
                 index,
                 shared: self.shared.clone(),
                 listeners: listeners.map_err(start_error("copying a listening socket"))?,
+                doors: doors.clone(),
                 tables: tables.clone(),
                 applied: applied.clone(),
                 phase: phases.clone(),
@@ -329,6 +337,16 @@ impl Process {
             threads.push(thread.map_err(start_error("starting a thread"))?);
         }
         Ok(threads)
+    }
+}
+
+/// Those of the ingress before this one, which still serves: no container notices.
+async fn inherit_doors(doors: &watch::Sender<doors::Open>, directory: PathBuf) {
+    let found = tokio::task::spawn_blocking(move || doors::of_earlier(&directory)).await;
+    for (name, app, socket) in found.unwrap_or_default() {
+        if let Err(error) = doors::take(doors, name, app, socket) {
+            tracing::warn!(%error, "taking a container's door over");
+        }
     }
 }
 
@@ -389,6 +407,7 @@ fn status(
             services: counts.services,
             https: counts.https,
             peers: counts.peers,
+            doors: BTreeMap::new(),
         }
     })
 }

@@ -50,7 +50,7 @@ pub(crate) fn datagrams(descriptor: OwnedFd) -> io::Result<std::net::UdpSocket> 
     Ok(socket)
 }
 
-fn listener(descriptor: OwnedFd) -> io::Result<std::net::TcpListener> {
+pub(crate) fn listener(descriptor: OwnedFd) -> io::Result<std::net::TcpListener> {
     if !getsockopt(&descriptor, AcceptConn)? {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is not a listening socket"));
     }

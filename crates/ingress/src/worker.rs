@@ -24,6 +24,7 @@ use crate::callers::{Call, Callers};
 use crate::certificates::Certificates;
 use crate::cluster::Cluster;
 use crate::config::{Config, Limits, TrustedProxies};
+use crate::doors;
 use crate::error_page::Failure;
 use crate::exchange::is_out_of_descriptors;
 use crate::fields;
@@ -482,6 +483,7 @@ pub(crate) struct WorkerStart {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) listeners: Vec<Listening>,
+    pub(crate) doors: watch::Receiver<doors::Open>,
     pub(crate) tables: watch::Receiver<Arc<Table>>,
     pub(crate) applied: mpsc::UnboundedSender<Applied>,
     pub(crate) phase: watch::Receiver<Phase>,
@@ -496,7 +498,7 @@ pub(crate) fn run(start: WorkerStart) -> io::Result<()> {
 }
 
 async fn work(start: WorkerStart) -> io::Result<()> {
-    let WorkerStart { index, shared, listeners, tables, applied, mut phase, log } = start;
+    let WorkerStart { index, shared, listeners, doors, tables, applied, mut phase, log } = start;
     let worker = Rc::new(Worker {
         shared,
         table: RefCell::new(Arc::new(Table::empty())),
@@ -521,8 +523,11 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         let mut accepting = Vec::new();
         for listener in listeners {
             let socket = tokio::net::TcpListener::from_std(listener.socket)?;
-            accepting.push(tokio::task::spawn_local(accept(worker.clone(), listener.entrance, socket)));
+            let entrance = listener.entrance;
+            let begin = move |worker: &Rc<Worker>, stream, from| begin(worker, entrance, stream, from);
+            accepting.push(tokio::task::spawn_local(accept(worker.clone(), socket, begin)));
         }
+        accepting.push(tokio::task::spawn_local(doors::serve(worker.clone(), doors)));
         let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
         for task in accepting {
             task.abort();
@@ -592,7 +597,11 @@ impl Drop for OpenConnection {
     }
 }
 
-async fn accept(worker: Rc<Worker>, entrance: Entrance, listener: tokio::net::TcpListener) {
+pub(crate) async fn accept(
+    worker: Rc<Worker>,
+    listener: tokio::net::TcpListener,
+    begin: impl Fn(&Rc<Worker>, TcpStream, SocketAddr),
+) {
     loop {
         if worker.shared.open() >= worker.shared.open_max {
             // They wait in the kernel's queue rather than failing here.
@@ -601,7 +610,7 @@ async fn accept(worker: Rc<Worker>, entrance: Entrance, listener: tokio::net::Tc
         }
         match listener.accept().await {
             Ok((stream, peer)) => {
-                begin(&worker, entrance, stream, peer);
+                begin(&worker, stream, peer);
                 // The other threads get their share of a burst.
                 tokio::task::yield_now().await;
             }
@@ -651,14 +660,20 @@ fn begin(worker: &Rc<Worker>, entrance: Entrance, stream: TcpStream, from: Socke
         (Entrance::Services, _, _) => {
             // Whoever comes by an address of the machine itself is closed upon: nothing is served there.
             let Some(call) = shared.callers.identify(&stream, from) else { return };
-            drop(tokio::task::spawn_local(async move {
-                serve(open.0.clone(), stream, peer, Some(Rc::new(call))).await;
-                drop(open);
-            }));
+            begin_call(worker, stream, peer, call);
         }
         // Such a socket is not listened on without what it needs.
         (Entrance::Peers | Entrance::Https, _, _) => {}
     }
+}
+
+/// Serves the connection of somebody inside the cluster.
+pub(crate) fn begin_call(worker: &Rc<Worker>, stream: TcpStream, from: IpAddr, call: Call) {
+    let open = OpenConnection::new(worker.clone());
+    drop(tokio::task::spawn_local(async move {
+        serve(open.0.clone(), stream, from, Some(Rc::new(call))).await;
+        drop(open);
+    }));
 }
 
 /// Who the client is: whoever connected, or whom a load balancer in front names.

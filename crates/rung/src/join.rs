@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::data::Data;
 use crate::floating::{self, Part};
 use crate::membership::{Membership, refuse_servers};
+use crate::porter::Porter;
 use crate::signals::Signals;
 use crate::up::{PORTS_TRIED, STOP_MARGIN, WORKERS, check_ingress, parse_address, told_when_slow};
 use crate::{node_name, server, up};
@@ -137,6 +138,7 @@ impl Node {
                     program,
                     labels: labels(&args.labels),
                     services: supervisor.services(),
+                    porter: Some(Porter::of(data)),
                 };
                 Some(tokio::spawn(async move {
                     rung_agent::run(config, Some(outside), stopping).await.map_err(anyhow::Error::from)

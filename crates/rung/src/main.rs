@@ -14,6 +14,7 @@ mod join;
 mod known;
 mod membership;
 mod node_name;
+mod porter;
 mod restore;
 mod server;
 mod service;

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::data::Data;
 use crate::floating::{self, Part};
+use crate::porter::Porter;
 use crate::signals::Signals;
 use crate::{addresses, join, upgrade};
 
@@ -235,6 +236,7 @@ impl Platform {
             program,
             labels: join::labels(&up.labels),
             services,
+            porter: Some(Porter::of(data)),
         };
         let agent = tokio::spawn(async move {
             rung_agent::run(config, outside, stopping).await.map_err(anyhow::Error::from)

@@ -173,6 +173,7 @@ pub struct Host {
     child: Option<Child>,
     said: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
+    env: Vec<(String, String)>,
 }
 
 impl Host {
@@ -195,7 +196,13 @@ impl Host {
             child: None,
             said: Arc::default(),
             readers: Vec::new(),
+            env: Vec::new(),
         }
+    }
+
+    /// What is started here from now on finds this in its environment.
+    pub fn set_env(&mut self, env: Vec<(String, String)>) {
+        self.env = env;
     }
 
     /// The node's name.
@@ -214,14 +221,7 @@ impl Host {
 
     /// Does something with this machine's network: connections, and threads that are started within.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        let file = self.namespace_file();
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                enter(&file).expect("root may enter a namespace");
-                act()
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        in_network(&self.namespace_file(), act)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -233,6 +233,7 @@ impl Host {
         let mut command = Command::new(program);
         command.args(arguments).env("RUNG_DATA", self.data()).current_dir(self.own.path());
         command.env_remove("RUNG_API").env_remove("RUNG_TOKEN").env_remove("RUNG_CA").stdin(Stdio::null());
+        command.envs(self.env.iter().cloned());
         let (file, name) = (self.namespace_file(), self.name.clone());
         #[allow(unsafe_code)]
         // SAFETY: between fork and exec there are system calls only, which take integers and a text that is there.
@@ -413,6 +414,32 @@ impl Drop for Host {
             eprintln!("--- the ingress's log on {}\n{log}\n---", self.name);
         }
     }
+}
+
+/// The network of a running process, also after its end.
+#[derive(Debug)]
+pub struct Network(std::fs::File);
+
+impl Network {
+    pub fn of(pid: u32) -> Self {
+        let path = format!("/proc/{pid}/ns/net");
+        Self(std::fs::File::open(&path).unwrap_or_else(|error| panic!("opening {path}: {error}")))
+    }
+
+    /// Does something there: connections, and threads that are started within.
+    pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        in_network(&self.0, act)
+    }
+}
+
+fn in_network<T: Send>(file: &std::fs::File, act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            enter(file).expect("root may enter a namespace");
+            act()
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn enter(namespace: &std::fs::File) -> std::io::Result<()> {

@@ -35,7 +35,7 @@ pub use binary::rung_binary;
 pub use bucket::Bucket;
 pub use clock::WallClock;
 pub use disk::SmallDisk;
-pub use hosts::{Host, Hosts, Way};
+pub use hosts::{Host, Hosts, Network, Way};
 pub use load::{Load, Outcome, Tally};
 pub use page::Page;
 pub use reserved::Reserved;

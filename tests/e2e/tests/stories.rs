@@ -16,6 +16,8 @@ mod certificates;
 mod clocks;
 #[path = "stories/clusters.rs"]
 mod clusters;
+#[path = "stories/containers.rs"]
+mod containers;
 #[path = "stories/deploys.rs"]
 mod deploys;
 #[path = "stories/documentation.rs"]

@@ -6,6 +6,7 @@
 //! the last line was. Containers that nobody has a record of are swept by their label.
 
 mod attach;
+mod doors;
 mod follow;
 mod image_check;
 mod judge;
@@ -23,6 +24,8 @@ use crate::shim::logger::Logger;
 use crate::shim::protocol::{EXIT_FILE, Exit, How};
 
 use super::{Living, SpawnError, Status, TalkError, read_exit};
+use doors::Place;
+pub use doors::{Calls, DoorError, Doors, Porter};
 pub use judge::{Failing, Reached};
 pub use spec::{ContainerPort, ContainerSpec, Labels};
 use spec::{RECORD_FILE, Record};
@@ -46,11 +49,28 @@ pub struct Containers {
     /// Whose output is being followed: a second follower would write each line twice.
     followed: Arc<Mutex<BTreeSet<PathBuf>>>,
     attached: Arc<Mutex<attach::Visits>>,
+    doors: Doors,
 }
 
 impl Containers {
     pub fn new(engine: Engine, tag: &str) -> Self {
-        Self { engine, tag: tag.into(), followed: Arc::default(), attached: Arc::default() }
+        Self {
+            engine,
+            tag: tag.into(),
+            followed: Arc::default(),
+            attached: Arc::default(),
+            doors: Doors::default(),
+        }
+    }
+
+    /// Containers call services by this proxy; without one they don't.
+    #[must_use]
+    pub fn with_doors(self, doors: Doors) -> Self {
+        Self { doors, ..self }
+    }
+
+    pub fn doors(&self) -> &Doors {
+        &self.doors
     }
 
     pub fn engine(&self) -> &Engine {
@@ -68,7 +88,9 @@ impl Containers {
         if let Err(error) = started {
             return self.explain_start(spec, &record, error).await;
         }
-        let state = self.engine.container(&record.name).await?.state;
+        let found = self.engine.container(&record.name).await?;
+        self.ensure_door(&record, &found).await;
+        let state = found.state;
         record.started_ms = state.started_ms().unwrap_or(record.started_ms);
         record.pid = Some(state.pid).filter(|pid| *pid > 0);
         write_record(&spec.directory, &record)?;
@@ -150,7 +172,9 @@ impl Containers {
         let (this, place, of) = (self.clone(), directory.to_owned(), record.clone());
         let mut lines = tokio::task::JoinSet::new();
         lines.spawn(async move { this.follow(&place, &of).await });
-        let end = self.await_end(directory, &record).await;
+        let mut pid = record.pid;
+        let end = self.await_end(directory, &record, &mut pid).await;
+        self.doors.shut(&record.name, pid).await;
         // The follower ends with the container's output.
         let _ = tokio::time::timeout(LAST_LINES_WAIT, lines.join_next()).await;
         match end {
@@ -166,11 +190,19 @@ impl Containers {
     }
 
     /// `None`: there is no such container any more.
-    async fn await_end(&self, directory: &Path, record: &Record) -> Option<Container> {
+    async fn await_end(&self, directory: &Path, record: &Record, pid: &mut Option<u32>) -> Option<Container> {
         loop {
             match self.engine.container(&record.name).await {
                 Ok(found) if !found.state.is_running() => return Some(found),
-                Ok(_) => {}
+                // Of one that an agent before this one started.
+                Ok(found) => {
+                    if *pid != Some(found.state.pid) {
+                        // Somebody restarted it by hand: its network is another one.
+                        self.doors.shut(&record.name, *pid).await;
+                        *pid = Some(found.state.pid);
+                    }
+                    self.ensure_door(record, &found).await;
+                }
                 Err(error) if error.is_not_found() => return None,
                 Err(_) => {
                     tokio::time::sleep(RETRY).await;
@@ -187,6 +219,13 @@ impl Containers {
                 }
             }
         }
+    }
+
+    /// By it the container calls services.
+    async fn ensure_door(&self, record: &Record, found: &Container) {
+        let Some(calls) = record.calls.clone().filter(|_| found.state.pid > 0) else { return };
+        let (container, pid, logs) = (found.id.clone(), found.state.pid, record.logs.clone());
+        self.doors.ensure(&record.name, Place { container, pid, calls, logs }).await;
     }
 
     async fn end_late(&self, directory: &Path, record: &Record) {
@@ -241,6 +280,7 @@ impl Containers {
     /// Removes the container, whether it runs or not.
     pub async fn release(&self, directory: &Path) {
         let Some(record) = read_record(directory) else { return };
+        self.doors.shut(&record.name, record.pid).await;
         if let Err(error) = self.remove(&record.name).await {
             // The sweep finds it when its directory is gone.
             tracing::debug!(container = record.name, %error, "removing a container");

@@ -202,10 +202,15 @@ impl ImageConfig {
 
     /// The one TCP port that it says it listens on; `None` when it says none, or several.
     pub fn only_port(&self) -> Option<u16> {
-        let ports = self.exposed_ports.as_ref()?;
-        let mut tcp = ports.keys().filter_map(|port| port.strip_suffix("/tcp")?.parse().ok());
-        let first = tcp.next()?;
-        tcp.next().is_none().then_some(first)
+        let mut ports = self.ports();
+        let first = ports.next()?;
+        ports.next().is_none().then_some(first)
+    }
+
+    /// The TCP ports that it says it listens on.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        let all = self.exposed_ports.iter().flat_map(BTreeMap::keys);
+        all.filter_map(|port| port.strip_suffix("/tcp")?.parse().ok())
     }
 }
 

@@ -180,6 +180,9 @@ impl RunsDriver {
             fresh: Vec::new(),
             limits: node.limits(&format!("{}.test", run.id), None, None),
             port: None,
+            // A build calls nobody.
+            calls: None,
+            names: Default::default(),
             io: Io::Logs,
             time_limit_ms: Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
             labels: Labels::from([("rung.app", run.app.to_string())]),

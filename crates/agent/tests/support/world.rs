@@ -211,6 +211,7 @@ impl World {
             program: env!("CARGO_BIN_EXE_rung-test-shim").into(),
             labels: Default::default(),
             services: Some(7700),
+            porter: None,
         };
         let task = runtime.spawn(async move { rung_agent::run(config, None, asked).await.unwrap() });
         self.agent = Some(Agent { shutdown, runtime, task });

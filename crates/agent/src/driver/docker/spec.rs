@@ -1,12 +1,14 @@
 //! What a container is made from, and what is remembered of it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::doors::Calls;
 use crate::engine::ImageConfig;
 use crate::shim::protocol::{Io, Limits, Mount};
 
@@ -51,9 +53,27 @@ pub struct ContainerSpec {
     pub fresh: Vec<PathBuf>,
     pub limits: Limits,
     pub port: Option<ContainerPort>,
+    /// How it calls services, where it can.
+    pub calls: Option<Calls>,
+    /// By which names it finds them.
+    pub names: BTreeMap<String, Ipv4Addr>,
     pub io: Io,
     pub time_limit_ms: Option<u64>,
     pub labels: Labels,
+}
+
+/// A line of shell that goes on with the command behind it once somebody listens at this port of the container's.
+///
+/// The engine has no moment between a container's network and its first process: without this a command that calls at once
+/// would be milliseconds too early. It looks where the kernel lists listening sockets, by what the shell has in itself, and
+/// goes on in any case after so many looks, which is about half a second.
+fn once_heard(port: u16) -> String {
+    format!(
+        "__rung=0; while [ $__rung -lt 5000 ]; do \
+         while read -r __rung_n __rung_at __rung_from __rung_state __rung_rest; do \
+         case $__rung_at$__rung_state in *:{port:04X}0A) __rung=5000;; esac; done </proc/net/tcp; \
+         __rung=$((__rung+1)); done; exec /bin/sh -c \"$0\""
+    )
 }
 
 impl std::fmt::Debug for ContainerSpec {
@@ -77,6 +97,8 @@ pub struct Record {
     pub terminal: bool,
     #[serde(default)]
     pub port: Option<ContainerPort>,
+    #[serde(default)]
+    pub calls: Option<Calls>,
     #[serde(default)]
     pub pid: Option<u32>,
     pub started_ms: i64,
@@ -106,6 +128,7 @@ impl ContainerSpec {
             logs: self.logs.clone(),
             terminal: matches!(self.io, Io::Terminal { .. }),
             port: self.port,
+            calls: self.calls.clone(),
             pid: None,
             started_ms: jiff::Timestamp::now().as_millisecond(),
             time_limit_ms: self.time_limit_ms,
@@ -142,7 +165,10 @@ impl ContainerSpec {
         });
         if let Some(command) = &self.command {
             body["Entrypoint"] = json!(["/bin/sh", "-c"]);
-            body["Cmd"] = json!([command]);
+            body["Cmd"] = match &self.calls {
+                Some(calls) => json!([once_heard(calls.port), command]),
+                None => json!([command]),
+            };
         }
         if let Some(port) = self.port {
             body["ExposedPorts"] = json!({ format!("{}/tcp", port.inside): {} });
@@ -176,6 +202,10 @@ impl ContainerSpec {
         }
         if let Some(millis) = self.limits.cpu_millis {
             host["NanoCpus"] = json!(u64::from(millis) * 1_000_000);
+        }
+        if !self.names.is_empty() {
+            let lines = self.names.iter().map(|(name, address)| format!("{name}:{address}"));
+            host["ExtraHosts"] = lines.collect();
         }
         if let Some(port) = self.port {
             host["PortBindings"] = json!({
@@ -240,6 +270,8 @@ pub(crate) mod tests {
                 ..Limits::default()
             },
             port: Some(ContainerPort { host: 20001, inside: 80 }),
+            calls: None,
+            names: [("api.shop.internal".to_owned(), Ipv4Addr::new(127, 64, 3, 7))].into(),
             io: Io::Logs,
             time_limit_ms: None,
             labels: Labels::new(),
@@ -253,9 +285,24 @@ pub(crate) mod tests {
         assert_eq!(host["PortBindings"]["80/tcp"][0], json!({ "HostIp": "127.0.0.1", "HostPort": "20001" }));
         assert_eq!((host["Memory"].as_u64(), host["MemorySwap"].as_u64()), (Some(1000), Some(1000)));
         assert_eq!(host["NanoCpus"], 500_000_000);
+        assert_eq!(host["ExtraHosts"], json!(["api.shop.internal:127.64.3.7"]));
         assert_eq!(body["Env"], json!(["TOKEN=two\nlines"]));
         assert!(body.get("Cmd").is_none(), "the image's own command is left alone: {body}");
         assert_eq!(spec().record("rung-1").name, "rung-1-shop_staging-web-1-2");
+    }
+
+    #[test]
+    fn a_command_begins_when_its_calls_are_heard() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let arguments = ["-c", &once_heard(port), "echo $0 ${__rung-unset}"];
+        let shell = std::process::Command::new("/bin/sh").args(arguments).output().unwrap();
+        let said = String::from_utf8(shell.stdout).unwrap();
+        assert_eq!(said, "/bin/sh unset\n", "the command sees that something was before it");
+        assert!(once_heard(port).contains("-lt 5000"), "it waits for ever where nobody listens");
+        let calls = Calls { app: rung_model::AppName::new("shop").unwrap(), port: 7700 };
+        let spec = ContainerSpec { command: Some("bin/web".into()), calls: Some(calls), ..spec() };
+        assert_eq!(spec.body("t")["Cmd"][1], "bin/web");
     }
 
     #[test]
