@@ -19,6 +19,10 @@ const SHARDS: usize = 16;
 /// 65,536 clients at once, about 4 MiB a limit, and 9 MiB more where other ingresses share it: beyond, the oldest word about somebody is forgotten.
 const BUCKETS_PER_SHARD: usize = 4096;
 
+/// In nanoseconds. Three ingresses that hear of each other three seconds late have made good in less what they owe together;
+/// what is owed longer is not owed by the others.
+const OWED_AT_MOST: u64 = 10_000_000_000;
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Limiter {
@@ -42,6 +46,8 @@ struct Shard {
 #[derive(Debug, Default)]
 struct Bucket {
     full_at: u64,
+    /// Since when it owes more than a request here can.
+    owes_since: Option<u64>,
     /// Where the limit is shared.
     ran_over: Option<Box<RanOver>>,
 }
@@ -59,6 +65,21 @@ impl Bucket {
             self.ran_over = None;
         }
         self.full_at = now;
+    }
+
+    /// Forgets a debt that nothing has made good for long. What one ingress let pass and another has not heard of (it had just
+    /// come, a word was lost) is owed by the first one alone; while the other lets pass all of the limit it would stay so for ever.
+    fn forgive(&mut self, now: u64, room: u64) {
+        let most = now.saturating_add(room);
+        if self.full_at <= most {
+            self.owes_since = None;
+            return;
+        }
+        let since = *self.owes_since.get_or_insert(now);
+        if now.saturating_sub(since) > OWED_AT_MOST.max(room.saturating_mul(4)) {
+            self.full_at = most;
+            self.owes_since = None;
+        }
     }
 
     /// Takes what passed elsewhere from then on.
@@ -99,11 +120,17 @@ impl Limiter {
         self.take_at(whose, self.now())
     }
 
+    /// What a whole bucket holds.
+    fn room(&self) -> u64 {
+        self.share.saturating_mul(u64::from(self.rate.burst.max(1)))
+    }
+
     fn take_at(&self, whose: u128, now: u64) -> Taken {
-        let room = self.share.saturating_mul(u64::from(self.rate.burst.max(1)));
+        let room = self.room();
         let is_shared = self.is_shared.load(Ordering::Relaxed);
         let mut shard = self.shard(whose);
         let bucket = shard.bucket(whose, now, is_shared);
+        bucket.forgive(now, room);
         let after = bucket.full_at.saturating_add(self.share);
         let ahead = after - now;
         if ahead > room {
@@ -111,9 +138,8 @@ impl Limiter {
             return Taken { wait: Some(Duration::from_nanos(ahead - room)), remaining: 0, full };
         }
         bucket.full_at = after;
-        if is_shared {
-            *shard.untold.entry(whose).or_default() += 1;
-        }
+        // Also of one that is alone: before it hears of another that has come it may let a second's worth pass.
+        *shard.untold.entry(whose).or_default() += 1;
         Taken { wait: None, remaining: (room - ahead) / self.share, full: Duration::from_nanos(ahead) }
     }
 
@@ -128,7 +154,7 @@ impl Limiter {
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether what passes is kept to be told.
+    /// Whether there are others, who let pass what is not known here yet.
     pub(crate) fn account(&self, is_shared: bool) {
         self.is_shared.store(is_shared, Ordering::Relaxed);
     }
@@ -141,6 +167,7 @@ impl Limiter {
             let some: Vec<u128> = shard.untold.keys().take(max - told.len()).copied().collect();
             told.extend(some.into_iter().filter_map(|whose| Some((whose, shard.untold.remove(&whose)?))));
             if !self.is_shared.load(Ordering::Relaxed) {
+                // Whoever comes next does not care for more.
                 shard.untold = HashMap::new();
             }
         }
@@ -156,7 +183,9 @@ impl Limiter {
     fn others_took_at(&self, whose: u128, count: u32, age: u64, now: u64) {
         let mut shard = self.shard(whose);
         let amount = self.share.saturating_mul(u64::from(count));
-        shard.bucket(whose, now, true).take_late(amount, now.saturating_sub(age), now);
+        let bucket = shard.bucket(whose, now, true);
+        bucket.take_late(amount, now.saturating_sub(age), now);
+        bucket.forgive(now, self.room());
     }
 
     fn now(&self) -> u64 {
@@ -230,6 +259,29 @@ mod tests {
         }
         let kept: usize = limiter.shards.iter().map(|shard| shard.lock().unwrap().buckets.len()).sum();
         assert!(kept <= SHARDS * BUCKETS_PER_SHARD, "{kept} buckets are kept");
+    }
+
+    #[test]
+    fn what_passes_before_another_one_is_known_is_told_all_the_same() {
+        let limiter = limiter(100, 1, 20);
+        let passed = (0..5).filter(|_| limiter.take_at(7, 0).wait.is_none());
+        assert_eq!(passed.count(), 5);
+        assert_eq!(limiter.tell(10), [(7, 5)], "whoever comes would owe alone what both let pass");
+        assert_eq!(limiter.tell(10), [], "it was told twice");
+    }
+
+    #[test]
+    fn what_only_one_has_heard_of_is_not_owed_for_ever() {
+        let limiter = limiter(100, 1, 20);
+        limiter.account(true);
+        limiter.others_took_at(7, 140, 0, SECOND);
+        assert!(limiter.take_at(7, SECOND).wait.is_some(), "more than all of it has passed elsewhere");
+        // From then on another lets all of the limit pass.
+        for fifth in 6..100 {
+            limiter.others_took_at(7, 20, SECOND / 5, fifth * SECOND / 5);
+        }
+        let passed = (0..100).filter(|n| limiter.take_at(7, 20 * SECOND + n * SECOND / 100).wait.is_none());
+        assert!(passed.count() >= 95, "an old debt is still owed when the other one has nothing more to do");
     }
 
     /// How late words are, in milliseconds: from an ingress to where they are passed on, and from there to an ingress.

@@ -2,7 +2,9 @@
 //!
 //! What others let pass is taken out of the same buckets here, a fifth of a second late, or later where machines are busy;
 //! each word says since when. A bucket that was overdrawn meanwhile owes it, so over time all ingresses together let pass
-//! what one would. An ingress that is alone asks once a second whether it still is, and keeps no account.
+//! what one would. An ingress that is alone asks once a second whether it still is, and tells what passed meanwhile: another
+//! may have come since, and what only one of two had heard of would be the debt of that one alone. While the other used all
+//! of the limit it would never come out of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
