@@ -7,28 +7,33 @@
 //! are stormy, in others there is time between two faults for what takes long: a loss, a lease that ends, a move.
 //! [`audit`] looks at every start and every commit.
 //!
-//! The nodes are simpler than those of one machine: nothing is fetched, and nothing is routed. What is real is what decides
-//! over several nodes: liveness, the planner, the fence, and the order of question, answer and stop on which leases hang.
+//! The nodes are simpler than those of one machine: nothing is fetched. What is real is what decides over several nodes:
+//! liveness, the planner, the fence, the order of question, answer and stop on which leases hang, and the proxies' view
+//! ([`proxy`]): two of them poll any of the servers, which tell the one that plans what was acknowledged.
 
 mod audit;
 mod machine;
+mod proxy;
 mod server;
 mod stage;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
-use rung_control::reconcile::StepId;
+use rung_api::wire::{ProxyDocuments, ProxyPoll};
+use rung_control::reconcile::{PollId, StepId};
 use rung_model::{Assignment, InstanceId, Observed};
 use rung_store::memory::{Core, LogLimits};
 use rung_store::{Guard, Op, Revision, Txn};
 
 use machine::Machine;
+use proxy::Proxy;
 use server::Server;
 
 const SERVERS: usize = 3;
 const NODES: usize = 4;
+const PROXIES: usize = 2;
 /// From then on nothing goes wrong any more.
 const FAULTS_END: Duration = Duration::from_secs(150);
 /// The lease, the brake, a leader that begins anew, and a minute after which instances are moved to better places.
@@ -52,17 +57,26 @@ pub enum Mistake {
     TakesOlderAssignments,
     /// The watch of a server loses a batch now and then.
     LosesBatches,
+    /// A server takes every poll for an acknowledgement of everything.
+    AcknowledgesForTheProxy,
+    /// No server tells the others of its proxies.
+    FollowersAreMute,
+    /// A proxy's threads take what any server says, however old.
+    TakesOlderRoutes,
 }
 
 impl Mistake {
     /// Each with what is said of what it breaks.
-    pub const ALL: [(Self, &str); 6] = [
+    pub const ALL: [(Self, &str); 9] = [
         (Self::LeasesFromMemory, "are alive"),
         (Self::LaunchesWithoutLease, "are alive"),
         (Self::OutlivesItsLease, "are alive"),
         (Self::NoFence, "although another leads"),
         (Self::TakesOlderAssignments, "went back"),
         (Self::LosesBatches, "is not at rest"),
+        (Self::AcknowledgesForTheProxy, "told to stop"),
+        (Self::FollowersAreMute, "told to stop"),
+        (Self::TakesOlderRoutes, "the routes of"),
     ];
 }
 
@@ -70,6 +84,7 @@ impl Mistake {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub starts: u64,
+    pub requests: u64,
     pub leaders: u64,
     pub faults: u64,
     /// Exclusive instances that ended because nobody extended their lease.
@@ -139,6 +154,50 @@ enum Happening {
         id: InstanceId,
         life: u64,
     },
+    // At a proxy, and of one.
+    ProxyStarts(usize),
+    ProxyTick(usize),
+    TableApplied {
+        proxy: usize,
+        life: u64,
+        thread: usize,
+        version: u64,
+    },
+    RoutesPolled {
+        server: usize,
+        proxy: usize,
+        life: u64,
+        ticket: u64,
+        poll: ProxyPoll,
+    },
+    RoutesAnswered {
+        proxy: usize,
+        life: u64,
+        ticket: u64,
+        answer: Box<ProxyDocuments>,
+    },
+    RoutesFailed {
+        proxy: usize,
+        life: u64,
+        ticket: u64,
+    },
+    PollOver {
+        server: usize,
+        poll: PollId,
+    },
+    PollClosed {
+        server: usize,
+        proxy: usize,
+        life: u64,
+        ticket: u64,
+    },
+    TellServed(usize),
+    Request(usize),
+    RequestEnds {
+        proxy: usize,
+        life: u64,
+        id: InstanceId,
+    },
     // Everybody else.
     PersonScales,
     Fault,
@@ -201,12 +260,17 @@ struct Story {
     store: Core,
     servers: Vec<Server>,
     machines: Vec<Machine>,
+    proxies: Vec<Proxy>,
+    /// Counts the polls of proxies.
+    polls: u64,
+    /// Instances with a port, by an assignment that reached a node which nobody takes for lost.
+    told_to_stop: BTreeSet<InstanceId>,
     lives: u64,
     highest_fence: u64,
     /// Where the exclusive instance was started last.
     last_home: Option<usize>,
     /// What a person asked for and was told is done.
-    scaled_to: Option<u32>,
+    scaled_to: BTreeMap<&'static str, u32>,
     /// When the lease of the key `leader` was kept last.
     kept: Duration,
     pace: Pace,
@@ -227,13 +291,16 @@ impl Story {
             now: Duration::ZERO,
             agenda: BTreeMap::new(),
             made: 0,
-            servers: (0..SERVERS).map(|_| Server::new(store.epoch())).collect(),
+            servers: (0..SERVERS).map(|server| Server::new(server, store.epoch())).collect(),
+            proxies: (0..PROXIES).map(Proxy::new).collect(),
+            polls: 0,
+            told_to_stop: BTreeSet::new(),
             machines: (0..NODES).map(Machine::new).collect(),
             store,
             lives: 0,
             highest_fence: 0,
             last_home: None,
-            scaled_to: None,
+            scaled_to: BTreeMap::new(),
             kept: Duration::ZERO,
             pace: if rng.bool() { Pace::Stormy } else { Pace::Calm },
             faults_have_ended: false,
@@ -253,6 +320,9 @@ impl Story {
         | H::Written { server, .. }
         | H::Beat { server, .. }
         | H::Deposed(server)
+        | H::RoutesPolled { server, .. }
+        | H::PollOver { server, .. }
+        | H::PollClosed { server, .. }
         | H::LeasesAsked { server, .. } = &happening
             && self.now < self.servers[*server].paused_until
         {
@@ -277,6 +347,23 @@ impl Story {
             H::Reported { node, observed } => self.reported(node, &observed),
             H::LeaseEnds { node, id } => self.lease_ends(node, &id),
             H::Ends { node, id, life } => self.ends(node, &id, life),
+            H::ProxyStarts(proxy) => self.proxy_starts(proxy),
+            H::ProxyTick(proxy) => self.proxy_tick(proxy),
+            H::TableApplied { proxy, life, thread, version } => {
+                self.table_applied(proxy, life, thread, version);
+            }
+            H::RoutesPolled { server, proxy, life, ticket, poll } => {
+                self.routes_polled(server, (proxy, life, ticket), poll);
+            }
+            H::RoutesAnswered { proxy, life, ticket, answer } => {
+                self.routes_answered(proxy, life, ticket, *answer);
+            }
+            H::RoutesFailed { proxy, life, ticket } => self.routes_failed(proxy, life, ticket),
+            H::PollOver { server, poll } => self.poll_over(server, poll),
+            H::PollClosed { server, proxy, life, ticket } => self.poll_closed(server, proxy, life, ticket),
+            H::TellServed(server) => self.tell_served(server),
+            H::Request(proxy) => self.request(proxy),
+            H::RequestEnds { proxy, life, id } => self.request_ends(proxy, life, &id),
             H::PersonScales => self.person_scales(),
             H::Fault => self.fault(),
             H::Mended => self.mended(),

@@ -26,6 +26,7 @@ fn tell(seeds: u64) -> (Summary, Vec<String>) {
             match outcome {
                 Ok(summary) => {
                     all.starts += summary.starts;
+                    all.requests += summary.requests;
                     all.leaders += summary.leaders;
                     all.faults += summary.faults;
                     all.ended_alone += summary.ended_alone;
@@ -54,6 +55,7 @@ fn the_invariants_hold_in_every_story() {
     println!("{seeds} stories: {all:?}");
     if seeds >= 80 {
         let is_full = all.starts > 10 * seeds
+            && all.requests > 500 * seeds
             && all.leaders > 3 * seeds
             && all.ended_alone > seeds / 2
             && all.moves > seeds / 2

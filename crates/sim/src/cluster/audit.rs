@@ -1,5 +1,7 @@
 //! The invariants of several nodes: 3, 4, 5 and 7 of `ARCHITECTURE.md`.
 
+use std::collections::BTreeSet;
+
 use rung_model::{AssignedInstance, Assignment, Document as _, Generation, InstanceId, keys};
 
 use rung_store::Revision;
@@ -29,8 +31,9 @@ impl Story {
         if is_exclusive(assigned) {
             self.audit_exclusive(node, id, assigned);
         }
-        let here = self.machines[node].processes.values().filter(|process| !is_exclusive(&process.assigned));
-        let used = (here.count() as u64 + u64::from(!is_exclusive(assigned))) * ASKED;
+        let asks = |assigned: &AssignedInstance| assigned.service.as_str() == "batch";
+        let here = self.machines[node].processes.values().filter(|process| asks(&process.assigned));
+        let used = (here.count() as u64 + u64::from(asks(assigned))) * ASKED;
         if used > MEMORY {
             self.fail(format!("node-{node} runs {used} bytes, and has {MEMORY}"));
         }
@@ -58,24 +61,19 @@ impl Story {
     /// Invariant 7: when faults stop, it converges. Invariant 6: what was acknowledged is there.
     pub(super) fn look(&mut self) {
         self.is_over = true;
-        if let Some(told) = self.scaled_to
-            && self.batch_wanted() != told as usize
-        {
-            self.fail(format!(
-                "{told} others were asked for and acknowledged, {} stand there",
-                self.batch_wanted()
-            ));
+        for (name, told) in self.scaled_to.clone() {
+            let stands = self.wanted(name);
+            if stands != told as usize {
+                self.fail(format!("{told} of {name} were asked for and acknowledged, {stands} stand there"));
+            }
         }
-        let of = |exclusive: bool| {
-            let processes = self.machines.iter().flat_map(|machine| machine.processes.values());
-            processes.filter(|process| is_exclusive(&process.assigned) == exclusive).count()
-        };
-        let (exclusive, batch, wanted) = (of(true), of(false), self.batch_wanted());
-        if (exclusive, batch) != (1, wanted) {
-            self.fail(format!(
-                "it is not at rest: {exclusive} of 1 exclusive and {batch} of {wanted} others are alive"
-            ));
+        for (name, wanted) in [("ledger", 1), ("batch", self.wanted("batch")), ("web", self.wanted("web"))] {
+            let alive = self.alive_of(name).len();
+            if alive != wanted {
+                self.fail(format!("it is not at rest: {alive} of {wanted} of {name} are alive"));
+            }
         }
+        self.look_at_routes();
         for machine in 0..NODES {
             let id = self.machines[machine].id.clone();
             let held = self.store.get(&keys::assign(&id)).value;
@@ -88,5 +86,11 @@ impl Story {
                 self.fail(format!("it is not at rest: {id} has {assigned} instances, {alive} are alive"));
             }
         }
+    }
+
+    pub(super) fn alive_of(&self, service: &str) -> BTreeSet<InstanceId> {
+        let processes = self.machines.iter().flat_map(|machine| &machine.processes);
+        let of_it = processes.filter(|(_, process)| process.assigned.service.as_str() == service);
+        of_it.map(|(id, _)| id.clone()).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! A node: its agent, which takes assignments and asks for leases, and its processes, each under a shim with an alarm.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,13 +11,16 @@ use rung_model::{
 };
 use rung_store::Op;
 
-use super::stage::{GRACE, is_exclusive};
+use super::stage::{GRACE, is_exclusive, is_routed};
 use super::{Happening, Mistake, SERVERS, Story};
 
 /// What the nodes promise when they register, and keep.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// An answer that took longer is not used.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+const HEALTHY_AFTER: Duration = Duration::from_millis(800);
+/// Nobody asks there.
+const ENDPOINT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 20_000);
 const TURN_MS: u64 = 1000;
 
 pub struct Machine {
@@ -49,6 +53,7 @@ pub struct Process {
     /// Until when it may live without another word.
     until: Option<Duration>,
     is_ending: bool,
+    started: Duration,
 }
 
 impl Machine {
@@ -85,10 +90,11 @@ impl Machine {
         }
     }
 
-    fn observed(&self) -> Observed {
+    fn observed(&self, now: Duration) -> Observed {
         let instances = self.told.instances.iter().map(|(id, assigned)| {
             let state = match (self.processes.get(id), assigned.intent) {
                 (Some(process), _) if process.is_ending => InstanceState::Stopping,
+                (Some(process), _) if now < process.started + HEALTHY_AFTER => InstanceState::Starting,
                 (Some(_), _) => InstanceState::Healthy,
                 (None, Intent::Run) => InstanceState::Preparing,
                 (None, Intent::Stop) => InstanceState::Stopped,
@@ -98,7 +104,7 @@ impl Machine {
                 service: assigned.service.clone(),
                 release: assigned.release,
                 state,
-                endpoint: None,
+                endpoint: (is_routed(assigned) && self.processes.contains_key(id)).then_some(ENDPOINT),
                 pid: None,
                 restarts: 0,
                 exits: 0,
@@ -152,7 +158,7 @@ impl Story {
         let server = self.rng.usize(0..SERVERS);
         if self.is_reached(node, server) && self.reaches_the_store(server) {
             let machine = &mut self.machines[node];
-            let observed = machine.observed();
+            let observed = machine.observed(self.now);
             if machine.taken.as_ref() != Some(&observed) {
                 machine.reports += 1;
                 let observed = Box::new(Observed { sequence: machine.reports, ..observed });
@@ -204,6 +210,10 @@ impl Story {
         let running: Vec<InstanceId> = self.machines[node].processes.keys().cloned().collect();
         for id in running {
             if told.get(&id).is_none_or(|assigned| assigned.intent == Intent::Stop) {
+                let process = &self.machines[node].processes[&id];
+                if is_routed(&process.assigned) && !process.is_ending {
+                    self.audit_stop(node, &id);
+                }
                 self.terminate(node, &id);
             }
         }
@@ -239,7 +249,7 @@ impl Story {
         self.audit_start(node, id, &assigned);
         self.summary.starts += 1;
         self.lives += 1;
-        let process = Process { life: self.lives, assigned, until, is_ending: false };
+        let process = Process { life: self.lives, assigned, until, is_ending: false, started: self.now };
         self.machines[node].processes.insert(id.clone(), process);
         if let Some(until) = until {
             self.at(until, Happening::LeaseEnds { node, id: id.clone() });
@@ -275,6 +285,7 @@ impl Story {
         let processes = &mut self.machines[node].processes;
         if processes.get(id).is_some_and(|process| process.life == life) {
             processes.remove(id);
+            self.cut_requests(id);
             self.note(|_| format!("node-{node}: {id} has ended"));
         }
     }

@@ -9,6 +9,7 @@ use rung_model::{Assignment, Document as _, InstanceId, Intent, NodeId, keys};
 use rung_planner::Clock;
 use rung_store::{Guard, Op, Revision, Txn};
 
+use super::proxy::Poll;
 use super::stage::wall;
 use super::{Happening, Mistake, SERVERS, Story};
 
@@ -25,13 +26,19 @@ pub struct Server {
     pub clock_ahead: i64,
     /// Counts its processes.
     life: u64,
+    /// When its process began.
+    pub began: Duration,
+    /// The polls of proxies that wait here.
+    pub polls: Vec<Poll>,
+    /// When the lease of what it tells of them ends.
+    pub served_until: Duration,
 }
 
 impl Server {
-    pub fn new(epoch: u64) -> Self {
+    pub fn new(number: usize, epoch: u64) -> Self {
         Self {
             // Each node's in a step of its own, so that they are in flight side by side, and arrive in any order.
-            reconcile: Reconcile::follower(epoch).in_steps_of(1),
+            reconcile: Reconcile::follower(epoch).among_others(&id(number)).in_steps_of(1),
             fence: None,
             watching_from: None,
             next_tick: None,
@@ -39,14 +46,23 @@ impl Server {
             paused_until: Duration::ZERO,
             clock_ahead: 0,
             life: 0,
+            began: Duration::ZERO,
+            polls: Vec::new(),
+            served_until: Duration::from_secs(5),
         }
     }
 
     /// Its process dies, and another one begins with nothing.
-    fn restart(&mut self, epoch: u64) {
+    fn restart(&mut self, number: usize, epoch: u64, began: Duration) {
         let (cut_until, clock_ahead, life) = (self.cut_until, self.clock_ahead, self.life + 1);
-        *self = Self { cut_until, clock_ahead, life, ..Self::new(epoch) };
+        let served_until = began + Duration::from_secs(5);
+        *self = Self { cut_until, clock_ahead, life, began, served_until, ..Self::new(number, epoch) };
     }
+}
+
+/// As it calls itself.
+pub fn id(server: usize) -> NodeId {
+    NodeId::new(format!("server-{server}")).expect("a good name")
 }
 
 impl Story {
@@ -54,9 +70,10 @@ impl Story {
         self.now >= self.servers[server].cut_until
     }
 
-    fn step(&mut self, server: usize, event: Event) {
+    pub(super) fn step(&mut self, server: usize, event: Event) {
         let wall = wall(self.now) + SignedDuration::from_secs(self.servers[server].clock_ahead);
-        let clock = Clock { elapsed: self.now, wall };
+        let began = self.servers[server].began;
+        let clock = Clock { elapsed: self.now - began, wall };
         let effects = self.servers[server].reconcile.step(event, clock);
         let sent = effects.iter().filter(|effect| matches!(effect, Effect::Commit { .. })).count();
         self.summary.side_by_side += u64::from(sent > 1);
@@ -79,7 +96,7 @@ impl Story {
                     self.after_ms(1, 50, Happening::Watch(server));
                 }
                 Effect::WakeAt(at) => {
-                    let at = at.max(self.now);
+                    let at = (began + at).max(self.now);
                     if self.servers[server].next_tick.replace(at) != Some(at) {
                         self.at(at, Happening::Tick(server));
                     }
@@ -87,6 +104,7 @@ impl Story {
                 Effect::Undecodable(what) => self.fail(format!("a stored document can't be read: {what}")),
             }
         }
+        self.answer_proxies(server);
     }
 
     pub(super) fn tick(&mut self, server: usize) {
@@ -164,7 +182,10 @@ impl Story {
     /// Its process is killed. Another one knows nothing, and leads when it is elected.
     pub(super) fn kill(&mut self, server: usize) {
         let epoch = self.store.epoch();
-        self.servers[server].restart(epoch);
+        self.astray_at(server, self.now);
+        self.polls_fail(server);
+        let now = self.now;
+        self.servers[server].restart(server, epoch, now);
         self.after_ms(200, 2000, Happening::Watch(server));
     }
 

@@ -11,7 +11,7 @@ use rung_store::{Guard, Op, Txn};
 use serde::Serialize;
 
 use super::machine::{Disk, LEASE};
-use super::{FAULTS_END, Happening, NODES, Pace, REST_WITHIN, SERVERS, Story};
+use super::{FAULTS_END, Happening, NODES, PROXIES, Pace, REST_WITHIN, SERVERS, Story};
 use crate::apps::digest;
 
 /// Of every service, from SIGTERM to SIGKILL.
@@ -33,6 +33,10 @@ port = false
 instances = 5
 memory = "300MB"
 stop_grace = "2s"
+[services.web]
+command = "x"
+instances = 3
+stop_grace = "2s"
 "#;
 
 pub fn wall(now: Duration) -> Timestamp {
@@ -44,12 +48,17 @@ pub fn is_exclusive(assigned: &AssignedInstance) -> bool {
     assigned.service.as_str() == "ledger"
 }
 
+/// Gets requests.
+pub fn is_routed(assigned: &AssignedInstance) -> bool {
+    assigned.service.as_str() == "web"
+}
+
 fn app() -> AppName {
     AppName::new("shop").expect("a good name")
 }
 
-fn batch() -> ServiceName {
-    ServiceName::new("batch").expect("a good name")
+fn service(name: &str) -> ServiceName {
+    ServiceName::new(name).expect("a good name")
 }
 
 impl Story {
@@ -62,7 +71,14 @@ impl Story {
         self.put_app();
         self.at(Duration::ZERO, Happening::Elect(0));
         self.at(Duration::from_secs(1), Happening::Campaign);
-        (0..SERVERS).for_each(|server| self.at(Duration::ZERO, Happening::Watch(server)));
+        for server in 0..SERVERS {
+            self.at(Duration::ZERO, Happening::Watch(server));
+            self.after_ms(0, 1000, Happening::TellServed(server));
+        }
+        for proxy in 0..PROXIES {
+            self.after_ms(0, 1000, Happening::ProxyStarts(proxy));
+            self.after_ms(0, 1000, Happening::Request(proxy));
+        }
         self.at(Duration::from_secs(5), Happening::PersonScales);
         self.at(Duration::from_secs(10), Happening::Fault);
         self.at(FAULTS_END, Happening::FaultsEnd);
@@ -137,17 +153,19 @@ impl Story {
         self.after_ms(3000, 20_000, Happening::PersonScales);
         let held = self.store.get(&keys::app(&app())).value.expect("nobody destroys it");
         let mut record = self.record();
-        let count = self.rng.u32(0..11);
-        record.scale.insert(batch(), Scale { count, from_file: 5 });
+        let (name, from_file, most) = if self.rng.bool() { ("batch", 5, 10) } else { ("web", 3, 6) };
+        let count = self.rng.u32(0..=most);
+        record.scale.insert(service(name), Scale { count, from_file });
         let guard = Guard::Modified { key: held.key.clone(), revision: held.modified };
         let value = serde_json::to_vec(&record).expect("documents of the model serialize");
         if let Txn::Committed(_) = self.txn(&[guard], vec![Op::Put { key: held.key, value, lease: None }]) {
-            self.scaled_to = Some(count);
+            self.scaled_to.insert(name, count);
         }
     }
 
-    pub(super) fn batch_wanted(&self) -> usize {
-        self.record().count(&batch(), 5) as usize
+    pub(super) fn wanted(&self, name: &str) -> usize {
+        let from_file = if name == "batch" { 5 } else { 3 };
+        self.record().count(&service(name), from_file) as usize
     }
 
     pub(super) fn fault(&mut self) {
@@ -161,7 +179,8 @@ impl Story {
         }
         let until = self.now + self.seconds(1, 60);
         let (server, node) = (self.rng.usize(0..SERVERS), self.rng.usize(0..NODES));
-        let kind = self.rng.u32(0..16);
+        let proxy = self.rng.usize(0..PROXIES);
+        let kind = self.rng.u32(0..19);
         self.note(|_| {
             format!("fault {kind}, node-{node}, server {server}, until {:.3} s", until.as_secs_f64())
         });
@@ -186,16 +205,32 @@ impl Story {
                 self.machines[node].lose_power(until, disk);
             }
             9 => self.crash(node),
-            10 => self.servers[server].cut_until = until,
-            11 => self.servers[server].paused_until = until,
+            10 => {
+                self.servers[server].cut_until = until;
+                self.astray_at(server, until);
+            }
+            11 => {
+                self.servers[server].paused_until = until;
+                self.astray_at(server, until);
+            }
             12 => self.kill(server),
             13 => self.servers[server].clock_ahead = self.rng.i64(-7200..7200),
             14 => {
                 // A server and a node are on one side, everything else on the other.
                 self.servers[server].cut_until = until;
+                self.astray_at(server, until);
                 for other in (0..SERVERS).filter(|other| *other != server) {
                     self.machines[node].parted_until[other] = until;
                 }
+            }
+            15 => self.kill_proxy(proxy),
+            16 => {
+                self.proxies[proxy].mute_until = until;
+                self.proxies[proxy].is_astray(until);
+            }
+            17 => {
+                self.proxies[proxy].deaf_until = until;
+                self.proxies[proxy].is_astray(until);
             }
             _ => self.after_ms(0, 100, Happening::Elect(server)),
         }
@@ -213,6 +248,9 @@ impl Story {
             (machine.mute_until, machine.deaf_until, machine.off_until) = (now, now, now);
             machine.parted_until = [now; SERVERS];
         }
+        for proxy in &mut self.proxies {
+            (proxy.mute_until, proxy.deaf_until) = (now, now);
+        }
         for server in &mut self.servers {
             (server.cut_until, server.paused_until) = (now, now);
         }
@@ -225,7 +263,7 @@ impl Story {
 fn any_node(id: &NodeId, number: usize) -> Node {
     let facts = NodeFacts {
         agent: "unix:agent.sock".into(),
-        proxy: None,
+        proxy: Some(std::net::SocketAddr::from(([10, 0, 0, 1], 7865))),
         version: "1".into(),
         cpu_millis: 2000,
         memory_bytes: MEMORY,
