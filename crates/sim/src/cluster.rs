@@ -61,13 +61,11 @@ pub enum Mistake {
     AcknowledgesForTheProxy,
     /// No server tells the others of its proxies.
     FollowersAreMute,
-    /// A proxy's threads take what any server says, however old.
-    TakesOlderRoutes,
 }
 
 impl Mistake {
     /// Each with what is said of what it breaks.
-    pub const ALL: [(Self, &str); 9] = [
+    pub const ALL: [(Self, &str); 8] = [
         (Self::LeasesFromMemory, "are alive"),
         (Self::LaunchesWithoutLease, "are alive"),
         (Self::OutlivesItsLease, "are alive"),
@@ -76,7 +74,6 @@ impl Mistake {
         (Self::LosesBatches, "is not at rest"),
         (Self::AcknowledgesForTheProxy, "told to stop"),
         (Self::FollowersAreMute, "told to stop"),
-        (Self::TakesOlderRoutes, "the routes of"),
     ];
 }
 

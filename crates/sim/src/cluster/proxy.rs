@@ -256,12 +256,6 @@ impl Story {
             return self.poll_is_lost(proxy, life, ticket);
         }
         self.proxies[proxy].polling = None;
-        if self.mistake == Mistake::TakesOlderRoutes && !answer.documents.is_empty() {
-            for thread in 0..THREADS {
-                self.audit_table(proxy, thread, &answer.documents);
-                self.proxies[proxy].threads[thread].documents.clone_from(&answer.documents);
-            }
-        }
         self.note(|_| format!("{} is told {} by a server", name(proxy), answer.generation));
         self.step_proxy(proxy, Event::Answered { ticket, answer });
     }
