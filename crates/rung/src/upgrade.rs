@@ -41,10 +41,9 @@ pub fn ask(global: &Global, upgrade: &UpgradeArgs) -> anyhow::Result<Exit> {
     runtime.block_on(async {
         let client = rung_cli::connect::connect(global)?;
         let before = client.health().await?;
-        match client.upgrade_server(&program).await {
-            Err(refused @ ClientError::Api(_)) => return Err(refused.into()),
-            // It may have become the new program before its answer was sent.
-            Ok(()) | Err(_) => {}
+        // Any other failure is none: it may have become the new program before its answer was sent.
+        if let Err(refused @ ClientError::Api(_)) = client.upgrade_server(&program).await {
+            return Err(refused.into());
         }
         let deadline = Instant::now() + COMES_BACK_WITHIN;
         while Instant::now() < deadline {
