@@ -55,6 +55,9 @@ impl Drop for SmallDisk {
         // Lazily: what a failed story left open must not keep it.
         let unmounted = Command::new("umount").arg("-l").arg(&self.path).status();
         assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(), "umount failed");
+        // The temporary directory around it could not be removed while this was there; when it is not empty, somebody wants it.
+        let around = self.path.parent().filter(|_| self.own.is_none());
+        let _ = std::fs::remove_dir(&self.path).and_then(|()| around.map_or(Ok(()), std::fs::remove_dir));
         drop(self.own.take());
     }
 }
