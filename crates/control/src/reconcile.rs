@@ -46,11 +46,6 @@ const TICK: Duration = Duration::from_secs(10);
 const IN_FLIGHT_MAX: usize = 64;
 const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// A plan looks at everything, so that the next one waits the longer the more there is: what comes meanwhile is planned for
-/// in one. Below a hundred nodes, where it would be less than the millisecond that timers can tell, nothing waits.
-const REST_PER_NODE: Duration = Duration::from_micros(10);
-const REST_MIN: Duration = Duration::from_millis(1);
-
 /// How many removed route documents are remembered for proxies that were away; beyond it they get everything.
 const TOMBSTONES_MAX: usize = 1000;
 
@@ -629,8 +624,8 @@ impl Reconcile {
         self.waiting = waiting;
         self.waiting_runs = waiting_runs;
         self.wake_at = wake_at;
-        let rest = REST_PER_NODE * u32::try_from(self.world.nodes.len()).unwrap_or(u32::MAX);
-        self.rests_until = clock.elapsed + if rest < REST_MIN { Duration::ZERO } else { rest };
+        // A plan looks at everything: what comes meanwhile is planned for in one.
+        self.rests_until = clock.elapsed + rung_planner::liveness::rest(self.world.nodes.len());
     }
 
     /// Whether a step may go out now, beside those that are on their way.

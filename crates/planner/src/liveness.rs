@@ -31,9 +31,14 @@ pub const RETURN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Between two looks, for each node. A look goes over all of them: when thousands are late, because this server was, each is
 /// something to see, and a server that looked at once would do nothing else, be later still, and never come back from it.
-/// Few nodes are looked at without a rest.
 const REST_PER_NODE: Duration = Duration::from_micros(10);
 const FEW: usize = 100;
+
+/// How long whoever goes over so many nodes rests before it does so again. Few cost less than timers can tell.
+pub fn rest(nodes: usize) -> Duration {
+    let many = if nodes < FEW { 0 } else { nodes };
+    REST_PER_NODE * u32::try_from(many).unwrap_or(u32::MAX)
+}
 
 /// See the module's text. Times are the leadership's `elapsed`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,8 +96,7 @@ impl Liveness {
             let gone = self.silent_for(LOST_AFTER, now);
             self.lost.extend(gone.difference(&self.silent).cloned());
         }
-        let many = if self.heard.len() < FEW { 0 } else { self.heard.len() };
-        self.rests_until = now + REST_PER_NODE * u32::try_from(many).unwrap_or(u32::MAX);
+        self.rests_until = now + rest(self.heard.len());
         self.due = self.next_look(now).map(|due| due.max(self.rests_until));
         self.news = false;
         before != (self.lost.clone(), self.silent.clone(), self.returning_until)

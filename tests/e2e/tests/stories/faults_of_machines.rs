@@ -1,15 +1,8 @@
 //! What is half broken on one machine of several: processes that stand still, cables that carry one way, a full disk. Root only.
 
-use std::time::Duration;
+use rung_e2e::{Hosts, SmallDisk, Tally, TestApp, Way, eventually, process};
 
-use rung_e2e::{Hosts, Load, SmallDisk, Tally, TestApp, Way, eventually, process};
-
-use crate::servers::{cluster, leader, until_members_are_well};
-
-fn load(hosts: &Hosts, ingress: usize, app: &str) -> Load {
-    let (address, host) = (hosts.host(ingress).http(), format!("{app}.localhost"));
-    hosts.host(ingress).inside(|| Load::start_clients(address, &host, "/", 4, Duration::from_millis(10)))
-}
+use crate::servers::{cluster, leader, load, until_members_are_well};
 
 /// Makes a token by this server, which is kept in the store; its name.
 fn until_written(hosts: &Hosts, asked: usize, written: &mut Vec<String>) {

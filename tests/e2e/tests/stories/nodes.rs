@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rung_e2e::{Hosts, Load, TestApp, eventually};
+use rung_e2e::{Hosts, TestApp, eventually};
+
+use crate::servers::load;
 
 /// A server and so many workers.
 fn cluster(workers: usize) -> Hosts {
@@ -12,12 +14,6 @@ fn cluster(workers: usize) -> Hosts {
         hosts.join(number, "worker");
     }
     hosts
-}
-
-/// Load from the machine whose ingress serves it.
-fn load(hosts: &Hosts, ingress: usize, app: &str) -> Load {
-    let (address, host) = (hosts.host(ingress).http(), format!("{app}.localhost"));
-    hosts.host(ingress).inside(|| Load::start_clients(address, &host, "/", 4, Duration::from_millis(10)))
 }
 
 #[test]

@@ -88,7 +88,8 @@ fn until_scaled(hosts: &Hosts, asked: usize, app: &str, count: usize) {
     hosts.host(asked).wait_until_routed(app, count, |_| true);
 }
 
-fn load(hosts: &Hosts, ingress: usize, app: &str) -> Load {
+/// From the machine whose ingress serves it.
+pub fn load(hosts: &Hosts, ingress: usize, app: &str) -> Load {
     let (address, host) = (hosts.host(ingress).http(), format!("{app}.localhost"));
     hosts.host(ingress).inside(|| Load::start_clients(address, &host, "/", 4, Duration::from_millis(10)))
 }
