@@ -4,6 +4,12 @@ use rung_sim::{Wiring, run};
 
 /// How many stories a normal test run tells.
 const SEEDS: u64 = 400;
+/// And one with `--long`.
+const SEEDS_LONG: u64 = 10_000;
+
+fn usual() -> u64 {
+    if std::env::var_os("RUNG_TEST_LONG").is_some() { SEEDS_LONG } else { SEEDS }
+}
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -14,7 +20,7 @@ fn number(name: &str) -> Option<u64> {
 fn the_invariants_hold_in_every_story() {
     let seeds: Vec<u64> = match number("RUNG_SIM_SEED") {
         Some(seed) => vec![seed],
-        None => (0..number("RUNG_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
+        None => (0..number("RUNG_SIM_SEEDS").unwrap_or_else(usual)).collect(),
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let told = std::thread::scope(|scope| {

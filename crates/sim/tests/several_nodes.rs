@@ -7,8 +7,14 @@ use rung_sim::cluster::{Mistake, Summary, run};
 
 /// How many stories a normal test run tells.
 const SEEDS: u64 = 80;
+/// And one with `--long`.
+const SEEDS_LONG: u64 = 10_000;
 /// A mistake that so many stories do not show would not be found in time.
 const FOUND_WITHIN: u64 = 200;
+
+fn usual() -> u64 {
+    if std::env::var_os("RUNG_TEST_LONG").is_some() { SEEDS_LONG } else { SEEDS }
+}
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -48,7 +54,7 @@ fn the_invariants_hold_in_every_story() {
         println!("{:?}", run(seed, Mistake::None).unwrap_or_else(|failure| panic!("{failure}")));
         return;
     }
-    let seeds = number("RUNG_SIM_SEEDS").unwrap_or(SEEDS);
+    let seeds = number("RUNG_SIM_SEEDS").unwrap_or_else(usual);
     let (all, failures) = tell(seeds);
     let many = failures.len();
     assert!(failures.is_empty(), "{many} of {seeds} stories failed:\n{}", failures.join("\n"));
