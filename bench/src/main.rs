@@ -3,14 +3,15 @@
 //! `first-rung` measures what the first rung promises (see `bench/RESULTS.md` for the last run) beside Docker Swarm.
 //! The application is this very program (`rung-bench serve`): it starts in about a millisecond, so that what is
 //! measured is the platform. `ingress` measures what a request costs in the ingress, beside other proxies. `releases`
-//! measures going back, canaries that are taken back, and jobs on time. `cluster` loses machines of network namespaces. `scale` is
-//! about two million instances. Rounds are interleaved, medians are shown with
+//! measures going back, canaries that are taken back, and jobs on time. `cluster` loses machines of network
+//! namespaces, beside Docker Swarm. `scale` is about two million instances. Rounds are interleaved, medians are shown with
 //! their range, and what could not be measured is named.
 
 mod canary;
 mod cluster;
 mod containers;
 mod deploys;
+mod docker;
 mod ingress;
 mod loss;
 mod machine;
@@ -27,7 +28,7 @@ mod table;
 mod timed;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use rung_e2e::{Rung, Start};
@@ -35,6 +36,10 @@ use rung_e2e::{Rung, Start};
 use crate::payload::Payload;
 use crate::swarm::Swarm;
 use crate::table::{Row, Table};
+
+/// A manager's loss costs Swarm the most of all that is waited for: about a minute.
+const PATIENCE: Duration = Duration::from_secs(180);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Parser)]
 #[command(name = "rung-bench")]
@@ -138,4 +143,16 @@ fn milliseconds(what: &str, aim: &str, rung: &[Duration], peer: &[Duration]) -> 
 
 fn seconds(durations: &[Duration]) -> Vec<f64> {
     durations.iter().map(Duration::as_secs_f64).collect()
+}
+
+/// Looks until `probe` finds something; an error ends it.
+fn until<T>(what: &str, mut probe: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe()? {
+            return Ok(found);
+        }
+        anyhow::ensure!(Instant::now() < deadline, "waited {} s in vain until {what}", PATIENCE.as_secs());
+        std::thread::sleep(LOOK_EVERY);
+    }
 }

@@ -11,12 +11,35 @@ use rung_e2e::{eventually, http};
 /// A hundred a second.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// A request that was answered with 200, or not.
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered with 200 where it was asked first.
+    First,
+    /// That failed; it was answered with 200 by the second one.
+    Second,
+    Failed,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
     pub due: Instant,
     pub ended: Instant,
-    pub is_good: bool,
+    pub outcome: Outcome,
+}
+
+impl Asked {
+    pub fn is_good(&self) -> bool {
+        self.outcome == Outcome::First
+    }
+}
+
+/// Who is asked, for each request anew.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking {
+    pub first: SocketAddr,
+    /// Somebody on another machine, for when the first one fails.
+    pub second: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -27,19 +50,27 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// From the network of the thread that calls.
-    pub fn start(address: SocketAddr, host: String) -> Self {
+    /// To one address, from the network of the thread that calls.
+    pub fn start(address: SocketAddr, host: &str) -> Self {
+        Self::by_turns(host, move |_| Some(Asking { first: address, second: None }))
+    }
+
+    /// The same to whom `choose` names for a request, by its number. Where it names nobody, the request fails.
+    pub fn by_turns(host: &str, choose: impl Fn(usize) -> Option<Asking> + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (stopped, list) = (stop.clone(), asked.clone());
+        let (stopped, list, host) = (stop.clone(), asked.clone(), host.to_owned());
         let pacer = std::thread::spawn(move || {
             let mut due = Instant::now();
             let mut waiting: Vec<JoinHandle<()>> = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
-                let (host, list) = (host.clone(), list.clone());
+            for number in 0.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let (host, list, asking) = (host.clone(), list.clone(), choose(number));
                 waiting.push(std::thread::spawn(move || {
-                    let is_good = http::get(address, &host, "/").is_ok_and(|answer| answer.status == 200);
-                    let asked = Asked { due, ended: Instant::now(), is_good };
+                    let outcome = asking.map_or(Outcome::Failed, |asking| ask(asking, &host));
+                    let asked = Asked { due, ended: Instant::now(), outcome };
                     list.lock().expect("nobody panics while holding it").push(asked);
                 }));
                 waiting.retain(|request| !request.is_finished());
@@ -61,7 +92,7 @@ impl Stream {
     pub fn wait_for(&self, count: usize, since: Instant) {
         eventually(&format!("{count} requests of the stream are answered"), || {
             let asked = self.so_far();
-            let good = asked.iter().filter(|asked| asked.is_good && asked.due >= since).count();
+            let good = asked.iter().filter(|asked| asked.is_good() && asked.due >= since).count();
             if good >= count { Ok(()) } else { Err(format!("{good} of {}", asked.len())) }
         });
     }
@@ -71,5 +102,16 @@ impl Stream {
         self.stop.store(true, Ordering::Relaxed);
         self.pacer.join().expect("the stream panicked");
         std::mem::take(&mut *self.asked.lock().expect("nobody panics while holding it"))
+    }
+}
+
+fn ask(asking: Asking, host: &str) -> Outcome {
+    let answers = |address| http::get(address, host, "/").is_ok_and(|answer| answer.status == 200);
+    if answers(asking.first) {
+        Outcome::First
+    } else if asking.second.is_some_and(answers) {
+        Outcome::Second
+    } else {
+        Outcome::Failed
     }
 }

@@ -3,24 +3,24 @@
 //! Where the kernel has no IPVS, Swarm's routing mesh does not work; its tasks are published on ports of the host
 //! then, and asked there one by one. So what is measured of Swarm has no balancer in it, which is to its advantage.
 
-use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use rung_e2e::process::{self, Life};
 use rung_e2e::{eventually, http};
 use tempfile::TempDir;
 
+use crate::docker::{self, Engine};
 use crate::payload::Payload;
 
 const PLATFORM: [&str; 5] = ["dockerd", "containerd", "containerd-shim", "docker-proxy", "runc"];
 
 #[derive(Debug)]
 pub struct Swarm {
+    engine: Engine,
     directory: TempDir,
     daemon: Child,
 }
@@ -34,9 +34,7 @@ struct Task {
 
 impl Swarm {
     pub fn start() -> anyhow::Result<Self> {
-        let program =
-            ["/usr/sbin/dockerd", "/usr/bin/dockerd"].into_iter().find(|path| Path::new(path).exists());
-        let program = program.context("there is no dockerd: `apt-get install docker.io` brings it")?;
+        let program = docker::daemon()?;
         let directory = tempfile::Builder::new().prefix("rung-bench-docker-").tempdir()?;
         let at = |name: &str| directory.path().join(name);
         let log = std::fs::File::create(at("log"))?;
@@ -50,67 +48,25 @@ impl Swarm {
             .arg(at("pid"));
         command.arg("-H").arg(format!("unix://{}", at("sock").display()));
         let daemon = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let swarm = Self { directory, daemon };
+        let swarm = Self { engine: Engine::at(at("sock")), directory, daemon };
         eventually("dockerd answers", || {
-            swarm.engine("/v1.41/info").map(|_| ()).map_err(|error| format!("{error:#}"))
+            swarm.engine.get("/v1.41/info").map(|_| ()).map_err(|error| format!("{error:#}"))
         });
-        swarm
-            .docker(&["swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1:0"])
-            .or_else(|_| {
-                swarm.docker(&[
-                    "swarm",
-                    "init",
-                    "--advertise-addr",
-                    "127.0.0.1",
-                    "--listen-addr",
-                    "127.0.0.1:2377",
-                ])
-            })?;
+        let init = |listen: &str| {
+            let arguments = ["swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", listen];
+            swarm.engine.docker(&arguments)
+        };
+        init("127.0.0.1:0").or_else(|_| init("127.0.0.1:2377"))?;
         swarm.import_base()?;
         Ok(swarm)
     }
 
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("sock")
-    }
-
-    fn docker(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let mut command = Command::new("/usr/bin/docker");
-        command.arg("-H").arg(format!("unix://{}", self.socket().display())).args(arguments);
-        let output = command.stdin(Stdio::null()).output().context("starting docker")?;
-        if !output.status.success() {
-            bail!("docker {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// A question to the Engine's API, without the CLI's own start.
-    fn engine(&self, path: &str) -> anyhow::Result<serde_json::Value> {
-        let mut stream = UnixStream::connect(self.socket())?;
-        // HTTP/1.0: the answer is plain, and ends with the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
-        anyhow::ensure!(head.contains(" 200 "), "{path}: {head}");
-        Ok(serde_json::from_str(body)?)
-    }
-
-    /// An image of what the application needs to run: the C library and its loader.
+    /// An image of what the application needs to run.
     fn import_base(&self) -> anyhow::Result<()> {
-        let tree = self.directory.path().join("base");
-        let listed = Command::new("ldd").arg(std::env::current_exe()?).output().context("starting ldd")?;
-        for word in
-            String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|word| word.starts_with('/'))
-        {
-            let target = tree.join(word.trim_start_matches('/'));
-            std::fs::create_dir_all(target.parent().expect("a library lies in a directory"))?;
-            std::fs::copy(word, target)?;
-        }
-        let archive = self.directory.path().join("base.tar");
-        let packed = Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&archive).arg(".").status()?;
-        anyhow::ensure!(packed.success(), "tar failed");
-        self.docker(&["import", archive.to_str().context("a name in UTF-8")?, "base:1"])?;
+        let (tree, archive) = (self.directory.path().join("base"), self.directory.path().join("base.tar"));
+        docker::put_libraries(&tree)?;
+        docker::pack(&tree, &archive)?;
+        self.engine.docker(&["import", archive.to_str().context("a name in UTF-8")?, "base:1"])?;
         Ok(())
     }
 
@@ -123,7 +79,7 @@ impl Swarm {
         )?;
         let file = dockerfile.to_str().context("a name in UTF-8")?;
         let context = app.directory().to_str().context("a name in UTF-8")?;
-        self.docker(&["build", "-q", "-f", file, "-t", &image, context])?;
+        self.engine.docker(&["build", "-q", "-f", file, "-t", &image, context])?;
         Ok(image)
     }
 
@@ -142,13 +98,13 @@ impl Swarm {
             "0s",
             &image,
         ]);
-        self.docker(&arguments)?;
+        self.engine.docker(&arguments)?;
         self.wait_for(service, replicas, &app.spelled());
         Ok(())
     }
 
     fn tasks(&self, service: &str) -> anyhow::Result<Vec<Task>> {
-        let listed = self.engine("/v1.41/containers/json")?;
+        let listed = self.engine.get("/v1.41/containers/json")?;
         let mut tasks = Vec::new();
         for container in listed.as_array().into_iter().flatten() {
             if container["Labels"]["com.docker.swarm.service.name"].as_str() != Some(service) {
@@ -189,10 +145,8 @@ impl Swarm {
         let began = Instant::now();
         let image = self.build(app)?;
         let built = Instant::now();
-        let mut update = Command::new("/usr/bin/docker");
-        update.arg("-H").arg(format!("unix://{}", self.socket().display()));
-        update.args(["service", "update", "-q", "--image", &image, "pair"]);
-        let mut update = update.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let mut update = self.engine.command(&["service", "update", "-q", "--image", &image, "pair"]);
+        let mut update = update.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let served = self.wait_for("pair", 2, &app.spelled());
         anyhow::ensure!(update.wait()?.success(), "docker service update failed");
         Ok((built - began, served - built))
@@ -207,7 +161,7 @@ impl Swarm {
                 n => Err(format!("{n} tasks")),
             }
         });
-        let inspected = self.engine(&format!("/v1.41/containers/{}/json", victim.container))?;
+        let inspected = self.engine.get(&format!("/v1.41/containers/{}/json", victim.container))?;
         let pid =
             inspected["State"]["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("no pid")?;
         let began = Instant::now();
@@ -239,9 +193,9 @@ impl Drop for Swarm {
     fn drop(&mut self) {
         for name in ["pair", "solo"] {
             // What was never made can't be removed.
-            let _ = self.docker(&["service", "rm", name]);
+            let _ = self.engine.docker(&["service", "rm", name]);
         }
-        let _ = self.docker(&["swarm", "leave", "--force"]);
+        let _ = self.engine.docker(&["swarm", "leave", "--force"]);
         process::signal(self.daemon.id(), libc::SIGTERM);
         let _ = self.daemon.wait();
         for life in self.processes() {

@@ -75,6 +75,11 @@ impl Table {
         Self { peer: None, rows: Vec::new(), notes }
     }
 
+    /// Of Rung, and of Docker Swarm where it can be had.
+    pub fn beside_swarm(notes: Vec<String>) -> Self {
+        Self { peer: Some("Docker Swarm"), ..Self::with_notes(notes) }
+    }
+
     pub fn push(&mut self, row: Row) {
         println!("{}: {} | {} | {}", row.what, row.rung, row.peer, row.ratio);
         self.rows.push(row);

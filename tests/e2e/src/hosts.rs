@@ -20,6 +20,7 @@ use rung_model::observed::InstanceState;
 use tempfile::TempDir;
 
 use crate::binary::rung_binary;
+use crate::cgroups::Cgroups;
 use crate::ending;
 use crate::http;
 use crate::process;
@@ -385,8 +386,10 @@ impl Host {
     /// Ends whatever has to do with this machine, without a word.
     fn end_everything(&mut self) {
         let deadline = Instant::now() + TEARDOWN;
+        let mut cgroups = Cgroups::default();
         loop {
             let left = process::concerned_with(self.own.path());
+            left.iter().for_each(|life| cgroups.note(life.pid));
             if left.is_empty() || Instant::now() >= deadline {
                 break;
             }
@@ -402,6 +405,7 @@ impl Host {
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
+        cgroups.remove();
     }
 }
 
