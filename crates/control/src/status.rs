@@ -302,9 +302,13 @@ fn on_lost_nodes(reconcile: &Reconcile, app: &AppName) -> Vec<String> {
         (node, here.count())
     });
     let told = counted.filter(|(_, count)| *count > 0).map(|(node, count)| {
+        let theirs = match count {
+            1 => "its instance of the app is".to_owned(),
+            count => format!("its {count} instances of the app are"),
+        };
         format!(
-            "node {node} was not heard of for a while: its {count} instances of the app are started elsewhere (if it is \
-             off for good: `rung node remove {node}`)"
+            "node {node} was not heard of for a while: {theirs} started elsewhere (if it is off for good: `rung node remove \
+             {node}`)"
         )
     });
     told.collect()

@@ -63,7 +63,11 @@ async fn member(data: &Data, trust: &TrustDirectory, args: &JoinArgs) -> anyhow:
         (Some(kept), None, _) => Ok(kept),
         (Some(kept), Some(_), _) => {
             let message = format!("this data directory belongs to {} ({}) already", kept.node, kept.role);
-            let hint = "start it again with `rung join` alone, or join with another --data DIR";
+            let hint = format!(
+                "start it again with `rung join` alone, or join with another --data DIR; when it was taken out of its cluster, \
+                 remove {} and join",
+                trust.path().display()
+            );
             Err(Hinted::failed(message, hint).into())
         }
         (None, Some(server), Some(token)) => {

@@ -7,11 +7,11 @@ use anyhow::Context;
 use jiff::Timestamp;
 use rung_api::join::{JoinRequest, JoinToken};
 use rung_api::seal::write_private;
-use rung_api::{Address, Client, Tls};
+use rung_api::{Address, Client, ClientError, Tls};
 use rung_cli::edge::Hinted;
 use rung_control::quorum;
 use rung_model::{NodeId, NodeRole};
-use rung_trust::{Belief, Identity, TrustDirectory, client_config, renew_after};
+use rung_trust::{Belief, Explained, Identity, TrustDirectory, client_config, renew_after};
 
 const FILE: &str = "cluster.json";
 /// When no server could renew it; then again and again, for hours if need be.
@@ -26,6 +26,30 @@ pub struct Membership {
     pub servers: Vec<String>,
     pub certified: Timestamp,
     pub life_ms: u64,
+}
+
+/// Says what can be done about it by whoever joins: what a person may do who asks a server something is other.
+fn not_joined(error: ClientError, node: &NodeId) -> anyhow::Error {
+    let hint = match &error {
+        ClientError::Connect { .. } => {
+            "is it running, and does it listen for other machines (`rung up --api 0.0.0.0:7864`)?".into()
+        }
+        ClientError::Untrusted { why: Explained::Clock, .. } => {
+            let now = Timestamp::now();
+            format!("this machine's clock shows {now}: set the one that is wrong, and join again; the token was not used")
+        }
+        ClientError::Untrusted { why: Explained::NoTls, .. } => {
+            "give the address and port of the API: `rung node token` prints it with the token".into()
+        }
+        ClientError::Untrusted { .. } => {
+            "nothing was sent there; if the address is right, the token is of another cluster or was changed: make another one \
+             with `rung node token` on a server"
+                .into()
+        }
+        _ => return anyhow::Error::from(error).context(format!("joining as {node}")),
+    };
+    let message = format!("joining as {node}: {:#}", anyhow::Error::from(error));
+    Hinted::failed(message, hint).into()
 }
 
 impl Membership {
@@ -59,10 +83,11 @@ impl Membership {
         token: &JoinToken,
         node: NodeId,
     ) -> anyhow::Result<Self> {
-        let address = match server.parse::<Address>()? {
-            Address::Tcp(authority) | Address::Tls(authority) => Address::Tls(authority),
-            Address::Unix(_) => {
-                return Err(Hinted::usage("a server is joined by its address", "like 10.0.0.1:7864").into());
+        let address = match server.parse::<Address>() {
+            Ok(Address::Tcp(authority) | Address::Tls(authority)) => Address::Tls(authority),
+            Ok(Address::Unix(_)) | Err(_) => {
+                let message = format!("{server:?} is not the address of a server");
+                return Err(Hinted::usage(message, "write it with its port, like 10.0.0.1:7864").into());
             }
         };
         let key = trust.ensure_key()?.public();
@@ -77,7 +102,7 @@ impl Membership {
             key: key.to_hex(),
             clock: certified,
         };
-        let answer = client.join(&request).await.with_context(|| format!("joining as {node}"))?;
+        let answer = client.join(&request).await.map_err(|error| not_joined(error, &node))?;
         trust.keep(&answer.certificate, &answer.authority)?;
         let mut servers = answer.servers;
         if servers.is_empty() {

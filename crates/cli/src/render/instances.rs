@@ -31,11 +31,27 @@ fn standing(instance: &InstanceStatus) -> (&'static str, Mood, Option<String>) {
     (word, mood, instance.reason.clone())
 }
 
-pub fn render(instances: &[InstanceStatus], paint: Paint, clock: &Clock) -> String {
+/// Whether it is told where instances are: on one machine alone they are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Shown,
+    Known,
+}
+
+impl Place {
+    /// `nodes`: how many the cluster has, as far as that is known.
+    pub fn of(instances: &[InstanceStatus], nodes: usize) -> Self {
+        let on_several = instances.windows(2).any(|pair| pair[0].node != pair[1].node);
+        if nodes > 1 || on_several { Self::Shown } else { Self::Known }
+    }
+}
+
+pub fn render(instances: &[InstanceStatus], place: Place, paint: Paint, clock: &Clock) -> String {
     if instances.is_empty() {
         return "no instances".to_owned();
     }
-    let headings = ["INSTANCE", "RELEASE", "STATE", "SINCE", "REQUESTS", "ADDRESS", "PID", "RESTARTS", "WHY"];
+    let headings =
+        ["INSTANCE", "NODE", "RELEASE", "STATE", "SINCE", "REQUESTS", "ADDRESS", "PID", "RESTARTS", "WHY"];
     let rows: Vec<_> = instances
         .iter()
         .map(|instance| {
@@ -43,6 +59,7 @@ pub fn render(instances: &[InstanceStatus], paint: Paint, clock: &Clock) -> Stri
             let optional = |value: Option<String>| cell(value.unwrap_or_default());
             vec![
                 cell(&instance.id),
+                optional((place == Place::Shown).then(|| instance.node.to_string())),
                 cell(instance.release),
                 colored(word, mood),
                 cell(clock.since(instance.since)),

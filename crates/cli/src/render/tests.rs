@@ -171,7 +171,25 @@ fn instances_are_listed_with_what_is_wrong() {
         INSTANCE     RELEASE  STATE          SINCE      REQUESTS  ADDRESS          PID   RESTARTS  WHY
         shop-web-a7  v7       healthy        3 min ago  yes       127.0.0.1:20001  4711
         shop-web-a8  v7       crash looping  42 s ago             127.0.0.1:20001        5         exited with code 1"#]]
-    .assert_eq(&instances::render(&all, Paint::Plain, &clock()));
+    .assert_eq(&instances::render(&all, instances::Place::Known, Paint::Plain, &clock()));
+}
+
+#[test]
+fn where_instances_are_is_told_when_there_are_several_machines() {
+    let mut all = [instance("shop-web-a7", InstanceState::Healthy)];
+    assert_eq!(instances::Place::of(&all, 1), instances::Place::Known);
+    assert_eq!(
+        instances::Place::of(&all, 3),
+        instances::Place::Shown,
+        "one instance, and three machines that it may be on"
+    );
+    all[0].node = NodeId::new("web-2").unwrap();
+    let elsewhere = [all[0].clone(), instance("shop-web-a8", InstanceState::Healthy)];
+    assert_eq!(instances::Place::of(&elsewhere, 0), instances::Place::Shown, "whoever may not see the nodes");
+    expect![[r#"
+        INSTANCE     NODE   RELEASE  STATE    SINCE      REQUESTS  ADDRESS          PID
+        shop-web-a7  web-2  v7       healthy  3 min ago  yes       127.0.0.1:20001  4711"#]]
+    .assert_eq(&instances::render(&all, instances::Place::Shown, Paint::Plain, &clock()));
 }
 
 #[test]
@@ -472,9 +490,18 @@ fn log_lines_and_events_say_when_and_who() {
 
 #[test]
 fn colours_go_around_words_and_columns_still_line_up() {
-    let colored =
-        instances::render(&[instance("shop-web-a7", InstanceState::Healthy)], Paint::Color, &clock());
-    let plain = instances::render(&[instance("shop-web-a7", InstanceState::Healthy)], Paint::Plain, &clock());
+    let colored = instances::render(
+        &[instance("shop-web-a7", InstanceState::Healthy)],
+        instances::Place::Known,
+        Paint::Color,
+        &clock(),
+    );
+    let plain = instances::render(
+        &[instance("shop-web-a7", InstanceState::Healthy)],
+        instances::Place::Known,
+        Paint::Plain,
+        &clock(),
+    );
     assert!(colored.contains("\u{1b}[32mhealthy\u{1b}[0m"), "{colored:?}");
     assert_eq!(console::strip_ansi_codes(&colored), plain);
 }

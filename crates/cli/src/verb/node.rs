@@ -103,6 +103,9 @@ async fn drain(
                 .line(&format!("{node} runs nothing any more; `rung node remove {node}` takes it out"))?;
             return Ok(Exit::Done);
         }
+        if listing.state == NodeState::Lost {
+            return Err(lost(&node).into());
+        }
         let now = progress(listing);
         if now != said {
             session.screen.line(&now)?;
@@ -110,6 +113,18 @@ async fn drain(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Nothing leaves a node that is not there: whoever waits for that waits for ever.
+fn lost(node: &NodeId) -> Hinted {
+    let message = format!(
+        "{node} was not heard of for a while: what can run elsewhere is started there, and nothing is drained"
+    );
+    let hint = format!(
+        "`rung node remove {node}` when it is off for good; when it comes back it takes no instances until `rung node drain \
+         {node} --undo`"
+    );
+    Hinted::failed(message, hint)
 }
 
 fn progress(listing: &NodeListing) -> String {

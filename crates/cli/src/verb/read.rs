@@ -66,8 +66,11 @@ pub async fn ps(session: &mut Session<'_>) -> anyhow::Result<Exit> {
     let instances: Vec<InstanceStatus> =
         status.services.into_iter().flat_map(|service| service.instances).collect();
     let runs = session.client.runs(&app).await.with_context(|| format!("listing the runs of {app}"))?;
+    // Who may not see the nodes is told where instances are when they are on several.
+    let nodes = session.client.nodes().await.map_or(0, |nodes| nodes.len());
+    let place = render::instances::Place::of(&instances, nodes);
     session.screen.show(&instances, |all, paint, clock| {
-        let mut text = render::instances::render(all, paint, clock);
+        let mut text = render::instances::render(all, place, paint, clock);
         if !runs.is_empty() {
             text = format!("{text}\n\n{}", render::runs::render(&runs, paint, clock));
         }

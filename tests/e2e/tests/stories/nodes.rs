@@ -70,6 +70,8 @@ fn what_ran_on_a_machine_that_lost_its_power_runs_elsewhere_within_fifteen_secon
         if said.out.contains("lost") { Ok(()) } else { Err(said.out) }
     });
     load.wait_for(100);
+    let drain = server.cli(&["node", "drain", "host-3"]).ends_with(1);
+    drain.mentions("was not heard of").mentions("rung node remove host-3");
     let tally = load.stop();
     // Requests that were on their way to it may fail; those after may not.
     assert!(tally.lost() <= 8, "{:?}\n{}", tally.outcomes, tally.troubles.join("\n"));
@@ -83,11 +85,11 @@ fn tokens_work_once_for_their_role_and_a_removed_node_is_refused() {
     let said = server.cli(&["node", "token", "--json"]).succeeds();
     let token = said.json::<serde_json::Value>()["token"].as_str().expect("it is a text").to_owned();
     let stranger = hosts.host(2);
-    let try_join = |token: &str, name: &str| {
+    let try_join_at = |server: &str, token: &str, name: &str| {
         let data = stranger.data().with_file_name(format!("other-{name}"));
         stranger.cli(&[
             "join",
-            "10.0.0.1:7864",
+            server,
             token,
             "--name",
             name,
@@ -95,6 +97,7 @@ fn tokens_work_once_for_their_role_and_a_removed_node_is_refused() {
             data.to_str().expect("temporary directories have names in UTF-8"),
         ])
     };
+    let try_join = |token: &str, name: &str| try_join_at("10.0.0.1:7864", token, name);
     try_join("worker.nonsense", "a").ends_with(2).mentions("no join token");
     let mut words: Vec<String> = token.split('.').map(str::to_owned).collect();
     words[0] = "ingress".into();
@@ -103,7 +106,14 @@ fn tokens_work_once_for_their_role_and_a_removed_node_is_refused() {
     let digits = words[3].clone();
     words[3] =
         if digits.starts_with('0') { digits.replacen('0', "1", 1) } else { format!("0{}", &digits[1..]) };
-    try_join(&words.join("."), "c").ends_with(1).mentions("not the cluster");
+    try_join(&words.join("."), "c")
+        .ends_with(1)
+        .mentions("not the cluster")
+        .mentions("nothing was sent there")
+        .mentions("rung node token");
+    try_join_at("10.0.0.1", &token, "d").ends_with(2).mentions("with its port, like 10.0.0.1:7864");
+    try_join_at("10.0.0.1:8080", &token, "e").ends_with(1).mentions("the address and port of the API");
+    try_join_at("10.0.0.1:9", &token, "f").ends_with(1).mentions("rung up --api 0.0.0.0:7864");
     try_join(&token, "host-2").ends_with(1).mentions("host-2 is taken");
     hosts.host_mut(2).kill_9();
     hosts.host(1).cli(&["node", "remove", "host-2", "--force"]).succeeds();
@@ -116,6 +126,12 @@ fn tokens_work_once_for_their_role_and_a_removed_node_is_refused() {
     assert!(began.elapsed() < Duration::from_secs(30), "it took {:?}", began.elapsed());
     let nodes = hosts.host(1).nodes();
     assert_eq!(nodes.len(), 1, "{nodes:?}");
+    hosts.host_mut(2).kill_9();
+    let trust = hosts.host(2).data().join("trust");
+    let again = hosts.host(2).cli(&["join", "10.0.0.1:7864", &token]).ends_with(1);
+    again.mentions("when it was taken out of its cluster").mentions(&trust.display().to_string());
+    std::fs::remove_dir_all(trust).expect("removing what the hint names");
+    hosts.join(2, "worker");
 }
 
 #[test]
