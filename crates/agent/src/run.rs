@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rung_api::Client;
+use rung_api::seal::KeyError;
 use rung_model::app::Destroying;
 use rung_model::node::ContainerEngine;
 use rung_model::{AppName, Labels, NodeId, Observed};
@@ -92,6 +93,20 @@ pub enum AgentError {
     Ledger(#[from] LedgerError),
     #[error("serving the agent's API at {path}")]
     Socket { path: String, source: io::Error },
+}
+
+impl AgentError {
+    /// For people, where there is one that the message does not say.
+    pub fn way_out(&self) -> Option<&'static str> {
+        match self {
+            Self::Data { .. }
+            | Self::Ledger(LedgerError::Write { .. } | LedgerError::Key(KeyError::Io { .. })) => Some(
+                "make room on that disk, or let the user that rung runs as write there, then start rung again; what it \
+                 can't write down it does not start, and instances that run go on",
+            ),
+            Self::Ledger(_) | Self::Socket { .. } => None,
+        }
+    }
 }
 
 /// How other machines reach this node.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
-use rung_agent::{AgentConfig, Outside, Shutdown};
+use rung_agent::{AgentConfig, AgentError, Outside, Shutdown};
 
 use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
@@ -145,7 +145,7 @@ impl Node {
                     porter: Some(Porter::of(data)),
                 };
                 Some(tokio::spawn(async move {
-                    rung_agent::run(config, Some(outside), stopping).await.map_err(anyhow::Error::from)
+                    rung_agent::run(config, Some(outside), stopping).await.map_err(agent_ended)
                 }))
             }
             _ => None,
@@ -183,6 +183,16 @@ impl Node {
         self.stop_ingress.send_replace(true);
         let _ = told_when_slow("requests in flight, half a minute at most", self.ingress).await;
         Ok(())
+    }
+}
+
+/// An agent that can't go on, with the way out.
+pub fn agent_ended(error: AgentError) -> anyhow::Error {
+    let way_out = error.way_out();
+    let error = anyhow::Error::from(error);
+    match way_out {
+        Some(way_out) => Hinted::failed(format!("the agent can't begin: {error:#}"), way_out).into(),
+        None => error,
     }
 }
 

@@ -239,7 +239,7 @@ impl Platform {
             porter: Some(Porter::of(data)),
         };
         let agent = tokio::spawn(async move {
-            rung_agent::run(config, outside, stopping).await.map_err(anyhow::Error::from)
+            rung_agent::run(config, outside, stopping).await.map_err(join::agent_ended)
         });
         let file = ServerFile {
             api: shown_api(api, ca),

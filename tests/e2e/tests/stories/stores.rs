@@ -51,6 +51,20 @@ fn a_damaged_store_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn an_agent_that_cannot_write_its_ledger_says_which_file_and_the_way_out() {
+    let mut rung = stopped("unwritten");
+    // What it writes first, before it takes the ledger's place.
+    let beside = rung.data().join("node/ledger.tmp");
+    std::fs::create_dir(&beside).expect("something in its way");
+    let said = rung.up_in_vain(&[]).ends_with(1).mentions("ledger.json").mentions("make room on that disk");
+    assert!(!said.everything().contains("panicked"), "{}", said.everything());
+    std::fs::remove_dir(&beside).expect("it was made just now");
+    rung.up(None, &[]);
+    rung.wait_until_settled("unwritten", "web", 1);
+    assert!(rung.page("unwritten", "/").contains("version 1 "));
+}
+
+#[test]
 fn a_store_that_is_no_store_or_cut_off_is_refused() {
     let rung = stopped("foreign");
     let store = rung.data().join("store.db");
