@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
+use rung_model::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Code;
@@ -90,6 +91,46 @@ pub enum Act {
     Shortened { first: u64 },
 }
 
+/// What is known of the trail of one server. `GET /v1/audit/servers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ServerTrail {
+    pub server: NodeId,
+    #[schema(value_type = String, format = DateTime)]
+    pub joined: Timestamp,
+    pub standing: Standing,
+    /// The newest ones, oldest first: of the server itself where it has answered, else of the longest copy.
+    pub records: Vec<AuditRecord>,
+    /// Up to where the server that was asked has a copy; of its own it has none.
+    pub copied: Option<Head>,
+    /// Why that goes on no more.
+    pub trouble: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Standing {
+    Answered,
+    /// It could not be asked.
+    Silent {
+        why: String,
+    },
+    /// It is no server of this cluster any more.
+    Gone,
+}
+
+/// A trail that a server has: its own, or a copy of another one's. Between servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct KeptTrail {
+    pub server: NodeId,
+    /// Tells a server from an earlier one of its name.
+    #[schema(value_type = String, format = DateTime)]
+    pub joined: Timestamp,
+    pub records: Vec<AuditRecord>,
+    pub head: Option<Head>,
+    #[serde(default)]
+    pub trouble: Option<String>,
+}
+
 /// The last record that somebody has seen: with it, whoever cuts the end off shows, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Head {
@@ -134,9 +175,9 @@ pub enum Broken {
 }
 
 /// Checks records in order, however many there are.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Verifier {
-    seen: Option<Head>,
+    seen: Vec<Head>,
     first: Option<u64>,
     last: Option<Head>,
     /// Where the newest word about it says that the trail begins.
@@ -144,9 +185,19 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// `seen`: a record that must be there.
-    pub fn new(seen: Option<Head>) -> Self {
-        Self { seen, first: None, last: None, begins: 1 }
+    /// `seen`: records that must be there.
+    pub fn new(seen: impl IntoIterator<Item = Head>) -> Self {
+        Self { seen: seen.into_iter().collect(), first: None, last: None, begins: 1 }
+    }
+
+    /// Goes on behind a record that was checked before.
+    pub fn behind(last: Option<Head>) -> Self {
+        Self { first: last.as_ref().map(|last| last.sequence), last, ..Self::new([]) }
+    }
+
+    /// The last record that was checked.
+    pub fn last(&self) -> Option<&Head> {
+        self.last.as_ref()
     }
 
     /// # Errors
@@ -173,7 +224,7 @@ impl Verifier {
             self.begins = first;
         }
         let head = Head { sequence, hash: record.hash.clone() };
-        if self.seen.as_ref().is_some_and(|seen| seen.sequence == sequence && seen.hash != head.hash) {
+        if self.seen.iter().any(|seen| seen.sequence == sequence && seen.hash != head.hash) {
             return Err(Broken::Replaced(head));
         }
         self.last = Some(head);
@@ -186,7 +237,7 @@ impl Verifier {
     /// Something is missing at the beginning or at the end.
     pub fn end(self) -> Result<Option<(u64, Head)>, Broken> {
         let found = self.last.as_ref().map_or(0, |last| last.sequence);
-        if let Some(wanted) = self.seen.filter(|seen| seen.sequence > found) {
+        if let Some(wanted) = self.seen.into_iter().find(|seen| seen.sequence > found) {
             return Err(Broken::End { wanted, found });
         }
         match self.first {

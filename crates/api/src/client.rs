@@ -37,6 +37,7 @@ use rung_model::{
     AppName, Deployment, DeploymentNumber, Digest, JobName, NodeId, NodeRole, ReleaseNumber, Run, RunId,
 };
 
+pub use self::access::AuditOf;
 use self::silence::{Asked, Who, connect_tcp, in_time};
 use crate::error::{Code, ErrorBody};
 use crate::paths;

@@ -51,6 +51,7 @@ pub const ROTATE_KEY: &str = "/v1/secrets/rotate-key";
 pub const TOKENS: &str = "/v1/tokens";
 pub const TOKEN: &str = "/v1/tokens/{token}";
 pub const AUDIT: &str = "/v1/audit";
+pub const AUDIT_SERVERS: &str = "/v1/audit/servers";
 pub const WHOAMI: &str = "/v1/whoami";
 pub const CERTIFICATES: &str = "/v1/certificates";
 pub const CERTIFICATE_ACCOUNT: &str = "/v1/certificates/account";
@@ -95,6 +96,10 @@ pub const PROXY_CERTIFICATE: &str = "/v1/proxies/{proxy}/certificates/{host}";
 
 // For other servers.
 pub const TALLIES: &str = "/v1/tallies";
+pub const OWN_AUDIT: &str = "/v1/own/audit";
+pub const KEPT_AUDITS: &str = "/v1/own/audits";
+pub const OWN_ARTIFACTS: &str = "/v1/own/artifacts";
+pub const OWN_EVENTS: &str = "/v1/own/events";
 pub const SERVER_LIMITS: &str = "/v1/servers/{server}/limits";
 
 // Served by each agent on its own address; the server passes people's requests on to it.

@@ -452,10 +452,33 @@ pub struct EventRecord {
     pub sequence: u64,
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
+    /// Of several servers the one that it happened at; `None`: all of them see it in the state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<NodeId>,
+    /// Which one of that server's it is, where this server has heard it from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence_there: Option<u64>,
     pub app: Option<AppName>,
     /// Stable: `deployment_started`, `instance_exited`, `ingress_restarted`…
     pub kind: String,
     pub message: String,
+}
+
+/// What happened at a server, for the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct OwnEvents {
+    pub events: Vec<EventRecord>,
+    /// The sequence of the newest event of all there.
+    pub newest: u64,
+}
+
+/// Where a server keeps artifacts, for the others: they shall be in one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct OwnPlace {
+    /// As it is shown; `None`: on its disk.
+    pub bucket: Option<String>,
+    /// The word that whoever looked last whether all is well has left in the bucket.
+    pub word: Option<String>,
 }
 
 /// `GET /v1/doctor`.

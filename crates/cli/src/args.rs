@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use access::{LoginArgs, TokenCommand, TokenCreateArgs};
-pub use audit::{AuditArgs, AuditCommand};
+pub use audit::{AuditArgs, AuditCommand, Seen};
 pub use certificate::{CertificateCommand, CertificateEnableArgs};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;

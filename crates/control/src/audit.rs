@@ -5,16 +5,23 @@
 //! change that can't be recorded is refused, and one that was made is never left untold because the disk has filled up
 //! meanwhile.
 
+mod copies;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use rung_api::audit::{Act, AuditEntry, AuditRecord, NOTHING_BEFORE};
+use rung_api::audit::{Act, AuditEntry, AuditRecord, Head, KeptTrail, NOTHING_BEFORE};
+use tokio::sync::watch;
+
+pub(crate) use copies::Whose;
+use copies::{Copies, CopyError};
 
 /// A file of the trail is closed at this size; a change takes about 600 bytes.
 const FILE_MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -29,6 +36,10 @@ const ROOM_BYTES: u64 = 128 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Audit {
     trail: Arc<Mutex<Trail>>,
+    /// The sequence of the last record that is durable.
+    last: Arc<watch::Sender<u64>>,
+    /// Of other servers.
+    copies: Copies,
 }
 
 #[derive(Debug)]
@@ -55,29 +66,93 @@ impl Audit {
     }
 
     fn with_limits(directory: &Path, limits: Limits) -> io::Result<Self> {
-        Ok(Self { trail: Arc::new(Mutex::new(Trail::open(directory, limits)?)) })
+        let trail = Trail::open(directory, limits)?;
+        let last = Arc::new(watch::Sender::new(trail.next - 1));
+        let copies = Copies::open(&directory.join("of"))?;
+        Ok(Self { trail: Arc::new(Mutex::new(trail)), last, copies })
     }
 
     /// Writes durably; answers the record's sequence.
     pub async fn append(&self, act: Act) -> io::Result<u64> {
-        let trail = Arc::clone(&self.trail);
-        let written = tokio::task::spawn_blocking(move || {
-            trail.lock().expect("no panic while held").append(act, Timestamp::now())
-        });
-        written.await.expect("writing the trail does not panic")
+        let (trail, last) = (Arc::clone(&self.trail), Arc::clone(&self.last));
+        blocking(move || {
+            let mut trail = trail.lock().expect("no panic while held");
+            let appended = trail.append(act, Timestamp::now());
+            // A file that was begun has said so in a record of its own.
+            last.send_replace(trail.next - 1);
+            appended
+        })
+        .await
     }
 
-    /// Records after a sequence, at most `limit` of them.
+    /// Records after a sequence, at most `limit` of them. What is not durable yet is told to nobody.
     pub async fn after(&self, sequence: u64, limit: usize) -> io::Result<Vec<AuditRecord>> {
-        let directory = self.trail.lock().expect("no panic while held").directory.clone();
-        let read = tokio::task::spawn_blocking(move || read_after(&directory, sequence, limit));
-        read.await.expect("reading the trail does not panic")
+        let (directory, _, last) = self.place();
+        blocking(move || read_after(&directory, sequence, last, limit)).await
+    }
+
+    /// Waits for a record after a sequence, at the latest for `wait`.
+    pub async fn wait_beyond(&self, sequence: u64, wait: Duration) {
+        let mut last = self.last.subscribe();
+        let _ = tokio::time::timeout(wait, last.wait_for(|last| *last > sequence)).await;
     }
 
     /// The sequence of the last record; 0 before the first.
     pub fn last(&self) -> u64 {
-        self.trail.lock().expect("no panic while held").next - 1
+        *self.last.borrow()
     }
+
+    fn place(&self) -> (PathBuf, Option<Head>, u64) {
+        let trail = self.trail.lock().expect("no panic while held");
+        let sequence = trail.next - 1;
+        let head = (sequence > 0).then(|| Head { sequence, hash: trail.previous.clone() });
+        (trail.directory.clone(), head, sequence)
+    }
+
+    /// The newest records of every trail that is here, the own one first.
+    pub async fn tails(&self, own: Whose, count: usize) -> io::Result<Vec<KeptTrail>> {
+        let ((directory, head, last), copies) = (self.place(), self.copies.clone());
+        blocking(move || {
+            let records = read_after(&directory, last.saturating_sub(count as u64), last, count)?;
+            let (server, joined) = own;
+            let mut all = vec![KeptTrail { server, joined, records, head, trouble: None }];
+            all.extend(copies.tails(count)?);
+            Ok(all)
+        })
+        .await
+    }
+
+    /// Up to where another server's trail is copied here.
+    pub async fn copied(&self, whose: &Whose) -> Option<Head> {
+        let (copies, whose) = (self.copies.clone(), whose.clone());
+        blocking(move || copies.head(&whose)).await
+    }
+
+    /// Goes on with the copy of another server's trail, durably.
+    pub async fn copy(&self, whose: &Whose, records: Vec<AuditRecord>) -> Result<(), CopyError> {
+        let (copies, whose) = (self.copies.clone(), whose.clone());
+        blocking(move || copies.append(&whose, &records)).await
+    }
+
+    pub async fn copy_after(
+        &self,
+        whose: Whose,
+        sequence: u64,
+        limit: usize,
+    ) -> io::Result<Vec<AuditRecord>> {
+        let copies = self.copies.clone();
+        blocking(move || copies.after(&whose, sequence, limit)).await
+    }
+
+    /// Of servers that are none any more only the last copies are kept.
+    pub async fn forget_old_copies(&self, servers: Vec<Whose>) {
+        let copies = self.copies.clone();
+        blocking(move || copies.forget_old(|whose| servers.contains(whose))).await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(act).await.expect("reading and writing trails does not panic")
 }
 
 impl Trail {
@@ -228,7 +303,8 @@ fn previous_of(directory: &Path, first: u64) -> io::Result<String> {
     Ok(last.map_or_else(|| NOTHING_BEFORE.to_owned(), |(_, record)| record.hash))
 }
 
-fn read_after(directory: &Path, sequence: u64, limit: usize) -> io::Result<Vec<AuditRecord>> {
+/// Records after a sequence, up to the one that is the last. One that can't be read is given as it is.
+fn read_after(directory: &Path, sequence: u64, last: u64, limit: usize) -> io::Result<Vec<AuditRecord>> {
     let all = files(directory)?;
     // The last file that begins at or before what is wanted holds it.
     let from = all.iter().rposition(|(first, _)| *first <= sequence + 1).unwrap_or(0);
@@ -236,8 +312,11 @@ fn read_after(directory: &Path, sequence: u64, limit: usize) -> io::Result<Vec<A
     for (_, path) in &all[from..] {
         for read in records(path)? {
             let (_, record) = read?;
-            if record.entry().is_ok_and(|entry| entry.sequence <= sequence) {
-                continue;
+            match record.entry() {
+                Ok(entry) if entry.sequence <= sequence => continue,
+                // It is being written.
+                Ok(entry) if entry.sequence > last => return Ok(found),
+                Ok(_) | Err(_) => {}
             }
             found.push(record);
             if found.len() == limit {
@@ -267,7 +346,7 @@ mod tests {
 
     fn verified(directory: &Path) -> Result<(u64, u64), Broken> {
         let mut verifier = Verifier::new(None);
-        let all = read_after(directory, 0, usize::MAX).unwrap();
+        let all = read_after(directory, 0, u64::MAX, usize::MAX).unwrap();
         all.iter().try_for_each(|record| verifier.push(record))?;
         Ok(verifier.end()?.map_or((0, 0), |(first, last)| (first, last.sequence)))
     }
@@ -314,7 +393,7 @@ mod tests {
         write(&mut trail, 25);
         let mut seen = Vec::new();
         loop {
-            let page = read_after(dir.path(), seen.last().copied().unwrap_or(0), 4).unwrap();
+            let page = read_after(dir.path(), seen.last().copied().unwrap_or(0), u64::MAX, 4).unwrap();
             if page.is_empty() {
                 break;
             }

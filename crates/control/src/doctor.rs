@@ -9,6 +9,7 @@ use rung_model::Digest;
 use rung_store::{Op, Txn};
 
 use crate::shared::Control;
+use crate::trees::{Held, TOGETHER};
 
 /// An agent beats every 2 s and is lost at 8 s.
 const AGENT_LOST_AFTER: Duration = Duration::from_secs(8);
@@ -83,12 +84,18 @@ impl Control {
         }
     }
 
-    /// Only of a bucket: what is on the disk is seen with the disk.
-    async fn check_artifacts(&self) -> Option<DoctorCheck> {
+    /// Of a bucket, and of servers that have another one: what is on the disk is seen with the disk.
+    async fn check_artifacts(&self) -> Vec<DoctorCheck> {
         let in_use = self.read(crate::prune::artifacts_in_use);
-        let held = self.inner.trees.check(&in_use).await?;
+        let held = self.inner.trees.check(&in_use).await;
+        let apart = self.artifacts_apart(held.as_ref()).await.into_iter();
+        let apart = apart.map(|what| check("artifacts", DoctorState::Warning, what, Some(TOGETHER)));
+        held.map(|held| self.check_bucket(held)).into_iter().chain(apart).collect()
+    }
+
+    fn check_bucket(&self, held: Held) -> DoctorCheck {
         let place = held.place;
-        Some(match held.state {
+        match held.state {
             Err(wrong) => check(
                 "artifacts",
                 DoctorState::Broken,
@@ -105,7 +112,7 @@ impl Control {
                 let way_out = "what runs goes on, and can't be started on other nodes; deploy these again";
                 check("artifacts", DoctorState::Broken, detail, Some(way_out))
             }
-        })
+        }
     }
 
     /// Whose artifacts these are, as `shop v7`.

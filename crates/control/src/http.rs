@@ -40,7 +40,7 @@ use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
-use rung_api::audit::AuditRecord;
+use rung_api::audit::{AuditRecord, KeptTrail, ServerTrail};
 use rung_api::{Code, ErrorBody, paths, wire};
 use rung_model::{Assignment, Deployment, NodeFacts, Observed, Run};
 use tokio::net::{TcpListener, UnixListener};
@@ -469,8 +469,15 @@ fn people() -> Described {
             paths::AUDIT,
             audit::list,
             says(Right::Admin, "The audit trail, a page of it")
-                .query(&["after", "tail"])
+                .query(&["after", "tail", "server", "copy", "joined"])
                 .answers::<Vec<AuditRecord>>(),
+        )
+        .get(
+            paths::AUDIT_SERVERS,
+            audit::of_servers,
+            says(Right::Admin, "The newest of the audit trail of each server")
+                .query(&["tail"])
+                .answers::<Vec<ServerTrail>>(),
         )
         .get(
             paths::CERTIFICATES,
@@ -631,6 +638,39 @@ fn roles() -> Described {
             traffic::told_here,
             says(Right::Node, "What proxies have told this server, for the others")
                 .answers::<Vec<wire::IngressTraffic>>(),
+        )
+        .get(
+            paths::OWN_AUDIT,
+            audit::own,
+            says(
+                Right::Node,
+                "This server's audit trail after a record, once there is more, for the others' copies",
+            )
+            .query(&["after", "wait_ms"])
+            .answers::<Vec<AuditRecord>>(),
+        )
+        .get(
+            paths::KEPT_AUDITS,
+            audit::kept,
+            says(
+                Right::Node,
+                "The newest of this server's audit trail, and of the copies that it has, for the others",
+            )
+            .query(&["tail"])
+            .answers::<Vec<KeptTrail>>(),
+        )
+        .get(
+            paths::OWN_ARTIFACTS,
+            apps::own_artifacts,
+            says(Right::Node, "Where this server keeps artifacts, for the others")
+                .answers::<wire::OwnPlace>(),
+        )
+        .get(
+            paths::OWN_EVENTS,
+            streams::own_events,
+            says(Right::Node, "What happened at this server, once there is more, for the others")
+                .query(&["after", "wait_ms"])
+                .answers::<wire::OwnEvents>(),
         )
         .post(
             paths::PROXY_CERTIFICATES,

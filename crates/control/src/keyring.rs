@@ -248,6 +248,11 @@ fn random_key() -> [u8; 32] {
     bytes
 }
 
+/// Nobody says it a second time.
+pub(crate) fn random_word() -> String {
+    hex::encode(&random_key()[..8])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

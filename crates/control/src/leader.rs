@@ -96,7 +96,7 @@ fn take(control: &Control, event: Event) -> Vec<Effect> {
         (effects, told, reconcile.changes() != before, reconcile.world().revision)
     };
     for (app, kind, message) in transitions {
-        control.record(Some(&app), kind, message);
+        control.record_seen(&app, kind, message);
     }
     if changed {
         control.inner.bells.ring(&concern, revision);

@@ -194,6 +194,7 @@ impl Control {
         tokio::spawn(crate::election::stand(self.clone()));
         tokio::spawn(crate::served::tell(self.clone()));
         tokio::spawn(crate::replicas::keep_copies(self.clone()));
+        tokio::spawn(crate::others::follow(self.clone()));
         tokio::spawn(crate::shares::pass_on(self.clone()));
         let tell = |message: &str| self.record(None, crate::quorum::EVENT_KIND, message);
         tokio::join!(
@@ -239,9 +240,15 @@ impl Control {
         let _ = self.inner.mailbox.send(Event::ProxyGone { proxy: proxy.to_owned() });
     }
 
-    /// Writes down that something happened, for `rung events`.
+    /// Writes down that something happened here, for `rung events`.
     pub fn record(&self, app: Option<&AppName>, kind: &str, message: impl Into<String>) {
-        self.inner.events.record(app, kind, message.into());
+        let own = matches!(self.inner.backing, Backing::Several(_)).then_some(&self.inner.node);
+        self.inner.events.record(app, own, kind, message.into());
+    }
+
+    /// The same of what each server sees in the state.
+    pub(crate) fn record_seen(&self, app: &AppName, kind: &str, message: String) {
+        self.inner.events.record(Some(app), None, kind, message);
     }
 
     /// Waits until `ready` finds something in the index, at the latest for `wait`.

@@ -8,6 +8,7 @@
 //! What it deliberately does not do: it does not know which artifacts are needed (see [`crate::prune`]), and asks no other
 //! server (see [`crate::replicas`]).
 
+mod apart;
 mod bucket;
 mod carrier;
 mod checked;
@@ -36,10 +37,11 @@ use self::bucket::{Bucket, Trouble};
 use self::checked::Refusal;
 use crate::turns::Turns;
 
+pub(crate) use self::apart::TOGETHER;
 pub use self::bucket::BucketError;
 pub use self::credentials::CredentialsError;
 pub use self::place::{BucketAddress, InvalidPlace, Place};
-pub(crate) use self::upkeep::keep_in_their_place;
+pub(crate) use self::upkeep::{Held, keep_in_their_place};
 
 /// Where trees are, on disk and in a bucket.
 const TREES: &str = "trees";

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::binary::target_directory;
 use crate::rung::ask_to_end_with_the_test;
 use crate::wait::eventually;
-use crate::{Hosts, Reserved};
+use crate::{Hosts, Reserved, process};
 
 const KEY_ID: &str = "the-key";
 const SECRET: &str = "s3cret-of-the-test";
@@ -43,6 +43,23 @@ impl Bucket {
         bucket
     }
 
+    /// On loopback, and by TLS, too, with a certificate of [its own authority](Self::authority).
+    pub fn start_with_tls() -> Self {
+        let reserved: Vec<Reserved> = (0..=PORTS).map(|_| Reserved::any()).collect();
+        let ports = reserved.iter().map(|reserved| reserved.address().port()).collect();
+        let mut bucket = Self::made(Ipv4Addr::LOCALHOST, ports, reserved);
+        let own = bucket.own.path();
+        let authority = ["-addext", "basicConstraints=critical,CA:TRUE", "-subj", "/CN=an authority"];
+        make_certificate(own, "authority", &authority);
+        let address = format!("subjectAltName=IP:{}", Ipv4Addr::LOCALHOST);
+        let leaf = ["-CA", "authority.crt", "-CAkey", "authority.key", "-subj", "/CN=the store"];
+        let leaf =
+            [&leaf[..], &["-addext", "basicConstraints=critical,CA:FALSE", "-addext", &address]].concat();
+        make_certificate(own, "own", &leaf);
+        bucket.up(None);
+        bucket
+    }
+
     /// On a machine of its own among others, which has all ports for itself.
     pub fn start_on(hosts: &Hosts, number: usize) -> Self {
         let ports = (9301..9301 + PORTS).collect();
@@ -71,7 +88,8 @@ impl Bucket {
 
     fn up(&mut self, at: Option<(&Hosts, usize)>) {
         assert!(self.child.is_none(), "it runs already");
-        let [s3, master, volume, filer, s3_grpc, master_grpc, volume_grpc, filer_grpc] = self.ports[..]
+        let [s3, master, volume, filer, s3_grpc, master_grpc, volume_grpc, filer_grpc, ref tls @ ..] =
+            self.ports[..]
         else {
             panic!("it has {PORTS} ports")
         };
@@ -96,6 +114,10 @@ impl Bucket {
             ("filer.port.grpc", filer_grpc),
         ] {
             command.arg(format!("-{name}={port}"));
+        }
+        if let [https] = tls {
+            command.args(["-s3.cert.file=own.crt", "-s3.key.file=own.key"]);
+            command.arg(format!("-s3.port.https={https}"));
         }
         let log = std::fs::File::create(self.own.path().join("log")).expect("a log");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -125,6 +147,30 @@ impl Bucket {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// It accepts connections, and says nothing.
+    pub fn freeze(&self) {
+        process::freeze(self.pid());
+    }
+
+    pub fn thaw(&self) {
+        process::signal(self.pid(), libc::SIGCONT);
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// The certificate of the authority that vouches for it.
+    pub fn authority(&self) -> PathBuf {
+        self.own.path().join("authority.crt")
+    }
+
+    /// What `--artifacts` gets for the door with TLS.
+    pub fn place_by_tls(&self) -> String {
+        let port = self.ports.last().expect("it has ports");
+        format!("s3://{BUCKET}/rung?endpoint=https://{}:{port}", self.address.ip())
     }
 
     /// What `--artifacts` gets.
@@ -197,6 +243,29 @@ impl Bucket {
             false => Err(format!("{out}{}", String::from_utf8_lossy(&said.stderr))),
         }
     }
+}
+
+/// As `NAME.crt` and `NAME.key`.
+fn make_certificate(directory: &Path, name: &str, more: &[&str]) {
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(more)
+        .args(["-keyout", &format!("{name}.key"), "-out", &format!("{name}.crt")])
+        .current_dir(directory)
+        .stderr(Stdio::null())
+        .status()
+        .expect("openssl is installed");
+    assert!(made.success(), "openssl made no certificate");
 }
 
 /// One for S3, three for what is behind it, and the same number for how these speak with each other.

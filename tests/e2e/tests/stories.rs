@@ -6,6 +6,8 @@ mod access;
 mod app_files;
 #[path = "stories/artifacts.rs"]
 mod artifacts;
+#[path = "stories/audit_trails.rs"]
+mod audit_trails;
 #[path = "stories/bad_weather.rs"]
 mod bad_weather;
 #[path = "stories/canaries_over_servers.rs"]

@@ -1,6 +1,7 @@
 //! Lines of `rung logs` and `rung events`.
 
 use rung_api::wire::{EventRecord, LogLine, Stream};
+use rung_model::{AppName, NodeId};
 
 use super::harmless;
 use super::paint::Paint;
@@ -21,7 +22,9 @@ pub fn run_line(line: &LogLine, paint: Paint) -> String {
 }
 
 pub fn event(event: &EventRecord, paint: Paint, clock: &Clock) -> String {
-    let app = event.app.as_ref().map(|app| format!("{} ", paint.name(app.as_str()))).unwrap_or_default();
+    // Of an app it is no matter which server was asked.
+    let of = event.app.as_ref().map(AppName::as_str).or(event.server.as_ref().map(NodeId::as_str));
+    let app = of.map(|of| format!("{} ", paint.name(of))).unwrap_or_default();
     let at = paint.dim(&clock.of_line(event.at));
     format!("{at} {app}{}: {}", event.kind, harmless(&event.message))
 }

@@ -477,6 +477,8 @@ fn log_lines_and_events_say_when_and_who() {
     let record = EventRecord {
         sequence: 1,
         at: at(-1),
+        server: None,
+        sequence_there: None,
         app: Some(app()),
         kind: "instance_exited".into(),
         message: "shop-web-a7 was killed by signal 9".into(),

@@ -151,16 +151,25 @@ pub async fn events(session: &mut Session<'_>, args: &EventsArgs) -> anyhow::Res
             }
             Err(error) => return Err(error).context("reading the events"),
         };
+        let mut all = Vec::new();
         while let Some(record) = stream.next().await {
             match record {
                 Ok(record) if record.sequence <= last => {}
                 Ok(record) => {
                     last = record.sequence;
-                    session.screen.show_one(&record, event)?;
+                    match args.follow {
+                        true => session.screen.show_one(&record, event)?,
+                        false => all.push(record),
+                    }
                 }
                 Err(error) if args.follow && may_pass(&error) => break,
                 Err(error) => return Err(error).context("reading the events"),
             }
+        }
+        // What other servers have told came a little later, or much later after they were away.
+        all.sort_by_key(|record| record.at);
+        for record in &all {
+            session.screen.show_one(record, event)?;
         }
         if !args.follow {
             // Of one that is gone there are events; of one that never was there are none.

@@ -2,7 +2,8 @@
 
 use axum::extract::State;
 use rung_api::wire::{
-    AppStatus, DestroyRequest, DoctorReport, HealthReport, ReleaseListing, ScaleRequest, UpgradeRequest,
+    AppStatus, DestroyRequest, DoctorReport, HealthReport, OwnPlace, ReleaseListing, ScaleRequest,
+    UpgradeRequest,
 };
 use rung_api::{Code, ErrorBody};
 use rung_model::app::Destroying;
@@ -97,6 +98,11 @@ pub async fn releases(State(control): State<Control>, named: Named) -> Answer<Ve
     let mut listed = control.read(|world| status::releases(world, &app));
     control.find_unpruned(&app, &mut listed).await;
     Ok(Json(listed))
+}
+
+/// For the other servers.
+pub async fn own_artifacts(State(control): State<Control>) -> Json<OwnPlace> {
+    Json(control.inner.trees.own_place().await)
 }
 
 pub async fn doctor(State(control): State<Control>) -> Json<DoctorReport> {

@@ -131,7 +131,7 @@ fn may_ask(control: &Control, peer: &Peer, path: &str) -> bool {
     let segments: Vec<&str> = path.split('/').skip(2).collect();
     match segments.as_slice() {
         ["members"] => true,
-        ["tallies"] => peer.role == NodeRole::Server,
+        ["tallies"] | ["own", _] => peer.role == NodeRole::Server,
         ["cluster", "servers"] => peer.role == NodeRole::Server,
         ["servers", named, "limits"] => peer.role == NodeRole::Server && *named == node,
         ["nodes", named, "certificate"] => *named == node,

@@ -24,7 +24,7 @@ use crate::Ending;
 use crate::prune::artifacts_in_use;
 use crate::quorum::{self, Backing, Climb, Quorum, QuorumError};
 use crate::shared::{Committed, Control, contended};
-use crate::trees::chain;
+use crate::trees::{TOGETHER, chain};
 
 /// One that needs longer is of no use to the others either.
 const MEMBER_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
@@ -79,13 +79,22 @@ pub async fn show(State(control): State<Control>) -> Answer<ClusterReport> {
         }
         report.problems.extend(problems(&report.members));
     }
-    if let Some(held) = control.inner.trees.check(&control.read(artifacts_in_use)).await {
+    let held = control.inner.trees.check(&control.read(artifacts_in_use)).await;
+    // Without a bucket here nobody is waited for: this is looked at while a server does not answer.
+    let apart = match &held {
+        Some(_) => control.artifacts_apart(held.as_ref()).await,
+        None => Vec::new(),
+    };
+    if let Some(held) = held {
         report.problems.extend(held.state.err().map(|wrong| ClusterProblem {
             what: format!("artifacts can't be read or written in {}: {}", held.place, wrong.what),
             way_out: wrong.way_out,
         }));
         report.artifacts = Some(held.place);
     }
+    report
+        .problems
+        .extend(apart.into_iter().map(|what| ClusterProblem { what, way_out: TOGETHER.to_owned() }));
     report.problems.extend(report.frozen.as_ref().map(|frozen| ClusterProblem {
         what: format!("nothing is changed since {:.0}: {}", frozen.since, frozen.why),
         way_out: "look at what would be done, then `rung cluster approve`".to_owned(),

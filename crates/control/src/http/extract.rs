@@ -145,3 +145,18 @@ impl Wait {
         Duration::from_millis(self.wait_ms).min(WAIT_MAX)
     }
 }
+
+/// `?after=…&wait_ms=…`: what comes behind that number, once there is something.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Beyond {
+    #[serde(default)]
+    pub after: u64,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+impl Beyond {
+    pub fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait_ms).min(WAIT_MAX)
+    }
+}

@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use rung_api::client::{fill, log_query};
 use rung_api::sse::Message;
-use rung_api::wire::{EventRecord, LogLine, LogQuery};
+use rung_api::wire::{EventRecord, LogLine, LogQuery, OwnEvents};
 use rung_api::{Address, Client, ClientError, Code, ErrorBody, Tls, attach, paths};
 use rung_model::{AppName, NodeId, Role, RunId};
 use rung_planner::World;
@@ -19,8 +19,8 @@ use rung_trust::{Belief, client_config};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::Refused;
-use super::extract::{Named, Query};
+use super::extract::{Beyond, Json, Named, Query};
+use super::{Answer, Refused};
 use crate::access::Caller;
 use crate::shared::Control;
 
@@ -352,6 +352,15 @@ pub async fn events(
         }
     });
     Ok(Joined::new(received, 1, ending).into_response())
+}
+
+/// For the other servers.
+pub async fn own_events(State(control): State<Control>, Query(query): Query<Beyond>) -> Answer<OwnEvents> {
+    let events = &control.inner.events;
+    let mut newest = events.subscribe();
+    let is_longer = newest.wait_for(|newest| *newest > query.after);
+    let _ = tokio::time::timeout(query.wait(), is_longer).await;
+    Ok(Json(events.own_after(&control.inner.node, query.after)))
 }
 
 /// Joins the caller's connection with the agent's: the frames pass unread.

@@ -206,11 +206,20 @@ impl Bucket {
         }
     }
 
-    /// Whether it can be read and written now; answers what it holds.
-    pub async fn check(&self) -> Result<BTreeMap<Digest, Timestamp>, Trouble> {
+    /// The word that the last check has left there, of whichever server.
+    pub async fn word(&self) -> Option<String> {
+        let reading = async {
+            let found = self.objects.get(&PROBE.into()).await.ok()?;
+            String::from_utf8(found.bytes().await.ok()?.to_vec()).ok()
+        };
+        tokio::time::timeout(CHECKED_WITHIN, reading).await.ok().flatten()
+    }
+
+    /// Whether it can be read and written now, by leaving a word there; answers what it holds.
+    pub async fn check(&self, word: &str) -> Result<BTreeMap<Digest, Timestamp>, Trouble> {
         let checking = async {
             let found = self.list().await?;
-            let (at, text) = (PROBE.into(), Bytes::from_static(b"written by rung doctor\n"));
+            let (at, text) = (PROBE.into(), Bytes::from(word.to_owned()));
             self.objects.put(&at, text.into()).await.map_err(|error| self.trouble(&error))?;
             Ok(found)
         };

@@ -47,6 +47,8 @@ pub(crate) struct Holds {
     pub count: usize,
     /// In use, and neither there nor on this disk.
     pub missing: BTreeSet<Digest>,
+    /// Left there: whoever reads another one is in another place.
+    pub word: String,
 }
 
 #[derive(Debug)]
@@ -176,7 +178,8 @@ impl Trees {
     /// How it stands with the bucket now; `None` where there is none.
     pub(crate) async fn check(&self, in_use: &BTreeSet<Digest>) -> Option<Held> {
         let bucket = self.any_bucket()?;
-        let state = match bucket.check().await {
+        let word = format!("written by rung doctor, {}\n", crate::keyring::random_word());
+        let state = match bucket.check(&word).await {
             Ok(found) => {
                 self.keep_place();
                 let mut missing = BTreeSet::new();
@@ -186,7 +189,7 @@ impl Trees {
                         missing.insert(digest.clone());
                     }
                 }
-                Ok(Holds { count: found.len(), missing })
+                Ok(Holds { count: found.len(), missing, word })
             }
             Err(Trouble { what, way_out }) => Err(Wrong { what, way_out }),
         };

@@ -78,6 +78,54 @@ fn a_bucket_that_is_away_or_refuses_ends_deploys_with_a_word_and_nothing_that_ru
 }
 
 #[test]
+fn a_bucket_is_reached_by_tls_when_an_authority_of_this_machine_vouches_for_it() {
+    let bucket = Bucket::start_with_tls();
+    let place = ["--artifacts".to_owned(), bucket.place_by_tls()];
+    let mut environment = bucket.environment();
+    let own = tempfile::tempdir().expect("a directory");
+    let trusted = own.path().join("authorities.pem");
+    environment.push(("SSL_CERT_FILE".to_owned(), trusted.display().to_string()));
+    let mut rung = Rung::start_with(Start { options: place.to_vec(), environment, ..Start::default() });
+    let mut app = TestApp::new("shop", 1);
+    // The authorities of the world do not know it.
+    rung.deploy(app.directory()).ends_with(1).mentions(&bucket.shown()).mentions("TLS with 127.0.0.1");
+    rung.cli(&["doctor"]).mentions("UnknownIssuer");
+    assert_eq!(bucket.archives().len(), 0, "something was sent to a store that nobody vouches for");
+
+    fs::copy(bucket.authority(), &trusted).expect("the authority is put beside the others");
+    rung.deploy(app.directory()).succeeds();
+    assert_eq!(bucket.archives().len(), 1);
+    app.version = "2".to_owned();
+    rung.deploy(app.directory()).succeeds();
+    rung.interrupt();
+    forget_trees(rung.data());
+    rung.up(None, &[]);
+    rung.wait_until_settled("shop", "web", 1);
+    assert!(rung.page("shop", "/").contains("version 2 "), "what it runs came back by TLS");
+}
+
+#[test]
+fn a_store_that_accepts_and_says_nothing_ends_deploys_in_time_and_nothing_that_runs() {
+    let bucket = Bucket::start();
+    let rung = start(&bucket);
+    let mut app = TestApp::new("shop", 1);
+    rung.deploy(app.directory()).succeeds();
+    bucket.freeze();
+    let asked = rung.cli(&["doctor"]).mentions("it has not answered within 5 s");
+    assert!(asked.took.as_secs() < 15, "doctor waited too long; {}", asked.everything());
+    app.version = "2".to_owned();
+    let refused = rung.deploy(app.directory()).ends_with(1).mentions(&bucket.shown());
+    let refused = refused.mentions("nothing was answered within 15 s");
+    // Asked twice, for 15 s each.
+    assert!(refused.took.as_secs() < 60, "a deploy hangs with its store; {}", refused.everything());
+    rung.cli(&["restart", "--app", "shop"]).succeeds();
+    assert!(rung.page("shop", "/").contains("version 1 "), "what runs goes on");
+    bucket.thaw();
+    rung.deploy(app.directory()).succeeds();
+    assert!(rung.page("shop", "/").contains("version 2 "));
+}
+
+#[test]
 fn what_is_missing_or_was_tampered_with_is_not_started_and_a_deploy_mends_it() {
     let bucket = Bucket::start();
     let mut rung = start(&bucket);
@@ -181,4 +229,19 @@ fn servers_share_a_bucket_and_nodes_need_no_credentials() {
     }
     let count = hosts.host(3).inside(|| bucket.archives().len());
     assert_eq!(count, 1, "one bucket, one archive");
+    let well = hosts.host(1).cli(&["cluster"]);
+    assert!(!well.out.contains("keeps artifacts"), "{}", well.out);
+
+    // One is told something else at its next start.
+    hosts.host_mut(2).kill_9();
+    hosts.host_mut(2).run(&["join", "--artifacts", "disk"]);
+    let apart = format!("server host-2 keeps artifacts on its disk, and this one in {}", bucket.shown());
+    for asked in ["cluster", "doctor"] {
+        eventually("it is told that the servers keep artifacts in two places", || {
+            let said = hosts.host(1).cli(&[asked]);
+            let is_told = said.out.contains(&apart) && said.out.contains("the same --artifacts");
+            if is_told { Ok(()) } else { Err(said.everything()) }
+        });
+    }
+    hosts.host(2).cli(&["cluster"]).ends_with(1).mentions("server host-1 keeps artifacts in");
 }
