@@ -96,7 +96,12 @@ fn routes(file: &AppFile, places: &Places, findings: &mut Findings<'_>) {
             && let Some(at) = &places.auth
         {
             let message = format!("secret `{secret}` is not required, and without it nobody could come in");
-            findings.report(at.clone(), message, format!("add [secrets] with required = [\"{secret}\"]"));
+            let way_out = if file.required_secrets.is_empty() {
+                format!("add [secrets] with required = [\"{secret}\"]")
+            } else {
+                format!("add \"{secret}\" to `required` of [secrets]")
+            };
+            findings.report(at.clone(), message, way_out);
         }
         let Some(name) = route.service() else { continue };
         match file.services.get(name) {

@@ -49,9 +49,15 @@ pub(super) fn read(table: &Table<'_, '_>, path: Option<&str>, findings: &mut Fin
 }
 
 /// What is about an application does nothing for a redirect.
-pub(super) fn refuse_with_redirect(policy: &RoutePolicy, at: Range<usize>, findings: &mut Findings<'_>) {
+pub(super) fn refuse_with_redirect(
+    table: &Table<'_, '_>,
+    policy: &RoutePolicy,
+    at: Range<usize>,
+    findings: &mut Findings<'_>,
+) {
+    let rewrites = if table.field("rewrite").is_some() { "rewrite" } else { "strip" };
     let without_meaning = [
-        ("rewrite", policy.rewrite.is_some()),
+        (rewrites, policy.rewrite.is_some()),
         ("request_headers", !policy.request_headers.is_empty()),
         ("response_timeout", policy.response_timeout.is_some()),
         ("sticky", policy.affinity == Affinity::Cookie),
@@ -97,6 +103,7 @@ fn rewrite(table: &Table<'_, '_>, path: Option<&str>, findings: &mut Findings<'_
 
 pub(super) fn methods(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> BTreeSet<String> {
     let example = "[\"GET\", \"POST\"]";
+    refuse_empty(field, example, findings);
     let mut methods = BTreeSet::new();
     for element in field.elements(findings, &format!("{} = {example}", field.key)) {
         let Some(text) = element.text(findings, example) else { continue };
@@ -108,6 +115,14 @@ pub(super) fn methods(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> BTr
         }
     }
     methods
+}
+
+/// Nobody can tell whether an empty list was to mean everything or nothing.
+fn refuse_empty(field: &Field<'_, '_>, example: &str, findings: &mut Findings<'_>) {
+    if matches!(field.value(), DeValue::Array(elements) if elements.is_empty()) {
+        let message = format!("`{}` is an empty list", clip(&field.name));
+        field.report(findings, message, format!("write {} = {example}, or take it out", field.key));
+    }
 }
 
 /// A name that may stand in front of a `:`.
@@ -122,7 +137,7 @@ pub(super) fn header_name(field: &Field<'_, '_>, text: &str, findings: &mut Find
 }
 
 /// Where a message ends, who it is for and whom it comes from are not for the file to say.
-const FRAMING: [&str; 14] = [
+const FRAMING: [&str; 15] = [
     "host",
     "content-length",
     "transfer-encoding",
@@ -137,14 +152,20 @@ const FRAMING: [&str; 14] = [
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
+    "x-rung-caller",
 ];
+
+/// Applications behind WSGI take `_` for `-`.
+fn is_rungs_own(name: &str) -> bool {
+    FRAMING.contains(&name.to_ascii_lowercase().replace('_', "-").as_str())
+}
 
 fn header_changes(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> BTreeMap<String, HeaderChange> {
     let example = format!("{} = {{ X-Frame-Options = \"DENY\", Server = false }}", field.key);
     let mut changes = BTreeMap::new();
     for entry in field.entries(findings, &example) {
         let Some(name) = header_name(&entry, &entry.key, findings) else { continue };
-        if FRAMING.contains(&name.to_ascii_lowercase().as_str()) {
+        if is_rungs_own(&name) {
             let message = format!("`{name}` is set by Rung itself");
             findings.report(entry.key_span.clone(), message, "take it out");
             continue;
@@ -174,6 +195,7 @@ fn is_header_value(text: &str) -> bool {
 
 fn networks(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Vec<Network> {
     let example = "[\"10.0.0.0/8\", \"2001:db8::1\"]";
+    refuse_empty(field, example, findings);
     let elements = field.elements(findings, &format!("{} = {example}", field.key));
     if elements.len() > defaults::NETWORKS_MAX {
         let message = format!("more than {} networks", defaults::NETWORKS_MAX);
@@ -221,7 +243,13 @@ fn auth(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Option<Auth> {
         "api_key" => {
             let header = table.field("header").and_then(|field| {
                 let text = field.text(findings, "\"X-Api-Key\"")?;
-                header_name(&field, text, findings)
+                let name = header_name(&field, text, findings)?;
+                if is_rungs_own(&name) || name.eq_ignore_ascii_case("cookie") {
+                    // The application does not get the key, and would not get these.
+                    let message = format!("`{name}` says other things than a key");
+                    field.report(findings, message, "write a name of its own: header = \"X-Api-Key\"");
+                }
+                Some(name)
             });
             let header = header.map(|name| name.to_ascii_lowercase());
             Auth::ApiKey(ApiKeyAuth { secret: secret(way, "API_KEYS", findings)?, header })
@@ -237,7 +265,10 @@ fn auth(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Option<Auth> {
                 let message = "`jwt` without `issuer`";
                 findings.missing(table.span.clone(), message, "write issuer as the tokens' `iss` has it");
             }
-            let jwks = way.parsed(findings, "\"https://id.example.com/keys.json\"", values::web_address);
+            let example = "\"https://id.example.com/keys.json\"";
+            let jwks = way.parsed(findings, example, |text| {
+                values::web_address(text).map_err(|error| error.with_example(example))
+            });
             Auth::Jwt(JwtAuth { jwks: jwks?, issuer: issuer?, audience })
         }
     })
@@ -300,6 +331,7 @@ fn cors(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Option<Cors> {
 
 fn origins_of(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Origins {
     let example = "[\"https://app.example.com\"]";
+    refuse_empty(field, example, findings);
     let mut origins = BTreeSet::new();
     let mut is_any = false;
     for element in field.elements(findings, &format!("origins = {example}")) {

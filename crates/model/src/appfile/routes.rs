@@ -75,7 +75,7 @@ fn one(table: &Table<'_, '_>, findings: &mut Findings<'_>) -> Option<(Route, Rou
     let when = conditions(table, findings);
     let policy = gateway::read(table, path.as_deref(), findings);
     if let Some((Destination::Redirect(_), at)) = &to {
-        gateway::refuse_with_redirect(&policy, at.clone(), findings);
+        gateway::refuse_with_redirect(table, &policy, at.clone(), findings);
     }
     let (to, to_span) = to?;
     let places = RoutePlaces {
@@ -151,8 +151,8 @@ fn service_name(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Option<Se
 }
 
 fn redirect_status(field: &Field<'_, '_>, findings: &mut Findings<'_>) -> Option<u16> {
-    let status = field.integer(findings, 300..=399)?;
-    let status = u16::try_from(status).expect("it is between 300 and 399");
+    let status = field.integer(findings, 301..=308)?;
+    let status = u16::try_from(status).expect("it is between 301 and 308");
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Some(status);
     }

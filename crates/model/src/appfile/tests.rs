@@ -645,6 +645,29 @@ fn the_examples_of_the_documentation_are_accepted() {
     }
 }
 
+/// Its examples are parts of files: what they leave out is what no route is about.
+#[test]
+fn the_page_about_the_ingress_shows_every_key_of_a_route() {
+    let page = include_str!("../../../../docs/ingress.md");
+    let examples: Vec<&str> =
+        page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    for example in &examples {
+        let app = if example.contains("app = ") { "" } else { "app = \"shop\"\n" };
+        let services =
+            ["web", "api", "next"].map(|name| format!("[services.{name}]\ncommand = \"bin/{name}\"\n"));
+        accepted(&format!("{app}{example}{}", services.concat()));
+    }
+    let shown = |key: &str| {
+        let mut words = examples.iter().flat_map(|example| example.split([' ', '\n', '{', '[', ']', '.']));
+        words.any(|word| word == key)
+    };
+    for section in [&schema::ROUTE, &schema::AUTH, &schema::CORS, &schema::LIMIT, &schema::OVERLOAD] {
+        for key in section.keys {
+            assert!(shown(key), "no example of docs/ingress.md shows `{key}` of {}", section.title);
+        }
+    }
+}
+
 #[test]
 fn the_examples_are_accepted() {
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");

@@ -14,6 +14,13 @@ pub struct InvalidValue {
     pub way_out: Option<String>,
 }
 
+impl InvalidValue {
+    /// The way out where an address is for something of its own.
+    pub fn with_example(self, example: &str) -> Self {
+        Self { way_out: Some(format!("write it like {example}")), ..self }
+    }
+}
+
 fn invalid(message: impl Into<String>, way_out: impl Into<String>) -> InvalidValue {
     InvalidValue { message: message.into(), way_out: Some(way_out.into()) }
 }
@@ -302,7 +309,8 @@ pub fn redirect_target(text: &str) -> Result<String, InvalidValue> {
         let message = format!("{text:?} is neither a path nor an address");
         return Err(invalid(message, "write it like \"/new/*\" or \"https://example.com/*\""));
     }
-    web_address(fixed).map(|_| text.to_owned())
+    let error = |error: InvalidValue| error.with_example("\"https://example.com/*\"");
+    web_address(fixed).map(|_| text.to_owned()).map_err(error)
 }
 
 /// Where pages come from, as browsers say it: scheme, host, and a port that is not the usual one.
@@ -316,7 +324,18 @@ pub fn origin(text: &str) -> Result<String, InvalidValue> {
             let fixed = &lower[..lower.len() - rest.len() + at];
             Err(invalid(format!("{text:?} is more than an origin"), format!("write {fixed:?}")))
         }
-        None => Ok(lower),
+        None => without_usual_port(text, lower),
+    }
+}
+
+/// Browsers leave the usual port out, so that an origin that has it is nobody's.
+fn without_usual_port(text: &str, origin: String) -> Result<String, InvalidValue> {
+    let usual = if origin.starts_with("https:") { ":443" } else { ":80" };
+    match origin.strip_suffix(usual) {
+        Some(plain) => {
+            Err(invalid(format!("{text:?} has the port that browsers leave out"), format!("write {plain:?}")))
+        }
+        None => Ok(origin),
     }
 }
 
@@ -535,6 +554,18 @@ mod tests {
         let long = format!("{}.com", "a".repeat(64));
         for bad in ["", "*", "a..b", "-a.com", "a_b.com", "bücher.example", "a.*.com", ".", &long] {
             assert!(domain(bad).is_err(), "{bad:?} was taken for a host name");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_what_browsers_say() {
+        for good in ["https://app.example.com", "http://localhost:3000", "https://app.example.com:8443"] {
+            assert_eq!(origin(good), Ok(good.to_owned()));
+        }
+        let error = origin("https://App.example.com:443").unwrap_err();
+        assert_eq!(error.way_out.as_deref(), Some("write \"https://app.example.com\""));
+        for bad in ["http://a.b:80", "https://a.b/", "a.b", "null"] {
+            assert!(origin(bad).is_err(), "{bad:?} was taken for an origin");
         }
     }
 

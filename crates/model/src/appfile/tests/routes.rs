@@ -101,6 +101,13 @@ fn routes_that_contradict_themselves_are_refused_with_the_way_out() {
         ("service = \"web\"\nlimit = { burst = 3 }", "limits nothing"),
         ("service = \"web\"\nlimit = { per_address = \"10\" }", "is not a rate"),
         ("service = \"web\"\nlimit = { per_key = \"10/s\" }", "nobody is asked for one"),
+        ("redirect = \"/new/*\"\nstrip = true", "`strip` is about an application"),
+        ("service = \"web\"\nmethods = []", "`routes.methods` is an empty list"),
+        ("service = \"web\"\nallow = []", "`routes.allow` is an empty list"),
+        ("service = \"web\"\ncors = { origins = [] }", "`routes.cors.origins` is an empty list"),
+        ("service = \"web\"\nrequest_headers = { X_Forwarded_For = \"::1\" }", "set by Rung itself"),
+        ("service = \"web\"\nrequest_headers = { X-Rung-Caller = \"root\" }", "set by Rung itself"),
+        ("service = \"web\"\nauth = { api_key = \"A\", header = \"Host\" }", "other things than a key"),
     ] {
         let messages = messages(&web(&format!("[[routes]]\npath = \"/a/*\"\n{route}")));
         assert!(messages.iter().any(|found| found.contains(message)), "{route}: {messages:?}");
