@@ -12,15 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use rustls::client::verify_server_name;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::{InconsistentKeys, ServerConfig, SupportedProtocolVersion};
 
 use jiff::Timestamp;
-use rung_api::wire::certificates::FileCertificate;
+use rung_api::wire::certificates::{FileCertificate, UselessFile};
 use rung_trust::Leaf;
 
 use crate::development::DevelopmentAuthority;
@@ -39,7 +40,11 @@ enum PairError {
     Read { path: PathBuf, source: pem::Error },
     #[error("{path} holds no certificate")]
     Empty { path: PathBuf },
-    #[error("certificate and key do not fit each other or can't be used: {0}")]
+    #[error("{path} is protected by a password; `openssl pkey -in OLD -out NEW` takes it off")]
+    Locked { path: PathBuf },
+    #[error("the key is not the certificate's")]
+    Strangers,
+    #[error("certificate and key can't be used: {0}")]
     Unfit(rustls::Error),
 }
 
@@ -60,20 +65,25 @@ struct Held {
     exact: HashMap<String, Arc<CertifiedKey>>,
     /// By what follows the `*`: `.example.com`.
     wildcards: HashMap<String, Arc<CertifiedKey>>,
+    /// Why a host's files are of no use.
+    useless: BTreeMap<String, String>,
 }
 
 impl Held {
+    /// `host` is as the file is called; names of hosts have no case.
     fn get(&self, host: &str) -> Option<&Arc<CertifiedKey>> {
+        let host = host.to_ascii_lowercase();
         match host.strip_prefix('*') {
             Some(suffix) => self.wildcards.get(suffix),
-            None => self.exact.get(host),
+            None => self.exact.get(&host),
         }
     }
 
     fn insert(&mut self, host: &str, key: Arc<CertifiedKey>) {
+        let host = host.to_ascii_lowercase();
         match host.strip_prefix('*') {
             Some(suffix) => self.wildcards.insert(suffix.to_owned(), key),
-            None => self.exact.insert(host.to_owned(), key),
+            None => self.exact.insert(host, key),
         };
     }
 
@@ -127,6 +137,7 @@ impl Certificates {
 
     /// Whether a host has a certificate of its own, in a file or ordered by the platform. `host` is in lower case.
     pub(crate) fn has_own(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host);
         let by_file = self.held.read().expect("nobody panics while holding this").find(host).is_some();
         by_file || self.managed.has(host)
     }
@@ -148,6 +159,12 @@ impl Certificates {
             .collect();
         ends.sort();
         ends
+    }
+
+    /// What lies there and is of no use, and why.
+    pub(crate) fn useless(&self) -> Vec<UselessFile> {
+        let file = |(host, why): (&String, &String)| UselessFile { host: host.clone(), why: why.clone() };
+        self.held().useless.iter().map(file).collect()
     }
 
     /// Keeps looking for ever.
@@ -182,14 +199,21 @@ impl Certificates {
             if before.found.get(host) == Some(stamps) {
                 // Unchanged, or as useless as before.
                 earlier.into_iter().for_each(|key| held.insert(host, key.clone()));
+                held.useless.extend(before.useless.get_key_value(host).map(|(a, b)| (a.clone(), b.clone())));
                 continue;
             }
             match read_pair(&self.directory, host) {
                 Ok(key) => {
-                    tracing::info!(host, "a certificate is in use");
+                    if names(&key, host) {
+                        tracing::info!(host, "a certificate is in use");
+                    } else {
+                        tracing::warn!(host, "a certificate is in use that {NOT_NAMED}");
+                        held.useless.insert(host.clone(), format!("it {NOT_NAMED}"));
+                    }
                     held.insert(host, Arc::new(key));
                 }
                 Err(error) => {
+                    held.useless.insert(host.clone(), spelled(&error));
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(host, error, "a certificate can't be used; what was there before stays");
                     earlier.into_iter().for_each(|key| held.insert(host, key.clone()));
@@ -265,8 +289,36 @@ fn read_pair(directory: &Path, host: &str) -> Result<CertifiedKey, PairError> {
         return Err(PairError::Empty { path });
     }
     let path = path.with_extension("key");
-    let key = PrivateKeyDer::from_pem_file(&path).map_err(read_error(&path))?;
-    CertifiedKey::from_der(chain, key, &default_provider()).map_err(PairError::Unfit)
+    let key = match PrivateKeyDer::from_pem_file(&path) {
+        Err(_) if is_locked(&path) => return Err(PairError::Locked { path }),
+        read => read.map_err(read_error(&path))?,
+    };
+    CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => PairError::Strangers,
+        error => PairError::Unfit(error),
+    })
+}
+
+/// Both ways to write a protected key in PEM say so in words.
+fn is_locked(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.contains("ENCRYPTED"))
+}
+
+const NOT_NAMED: &str = "is not for this name, so that browsers refuse it";
+
+/// Whether browsers take it for the host.
+fn names(key: &CertifiedKey, host: &str) -> bool {
+    // A wildcard stands for any name below it.
+    let host = host.strip_prefix('*').map_or_else(|| host.to_owned(), |suffix| format!("any{suffix}"));
+    let (Some(certificate), Ok(name)) = (key.cert.first(), ServerName::try_from(host)) else { return false };
+    let parsed = ParsedCertificate::try_from(certificate);
+    parsed.is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
+}
+
+/// With what led to it.
+fn spelled(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]
@@ -325,6 +377,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_of_no_use_says_why() {
+        let place = Place::new();
+        let (certificate, key, _) = make("a.example");
+        let (other, _, _) = make("a.example");
+        let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIGb\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        for (crt, key, why) in [
+            ("nothing", key.as_str(), "holds no certificate"),
+            (other.as_str(), key.as_str(), "the key is not the certificate's"),
+            (certificate.as_str(), locked, "is protected by a password"),
+            (certificate.as_str(), "nothing", "a.example.key"),
+        ] {
+            place.put("a.example.crt", crt);
+            place.put("a.example.key", key);
+            assert_eq!(place.shown("a.example"), None);
+            let useless = place.certificates.useless();
+            assert!(useless[0].host == "a.example" && useless[0].why.contains(why), "{why}: {useless:?}");
+            place.certificates.look();
+            assert_eq!(place.certificates.useless(), useless, "it is forgotten at the next look");
+        }
+        place.put("a.example.crt", &certificate);
+        place.put("a.example.key", &key);
+        assert!(place.shown("a.example").is_some() && place.certificates.useless().is_empty());
+        place.put("b.example.crt", &certificate);
+        place.put("b.example.key", &key);
+        assert!(place.shown("b.example").is_some(), "it is shown for want of a better one");
+        assert!(place.certificates.useless()[0].why.contains("not for this name"));
+    }
+
+    #[test]
     fn an_exact_name_comes_before_a_wildcard_that_covers_one_level() {
         let place = Place::new();
         let mut shown = Vec::new();
@@ -334,12 +415,17 @@ mod tests {
             place.put(&format!("{host}.key"), &key);
             shown.push(der);
         }
+        let (certificate, key, der) = make("Blog.Example.org");
+        place.put("Blog.Example.org.crt", &certificate);
+        place.put("Blog.Example.org.key", &key);
+        assert_eq!(place.shown("blog.example.org"), Some(der), "the letters of a file's name count");
         assert_eq!(place.shown("shop.example.com").as_ref(), Some(&shown[1]));
         assert_eq!(place.shown("blog.example.com").as_ref(), Some(&shown[0]));
         for name in ["a.blog.example.com", "example.com", ".example.com", "localhost"] {
             assert_eq!(place.shown(name), None, "{name} is not covered");
         }
         assert!(place.certificates.has_own("blog.example.com"));
+        assert!(place.certificates.has_own("blog.example.com."), "a dot at its end makes it no other host");
     }
 
     #[test]

@@ -126,7 +126,8 @@ impl Managed {
         let mut last = CertificateNews::default();
         let mut failures: u32 = 0;
         loop {
-            let poll = CertificatePoll { after: last.mark.clone(), files: files.ends() };
+            let poll =
+                CertificatePoll { after: last.mark.clone(), files: files.ends(), useless: files.useless() };
             let polled =
                 tokio::time::timeout(WAIT + MARGIN, client.poll_certificates(&proxy, &poll, WAIT)).await;
             let done = match polled {

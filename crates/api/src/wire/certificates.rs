@@ -94,6 +94,16 @@ pub struct CertificatePoll {
     pub after: String,
     #[serde(default)]
     pub files: Vec<FileCertificate>,
+    /// What lies there and is of no use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub useless: Vec<UselessFile>,
+}
+
+/// A certificate that somebody put beside an ingress, and that browsers would not take.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct UselessFile {
+    pub host: String,
+    pub why: String,
 }
 
 /// A certificate that somebody put beside an ingress.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rung_api::wire::certificates::{
-    AccountListing, CertificateListing, CertificateReport, CertificateSource, FileCertificate,
+    AccountListing, CertificateListing, CertificateReport, CertificateSource, FileCertificate, UselessFile,
 };
 use rung_api::wire::{DoctorCheck, DoctorState};
 use rung_model::AppName;
@@ -39,7 +39,8 @@ impl Control {
     pub(crate) fn check_certificates(&self) -> Vec<DoctorCheck> {
         let now = Timestamp::now();
         let report = self.certificate_report();
-        report.certificates.iter().filter_map(|listing| check(listing, now)).collect()
+        let listed = report.certificates.iter().filter_map(|listing| check(listing, now));
+        listed.chain(self.inner.shelf.useless_files().iter().map(check_useless)).collect()
     }
 
     /// For `rung status`: the same of one app.
@@ -157,6 +158,15 @@ fn check(listing: &CertificateListing, now: Timestamp) -> Option<DoctorCheck> {
     };
     let hint = hint.replace("DOMAIN", domain);
     Some(DoctorCheck { name: "certificate".to_owned(), state, detail, hint: Some(hint) })
+}
+
+fn check_useless(file: &UselessFile) -> DoctorCheck {
+    DoctorCheck {
+        name: "certificate".to_owned(),
+        state: DoctorState::Warning,
+        detail: format!("{}: of no use by file: {}", file.host, file.why),
+        hint: Some("ingress/certificates/ in the data directory wants NAME.crt and NAME.key".to_owned()),
+    }
 }
 
 fn ends_within(until: Timestamp, now: Timestamp, time: Duration) -> bool {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ring::digest::{SHA256, digest};
-use rung_api::wire::certificates::{CertificateNews, CertificatePoll, FileCertificate};
+use rung_api::wire::certificates::{CertificateNews, CertificatePoll, FileCertificate, UselessFile};
 use rung_model::keys;
 use rung_store::{Entry, Event, Revision, StoreError, WatchError};
 use tokio::sync::watch;
@@ -49,6 +49,7 @@ struct Polled {
     /// Polls that wait.
     open: u32,
     files: Vec<FileCertificate>,
+    useless: Vec<UselessFile>,
 }
 
 impl Polled {
@@ -108,12 +109,21 @@ impl Shelf {
 
     /// Certificates by file, and where: one that any ingress has is not ordered.
     pub fn files(&self) -> Vec<FileCertificate> {
+        self.of_proxies(|polled| &polled.files)
+    }
+
+    /// Those that are of no use, and why.
+    pub fn useless_files(&self) -> Vec<UselessFile> {
+        self.of_proxies(|polled| &polled.useless)
+    }
+
+    fn of_proxies<T: Clone + Ord>(&self, what: impl Fn(&Polled) -> &Vec<T>) -> Vec<T> {
         let mut proxies = self.proxies.lock().expect("no panic while held");
         proxies.retain(|_, polled| polled.open > 0 || polled.at.elapsed() < FORGOTTEN_AFTER);
-        let mut files: Vec<_> = proxies.values().flat_map(|polled| polled.files.clone()).collect();
-        files.sort();
-        files.dedup();
-        files
+        let mut all: Vec<T> = proxies.values().flat_map(|polled| what(polled).clone()).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// Whether any ingress has asked: without one nothing can be proved to an authority.
@@ -128,7 +138,7 @@ impl Shelf {
     /// `None`: the store could not be read yet.
     pub async fn poll(&self, proxy: &str, poll: CertificatePoll, wait: Duration) -> Option<CertificateNews> {
         let acknowledged = self.sequence_of(&poll.after);
-        let _open = self.enter(proxy, acknowledged, poll.files);
+        let _open = self.enter(proxy, acknowledged, poll.files, poll.useless);
         let mut changes = self.changes();
         let newer = changes.wait_for(|index| index.sequence > 0 && index.sequence != acknowledged);
         let index = match tokio::time::timeout(wait, newer).await {
@@ -143,10 +153,16 @@ impl Shelf {
         own.and_then(|(_, sequence)| sequence.parse().ok()).unwrap_or(0)
     }
 
-    fn enter(&self, proxy: &str, acknowledged: u64, files: Vec<FileCertificate>) -> OpenPoll<'_> {
+    fn enter(
+        &self,
+        proxy: &str,
+        acknowledged: u64,
+        files: Vec<FileCertificate>,
+        useless: Vec<UselessFile>,
+    ) -> OpenPoll<'_> {
         let mut proxies = self.proxies.lock().expect("no panic while held");
         let open = proxies.get(proxy).map_or(0, |polled| polled.open) + 1;
-        proxies.insert(proxy.to_owned(), Polled { acknowledged, at: Instant::now(), open, files });
+        proxies.insert(proxy.to_owned(), Polled { acknowledged, at: Instant::now(), open, files, useless });
         OpenPoll { shelf: self, proxy: proxy.to_owned() }
     }
 
@@ -283,7 +299,7 @@ mod tests {
     }
 
     async fn poll(shelf: &Shelf, after: &str) -> CertificateNews {
-        let poll = CertificatePoll { after: after.to_owned(), files: Vec::new() };
+        let poll = CertificatePoll { after: after.to_owned(), ..CertificatePoll::default() };
         shelf.poll("ingress", poll, Duration::from_secs(20)).await.unwrap()
     }
 
@@ -320,7 +336,7 @@ mod tests {
         // Its next poll says that it holds it.
         let waiting = shelf.poll(
             "ingress",
-            CertificatePoll { after: second.mark, files: Vec::new() },
+            CertificatePoll { after: second.mark, ..CertificatePoll::default() },
             Duration::from_secs(20),
         );
         tokio::select! {
