@@ -154,6 +154,8 @@ fn compose(
     // The answer to HEAD, or a 304, describes a body that is not sent.
     let describes = request.is_head() || response.status == 304;
     let mut said_length = false;
+    // What the application calls the request itself, mostly by the id that it got, stays.
+    let mut said_id = response.is_interim();
     let mut said_hsts = request.hsts_s.is_none() || response.is_interim();
     let dress = request.dress.borrow();
     let dress = dress.as_ref().filter(|_| !response.is_interim());
@@ -167,6 +169,11 @@ fn compose(
                 said_length = true;
                 keep
             }
+            Name::RequestId if said_id => false,
+            Name::RequestId => {
+                said_id = true;
+                true
+            }
             _ => {
                 said_hsts = said_hsts || header.name.eq_ignore_ascii_case("strict-transport-security");
                 !connection.lists(header.name) && !dress.is_some_and(|dress| dress.removes(header.name))
@@ -175,6 +182,9 @@ fn compose(
         if keep {
             push(out, &[header.name.as_bytes(), b": ", header.value, b"\r\n"]);
         }
+    }
+    if !said_id {
+        push(out, &[b"X-Request-Id: ", request.id.as_bytes(), b"\r\n"]);
     }
     if let Some(seconds) = request.hsts_s.filter(|_| !said_hsts) {
         out.extend_from_slice(b"Strict-Transport-Security: max-age=");

@@ -108,6 +108,7 @@ impl Join<'_> {
         if let Some(dress) = self.request.dress.borrow().as_ref() {
             dress.put_on(&mut head.headers);
         }
+        translate::ensure_id(&mut head.headers, &self.request.id);
         status.set(head.status.as_u16());
         took.set(self.begun.elapsed());
         let is_last = body.is_end_stream();

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use httparse::{Header, Status};
 
 use crate::head::{Name, Rejection, push};
@@ -16,6 +16,8 @@ pub(super) const MALFORMED: Rejection = Rejection { status: 400, why: "the reque
 
 /// What [`crate::response`] lets through, and what it adds.
 const HEADERS_MAX: usize = 136;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How the body's bytes look to an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +173,21 @@ pub(super) fn answer(text: &[u8], to_head: bool) -> Option<Result<Answer, httpar
     }
 }
 
+/// An id comes once: in the table of headers that are said again it would only drive others out.
+fn never_again(value: &mut HeaderValue) {
+    value.set_sensitive(true);
+}
+
+/// Says by which id the request is known, where the instance does not.
+pub(super) fn ensure_id(headers: &mut HeaderMap, id: &str) {
+    if let http::header::Entry::Vacant(place) = headers.entry(REQUEST_ID)
+        && let Ok(mut value) = HeaderValue::from_str(id)
+    {
+        never_again(&mut value);
+        place.insert(value);
+    }
+}
+
 fn compose(parsed: &httparse::Response<'_, '_>, to_head: bool) -> Answer {
     let mut head = Response::new(());
     // A switch of protocols is an answer like others: the stream stays open both ways.
@@ -187,7 +204,10 @@ fn compose(parsed: &httparse::Response<'_, '_>, to_head: bool) -> Answer {
             continue;
         }
         let name = HeaderName::from_bytes(header.name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(header.value)) {
+        if let (Ok(name), Ok(mut value)) = (name, HeaderValue::from_bytes(header.value)) {
+            if name == REQUEST_ID {
+                never_again(&mut value);
+            }
             if name == CONTENT_LENGTH {
                 length = value.to_str().ok().and_then(|digits| digits.parse().ok());
             }

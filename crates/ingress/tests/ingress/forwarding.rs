@@ -18,7 +18,8 @@ fn headers_tell_the_truth_about_the_client() {
          X-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nX-Request-Id: mine-1\r\n\
          Connection: x-drop\r\nX-Drop: 1\r\nTE: trailers\r\nProxy: evil\r\nX-Custom: kept\r\n\r\n",
     );
-    assert_eq!(client.answer().unwrap().status, 200);
+    let answer = client.answer().unwrap();
+    assert_eq!((answer.status, answer.header("X-Request-Id")), (200, Some("mine-1")));
     let seen = &app.seen()[0];
     assert!(seen.head.starts_with("GET /a?b=c HTTP/1.1\r\nHost: Shop.localhost:80\r\n"), "{}", seen.head);
     assert_eq!(seen.header("X-Forwarded-For"), Some("127.0.0.1"));
@@ -30,9 +31,31 @@ fn headers_tell_the_truth_about_the_client() {
     for name in ["Forwarded", "X-Drop", "TE", "Proxy", "Connection", "Via"] {
         assert_eq!(seen.header(name), None, "{name} went on");
     }
-    client.get("/");
-    let made = app.seen()[1].header("X-Request-Id").map(str::len);
-    assert_eq!(made, Some(32), "no request id was made");
+    let answer = client.get("/");
+    let made = app.seen()[1].header("X-Request-Id").map(str::to_owned);
+    assert_eq!(made.as_deref().map(str::len), Some(32), "no request id was made");
+    assert_eq!(answer.header("X-Request-Id"), made.as_deref(), "the client can't tell which request it was");
+}
+
+#[test]
+fn an_application_may_call_a_request_by_another_id() {
+    let app = Application::start("a-1", |connection| {
+        while connection.request().is_some() {
+            let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n";
+            let answer = b"HTTP/1.1 200 OK\r\nx-request-id: own-7\r\nContent-Length: 0\r\n\r\n";
+            if connection.write(hints).is_err() || connection.write(answer).is_err() {
+                return;
+            }
+        }
+    });
+    let stage = Stage::start(vec![shop(backend(vec![app.endpoint()]))]);
+    let mut client = Client::connect(stage.http);
+    client.send("GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n");
+    let hints = client.answer().unwrap();
+    assert_eq!((hints.status, hints.header("X-Request-Id")), (103, None));
+    let answer = client.answer().unwrap();
+    assert_eq!(answer.head.to_lowercase().matches("x-request-id").count(), 1, "{answer:?}");
+    assert_eq!(answer.header("X-Request-Id"), Some("own-7"));
 }
 
 #[test]
