@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::coding::Offer;
 use crate::head::push;
 use crate::policy::Policy;
+use crate::stream::Scheme;
 
 /// Kept with the request from the gate on; a request whose route asks for nothing has none.
 #[derive(Debug)]
@@ -16,13 +17,15 @@ pub(crate) struct Dress {
     pub(crate) lines: Vec<u8>,
     /// The visitor is told its instance.
     pub(crate) cookie: Option<[u8; 16]>,
+    /// How the visitor came: a cookie that was given by TLS is not to be shown without it.
+    scheme: Scheme,
     /// What the client takes, where answers are compressed.
     pub(crate) offer: Option<Offer>,
 }
 
 impl Dress {
-    pub(crate) fn new(policy: Arc<Policy>) -> Self {
-        Self { policy, lines: Vec::new(), cookie: None, offer: None }
+    pub(crate) fn new(policy: Arc<Policy>, scheme: Scheme) -> Self {
+        Self { policy, lines: Vec::new(), cookie: None, scheme, offer: None }
     }
 
     /// Whether the application's word is not passed on.
@@ -35,7 +38,8 @@ impl Dress {
         if let (Some(name), Some(instance)) = (&self.policy.cookie, &self.cookie) {
             // As long as the browser is open; the instance seldom lives longer.
             push(out, &[b"Set-Cookie: ", name.as_bytes(), b"=", instance]);
-            out.extend_from_slice(b"; Path=/; HttpOnly; SameSite=Lax\r\n");
+            let secure: &[u8] = if self.scheme == Scheme::Https { b"; Secure" } else { b"" };
+            push(out, &[b"; Path=/; HttpOnly; SameSite=Lax", secure, b"\r\n"]);
         }
     }
 

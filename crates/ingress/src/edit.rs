@@ -36,7 +36,7 @@ impl Edit<'_> {
             let line = &head[at..end];
             let next = memmem::find(&line[2..], b"\r\n").map_or(line.len(), |length| length + 2);
             let name = line[2..next].split(|byte| *byte == b':').next().unwrap_or_default();
-            if !self.remove.iter().any(|removed| removed.as_bytes().eq_ignore_ascii_case(name)) {
+            if !self.remove.iter().any(|removed| reads_as(removed.as_bytes(), name)) {
                 out.extend_from_slice(&line[..next]);
             }
             at += next;
@@ -46,6 +46,12 @@ impl Edit<'_> {
         out.extend_from_slice(&head[end + 2..]);
         *head = out;
     }
+}
+
+/// Whether an application may take two names for one: behind CGI and WSGI `_` is `-`, and letters have one case.
+pub(crate) fn reads_as(one: &[u8], other: &[u8]) -> bool {
+    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.iter().map(plain).eq(other.iter().map(plain))
 }
 
 fn request_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -112,7 +118,7 @@ mod tests {
     #[test]
     fn a_head_is_changed_and_what_follows_it_stays() {
         let mut head =
-            b"POST /a HTTP/1.1\r\nHost: h\r\nX-Key: 1\r\nx-key: 2\r\nB: 3\r\n\r\nX-Key: body".to_vec();
+            b"POST /a HTTP/1.1\r\nHost: h\r\nX-Key: 1\r\nx_key: 2\r\nB: 3\r\n\r\nX-Key: body".to_vec();
         let edit = Edit { target: Some("/b".into()), remove: vec!["X-KEY"], add: b"X-New: 4\r\n".to_vec() };
         edit.apply(&mut head);
         assert_eq!(

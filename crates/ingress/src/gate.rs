@@ -41,7 +41,7 @@ pub(crate) fn pass(
     head: &mut Vec<u8>,
     trusted: &TrustedProxies,
 ) -> Verdict {
-    let mut dress = Dress::new(policy.clone());
+    let mut dress = Dress::new(policy.clone(), request.scheme);
     // Before the head is edited: what the client takes is its own word, whatever the application is told.
     dress.offer = (policy.rule.compression == Compression::On).then(|| Offer::of(request, head));
     let verdict = Visit { policy, request, trusted, lines: &mut dress.lines }.run(head);
@@ -139,7 +139,10 @@ impl Visit<'_> {
 
     /// Whom a token is about, when it is to be believed.
     fn subject(&self, asked: &JwtAuth, head: &[u8]) -> Result<Option<String>, Verdict> {
-        let Some(token) = header(head, "authorization").and_then(bearer) else { return Ok(None) };
+        let mut shown = headers(head).filter(|(name, _)| name.eq_ignore_ascii_case(b"authorization"));
+        let token = shown.next().and_then(|(_, value)| bearer(value));
+        // The application gets what is shown, and of two it may read the other one.
+        let Some(token) = token.filter(|_| shown.next().is_none()) else { return Ok(None) };
         let jwks = self.policy.jwks.as_ref();
         let Some((jwks, keys)) = jwks.and_then(|jwks| Some((jwks, jwks.keys()?))) else {
             return Err(Verdict::Refuse(Failure::IssuerUnknown));
@@ -227,7 +230,6 @@ impl Visit<'_> {
         if let Some(auth) = &policy.rule.auth {
             // What was shown has served its purpose; who it was is the ingress's word, not the client's.
             edit.remove.push(CALLER);
-            edit.remove.push("x_rung_caller");
             match auth {
                 Auth::ApiKey(asked) => match &asked.header {
                     Some(header) => edit.remove.push(header),

@@ -241,9 +241,11 @@ fn examine<'h>(
 }
 
 fn names_http2(protocol: &[u8]) -> bool {
-    protocol
-        .split(|byte| *byte == b',')
-        .any(|name| matches!(name.trim_ascii(), b"h2c" | b"h2" | b"H2C" | b"H2" | b"HTTP/2.0" | b"http/2.0"))
+    // In any letters: that is how servers compare them.
+    let is_known = |name: &[u8]| {
+        ["h2c", "h2", "HTTP/2", "HTTP/2.0"].iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    protocol.split(|byte| *byte == b',').any(|name| is_known(name.trim_ascii()))
 }
 
 /// Headers that decide something, while they are collected.

@@ -164,11 +164,11 @@ impl Entry {
 }
 
 fn holds(when: &Conditions, request: &Request, head: &[u8]) -> bool {
+    // A dot at its end changes nothing about whose name it is.
+    let asked = request.host.strip_suffix('.').unwrap_or(&request.host);
     let is_host = |host: &String| match host.strip_prefix('*') {
-        Some(suffix) => {
-            request.host.find('.').is_some_and(|label| label > 0 && request.host[label..] == *suffix)
-        }
-        None => request.host.strip_suffix('.').unwrap_or(&request.host) == host,
+        Some(suffix) => asked.find('.').is_some_and(|label| label > 0 && asked[label..] == *suffix),
+        None => asked == host,
     };
     if !when.host.as_ref().is_none_or(is_host) {
         return false;

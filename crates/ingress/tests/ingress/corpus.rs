@@ -116,6 +116,7 @@ pub const CORPUS: &[(&str, &str, Fate)] = &[
     ("GET with a body that looks like a request", "GET /a HTTP/1.1\r\n{H}Content-Length: 33\r\n\r\nGET /evil HTTP/1.1\r\nHost: a.b\r\n\r\n", Sees(&[("GET /a", "GET /evil HTTP/1.1\r\nHost: a.b\r\n\r\n")])),
     ("bytes after a request to upgrade", "GET /a HTTP/1.1\r\n{H}Connection: upgrade\r\nUpgrade: websocket\r\n\r\n{E}", Refused(400)),
     ("cleartext HTTP/2", "GET /a HTTP/1.1\r\n{H}Connection: upgrade, http2-settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", Sees(&[("GET /a", "")])),
+    ("cleartext HTTP/2 in odd letters", "GET /a HTTP/1.1\r\n{H}Connection: upgrade, http2-settings\r\nUpgrade: H2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", Sees(&[("GET /a", "")])),
     ("a Connection that lists the length", "POST /a HTTP/1.1\r\n{H}Connection: content-length\r\nContent-Length: 2\r\n\r\nok", Sees(&[("POST /a", "ok")])),
     ("a Connection that lists Host", "GET /a HTTP/1.1\r\n{H}Connection: host\r\n\r\n", Sees(&[("GET /a", "")])),
     // More of lengths.

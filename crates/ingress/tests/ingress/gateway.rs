@@ -57,7 +57,7 @@ fn without_a_known_key_nobody_reaches_the_application() {
     }
     assert!(app.seen().is_empty(), "a request without a key reached the application");
     for headers in [
-        "X-API-Key: k-123\r\nX-Rung-Caller: root\r\nX_Rung_Caller: root\r\n",
+        "X-API-Key: k-123\r\nX-Rung-Caller: root\r\nX_Rung_Caller: root\r\nX-Rung_caller: root\r\n",
         "authorization: bearer k-123\r\n",
     ] {
         assert_eq!(ask(&stage, &request("/api/x", headers)).text(), "in", "{headers:?}");
@@ -292,6 +292,15 @@ fn tokens_of_an_issuer_are_believed_and_its_keys_are_followed() {
     assert_eq!(forged.header("WWW-Authenticate"), Some("Bearer error=\"invalid_token\""));
     assert_eq!(with(&signed(&first, "k1", &claims.replace("shop", "cart"))).status, 401, "it is for others");
     assert_eq!(ask(&stage, &request("/", "")).header("WWW-Authenticate"), Some("Bearer"));
+    let before = app.seen().len();
+    let other = signed(&second, "k1", &claims.replace("ada", "root"));
+    let two = format!("Authorization: Bearer {good}\r\nauthorization: Bearer {other}\r\n");
+    assert_eq!(
+        ask(&stage, &request("/", &two)).status,
+        401,
+        "of two tokens the application may read the other"
+    );
+    assert_eq!(app.seen().len(), before);
 
     // The issuer changes its keys: a token with the new one makes the ingress ask.
     *keys.lock().unwrap() = both;

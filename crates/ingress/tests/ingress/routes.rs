@@ -69,14 +69,14 @@ fn a_body_goes_with_a_rewritten_head() {
         ..RoutePolicy::default()
     };
     let stage = Stage::start(vec![shop_with(&app, vec![to_web("/api/*", policy)])]);
-    let head = "POST /api/order HTTP/1.1\r\nHost: shop.localhost\r\nX-Debug: 1\r\nx-tier: iron\r\n";
+    let head = "POST /api/order HTTP/1.1\r\nHost: shop.localhost\r\nX-Debug: 1\r\nX_Debug: 1\r\nx-tier: iron\r\nX_Tier: iron\r\n";
     let whole = ask(&stage, &format!("{head}Content-Length: 5\r\n\r\nhello"));
     assert_eq!(whole.text(), "/order hello");
     let chunked = ask(&stage, &format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"));
     assert_eq!(chunked.text(), "/order hello");
     for seen in app.seen() {
         assert_eq!(seen.header("X-Tier"), Some("gold"), "{}", seen.head);
-        assert_eq!(seen.header("X-Debug"), None, "{}", seen.head);
+        assert!(!seen.head.contains("Debug"), "behind WSGI both spellings are one: {}", seen.head);
         assert_eq!(seen.head.matches("ier: ").count(), 1, "the client's own word came too: {}", seen.head);
     }
 }
@@ -163,6 +163,8 @@ fn the_route_with_more_conditions_wins_and_others_fall_through() {
         ("GET /a", "Host: admin.shop.example", "/admin/a"),
         ("DELETE /a", "Host: admin.shop.example", "/admin/a"),
         ("GET /a", "Host: acme.shop.example:80", "/tenant/a"),
+        ("GET /a", "Host: acme.shop.example.", "/tenant/a"),
+        ("GET /a", "Host: Admin.shop.example.:80", "/admin/a"),
     ] {
         let answer = ask(&stage, &format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n"));
         assert_eq!(answer.text(), seen, "{line} with {headers:?}");
