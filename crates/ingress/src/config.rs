@@ -1,6 +1,8 @@
 //! What an ingress process is told, and the limits it keeps.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,7 +66,7 @@ pub enum RedirectSetting {
     /// To the port that is listened on.
     On,
     /// To the port by which clients reach it, where something forwards.
-    Port(u16),
+    Port(NonZeroU16),
 }
 
 /// How long and how much.
@@ -113,11 +115,13 @@ impl Default for Limits {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    #[error("argument {0} of the ingress is unknown: see `rung ingress` in docs/ingress.md")]
+    #[error("argument {0} of the ingress is unknown")]
     Unknown(String),
+    #[error("{0:?} is no setting of the ingress; there are {settings}", settings = SETTINGS.join(", "))]
+    NoSetting(String),
     #[error("argument {0} of the ingress has no value")]
     NoValue(String),
-    #[error("argument {name} of the ingress can't be {value:?}: {why}")]
+    #[error("the ingress's {name} can't be {value:?}: {why}")]
     Invalid { name: String, value: String, why: String },
     #[error("the ingress needs {0}")]
     Missing(&'static str),
@@ -141,12 +145,15 @@ impl Config {
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| ConfigError::NoValue(name.clone()))?;
             let invalid = |why: &dyn std::fmt::Display| ConfigError::Invalid {
-                name: name.clone(),
+                name: name.trim_start_matches("--").to_owned(),
                 value: value.clone(),
                 why: why.to_string(),
             };
-            let millis =
-                || value.parse().map(Duration::from_millis).map_err(|e: std::num::ParseIntError| invalid(&e));
+            let millis = |range: RangeInclusive<u64>| {
+                let number = value.parse().ok().filter(|number| range.contains(number));
+                let way_out = || format!("write milliseconds, {} to {}", range.start(), range.end());
+                number.map(Duration::from_millis).ok_or_else(|| invalid(&way_out()))
+            };
             match name.as_str() {
                 "--listen-fd" => {
                     listen.push(value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?)
@@ -166,12 +173,13 @@ impl Config {
                         "on" => RedirectSetting::On,
                         "off" => RedirectSetting::Off,
                         port => RedirectSetting::Port(
-                            port.parse().map_err(|_| invalid(&"write on, off or a port"))?,
+                            port.parse().map_err(|_| invalid(&"write on, off or a port, like 443"))?,
                         ),
                     }
                 }
                 "--hsts-s" => {
-                    let seconds = value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?;
+                    let seconds =
+                        value.parse().map_err(|_| invalid(&"write seconds, like 31536000 for a year"))?;
                     hsts = Some(Duration::from_secs(seconds));
                 }
                 "--data" => directory = Some(PathBuf::from(value)),
@@ -180,10 +188,8 @@ impl Config {
                 }
                 "--proxy" => proxy = value.clone(),
                 "--threads" => {
-                    threads = value.parse().map_err(|e: std::num::ParseIntError| invalid(&e))?;
-                    if !(1..=256).contains(&threads) {
-                        return Err(invalid(&"1 to 256 threads are possible"));
-                    }
+                    let number = value.parse().ok().filter(|number| (1..=256).contains(number));
+                    threads = number.ok_or_else(|| invalid(&"write 1 to 256"))?;
                 }
                 "--access-log" => {
                     access_log = match value.as_str() {
@@ -194,24 +200,24 @@ impl Config {
                     }
                 }
                 "--access-log-sample" => {
-                    access_log_sample = value.parse().map_err(|e: std::num::ParseFloatError| invalid(&e))?;
-                    if !(access_log_sample > 0.0 && access_log_sample <= 1.0) {
-                        return Err(invalid(&"write a part of the requests, like 0.01; 1 is all"));
-                    }
+                    let part = value.parse().ok().filter(|part| *part > 0.0 && *part <= 1.0);
+                    access_log_sample =
+                        part.ok_or_else(|| invalid(&"write a part of the requests, like 0.01; 1 is all"))?;
                 }
-                "--trust" => trusted = TrustedProxies::parse(value).map_err(|e| invalid(&e))?,
+                // Said twice, both hold.
+                "--trust" => trusted.extend(TrustedProxies::parse(value).map_err(|e| invalid(&e))?),
                 "--proxy-protocol-from" => {
-                    proxy_protocol = TrustedProxies::parse(value).map_err(|e| invalid(&e))?;
+                    proxy_protocol.extend(TrustedProxies::parse(value).map_err(|e| invalid(&e))?);
                 }
-                "--handshake-timeout-ms" => limits.handshake = millis()?,
-                "--head-timeout-ms" => limits.head = millis()?,
-                "--idle-timeout-ms" => limits.idle = millis()?,
-                "--connect-timeout-ms" => limits.connect = millis()?,
-                "--stall-timeout-ms" => limits.stall = millis()?,
-                "--drain-ms" => limits.drain = millis()?,
-                "--upgrade-grace-ms" => limits.upgrade_grace = millis()?,
-                "--half-closed-ms" => limits.half_closed = millis()?,
-                "--idle-linger-ms" => limits.idle_linger = millis()?,
+                "--handshake-timeout-ms" => limits.handshake = millis(PATIENCE_MS)?,
+                "--head-timeout-ms" => limits.head = millis(PATIENCE_MS)?,
+                "--idle-timeout-ms" => limits.idle = millis(PATIENCE_MS)?,
+                "--connect-timeout-ms" => limits.connect = millis(PATIENCE_MS)?,
+                "--stall-timeout-ms" => limits.stall = millis(PATIENCE_MS)?,
+                "--drain-ms" => limits.drain = millis(GRACE_MS)?,
+                "--upgrade-grace-ms" => limits.upgrade_grace = millis(GRACE_MS)?,
+                "--half-closed-ms" => limits.half_closed = millis(GRACE_MS)?,
+                "--idle-linger-ms" => limits.idle_linger = millis(GRACE_MS)?,
                 _ => return Err(ConfigError::Unknown(name.clone())),
             }
         }
@@ -245,32 +251,50 @@ impl Config {
     }
 }
 
-/// What is the supervisor's to say; the rest may be a person's.
-const NOT_SETTINGS: [&str; 12] = [
-    "--listen-fd",
-    "--https-fd",
-    "--peer-fd",
-    "--services-fd",
-    "--names-fd",
-    "--users",
-    "--trust-dir",
-    "--data",
-    "--api",
-    "--proxy",
-    "--threads",
-    "--ready-fd",
+/// What a person may say; the rest is the supervisor's.
+const SETTINGS: [&str; 16] = [
+    "access-log",
+    "access-log-sample",
+    "connect-timeout-ms",
+    "drain-ms",
+    "half-closed-ms",
+    "handshake-timeout-ms",
+    "head-timeout-ms",
+    "hsts-s",
+    "idle-linger-ms",
+    "idle-timeout-ms",
+    "proxy-protocol-from",
+    "redirect",
+    "stall-timeout-ms",
+    "threads",
+    "trust",
+    "upgrade-grace-ms",
 ];
+/// How long something is awaited: without any patience nobody would be served. More than a day is a slip of the pen.
+const PATIENCE_MS: RangeInclusive<u64> = 1..=86_400_000;
+/// The same where none at all has a meaning.
+const GRACE_MS: RangeInclusive<u64> = 0..=86_400_000;
 
 /// Whether a person may give these to an ingress, as pairs of name and value.
 ///
 /// # Errors
 /// What is wrong with them.
 pub fn check_settings(settings: &[String]) -> Result<(), ConfigError> {
-    if let Some(name) = settings.iter().step_by(2).find(|name| NOT_SETTINGS.contains(&name.as_str())) {
-        return Err(ConfigError::Unknown(name.clone()));
+    let mut names = settings.iter().step_by(2).map(|name| name.trim_start_matches("--"));
+    if let Some(name) = names.find(|name| !SETTINGS.contains(name)) {
+        return Err(ConfigError::NoSetting(name.to_owned()));
     }
+    with_what_is_needed(settings).map(drop)
+}
+
+/// The bounds of an ingress that is started with these.
+pub(crate) fn limits_of(settings: &[String]) -> Limits {
+    with_what_is_needed(settings).map_or_else(|_| Limits::default(), |config| config.limits)
+}
+
+fn with_what_is_needed(settings: &[String]) -> Result<Config, ConfigError> {
     let needed = ["--listen-fd", "0", "--data", "/", "--api", "unix:/api.sock"].map(str::to_owned);
-    Config::parse(&[&needed, settings].concat()).map(drop)
+    Config::parse(&[&needed, settings].concat())
 }
 
 /// Networks of proxies in front of Rung whose `X-Forwarded-*` are believed. None by default.
@@ -288,7 +312,9 @@ impl TrustedProxies {
         let mut networks = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let (address, bits) = part.split_once('/').unwrap_or((part, ""));
-            let ip: IpAddr = address.parse().map_err(|_| format!("{address:?} is not an address"))?;
+            let ip: IpAddr = address
+                .parse()
+                .map_err(|_| format!("{address:?} is not an address; write networks like 10.0.0.0/8,::1"))?;
             let width = if ip.is_ipv4() { 32 } else { 128 };
             let bits: u32 = match bits {
                 "" => width,
@@ -300,6 +326,10 @@ impl TrustedProxies {
             networks.push((mapped(ip), bits + 128 - width));
         }
         Ok(Self(networks))
+    }
+
+    fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
     }
 
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
@@ -333,8 +363,32 @@ mod tests {
         }
         assert!(check(&["--access-log", "xml"]).is_err());
         assert!(check(&["--hsts-s", "a year"]).is_err());
-        assert!(check(&["--hsts", "600"]).is_err(), "a name that is not known");
-        assert!(check(&["--data", "/tmp"]).is_err(), "what is not a person's to say");
+        for name in ["--data", "--peer-fd", "--listen-fd", "--hsts"] {
+            let refused = check(&[name, "600"]).expect_err("it is not a person's to say").to_string();
+            assert!(
+                refused.contains(name.trim_start_matches("--")) && refused.contains("hsts-s"),
+                "{refused}"
+            );
+        }
+        for name in ["--head-timeout-ms", "--idle-timeout-ms", "--connect-timeout-ms", "--stall-timeout-ms"] {
+            assert!(check(&[name, "0"]).is_err(), "{name} of nothing, by which nobody is served");
+            let refused = check(&[name, "99999999999"]).expect_err("it is years").to_string();
+            assert!(refused.contains("write milliseconds, 1 to 86400000"), "{refused}");
+        }
+        check(&["--drain-ms", "0"]).unwrap();
+        let longer = limits_of(&["--drain-ms".to_owned(), "120000".to_owned()]);
+        assert_eq!(longer.drain, Duration::from_secs(120), "who drains for so long would be killed before");
+        for port in ["0", "70000", "https"] {
+            assert!(check(&["--redirect", port]).is_err(), "a redirect to port {port}");
+        }
+    }
+
+    #[test]
+    fn every_setting_is_documented() {
+        let page = include_str!("../../../docs/ingress.md");
+        for name in SETTINGS {
+            assert!(page.contains(&format!("| `{name}` ")), "docs/ingress.md has no row for {name}");
+        }
     }
 
     #[test]
@@ -345,5 +399,9 @@ mod tests {
         }
         assert!(!TrustedProxies::default().contains("127.0.0.1".parse().unwrap()));
         assert!(TrustedProxies::parse("10.0.0.0/33").is_err());
+        let twice = ["--trust", "10.0.0.0/8", "--trust", "::1", "--listen-fd", "3", "--data", "/", "--api"];
+        let args: Vec<String> = twice.iter().chain(&["unix:/a"]).map(|arg| (*arg).to_owned()).collect();
+        let both = Config::parse(&args).unwrap().trusted;
+        assert!(["10.0.0.1", "::1"].iter().all(|ip| both.contains(ip.parse().unwrap())), "{both:?}");
     }
 }

@@ -137,7 +137,7 @@ fn prepare_https(config: &Config) -> Result<PreparedHttps, RunError> {
         redirect_port: match config.redirect {
             RedirectSetting::Off => None,
             RedirectSetting::On => Some(port),
-            RedirectSetting::Port(port) => Some(port),
+            RedirectSetting::Port(port) => Some(port.get()),
         },
         hsts_s: config.hsts.map(|time| time.as_secs()),
     };
@@ -272,6 +272,7 @@ impl Process {
             drop(tokio::time::timeout(START_WITHOUT_ROUTES, is_ready).await);
         };
         let mut serving = None;
+        let mut supervisor = None;
         tokio::select! {
             () = &mut over => {}
             // Ready or not, it is time to serve.
@@ -281,10 +282,8 @@ impl Process {
                 // Only now does it take the place of an earlier ingress.
                 let server = Server::bind(&directory).map_err(start_error("binding the control socket"))?;
                 serving = Some(tokio::task::spawn_local(async move { server.run(facts).await }));
-                if let Some(mut ready) = ready {
-                    // The supervisor may be gone; serving goes on all the same.
-                    let _ = ready.write_all(b"ready\n");
-                }
+                // The supervisor may be gone; serving goes on all the same.
+                supervisor = ready.filter(|mut ready| ready.write_all(b"ready\n").is_ok());
                 over.as_mut().await;
             }
         }
@@ -295,6 +294,8 @@ impl Process {
         names.inspect(|task| task.abort());
         told.doors.send_replace(doors::Open::new());
         phase.send_replace(Phase::Draining);
+        // Whoever told it to drain has another one already; after any other signal one must come now, and not at its end.
+        supervisor.inspect(|mut pipe| drop(pipe.write_all(b"draining\n")));
         let result = join(threads, ends).await;
         following_task.abort();
         // Its poll goes with it: no later one takes the leaving back.

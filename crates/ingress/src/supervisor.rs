@@ -4,7 +4,7 @@
 //!            bind: take the sockets over from a living ingress, or bind them
 //!              │
 //!              ▼           ready
-//!   start ─► Starting ─────────────► Serving ── exited ─► start (at once, then with backoff)
+//!   start ─► Starting ─────────────► Serving ── exited, or drains unasked ─► start (at once, then with backoff)
 //!              │ the earlier ingress is told to drain      │
 //!              └─────────────── shutdown ──────────────────┴─► SIGTERM, bounded wait, SIGKILL
 //! ```
@@ -32,7 +32,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Limits;
+use crate::config::limits_of;
 use crate::control::{Control, Status};
 use crate::development::{AUTHORITY, AuthorityError, DevelopmentAuthority};
 use crate::listeners::{PORTS_TRIED, bind, bind_loopback_next_free, bind_next_free};
@@ -155,8 +155,18 @@ pub struct Supervisor {
     remarks: Vec<String>,
     /// The ingress of an earlier process, which serves until ours does.
     earlier: Option<Earlier>,
+    /// Those that drain although nobody here told them to.
+    leaving: Vec<Child>,
     proxy: usize,
     arguments: Vec<OsString>,
+}
+
+/// Why another ingress is needed.
+#[derive(Debug)]
+enum Over {
+    Ended(String),
+    /// A signal that was not ours, or a thread that broke: it accepts nothing more, and ends what it has.
+    Leaving,
 }
 
 impl Supervisor {
@@ -228,6 +238,7 @@ impl Supervisor {
             names,
             remarks,
             earlier,
+            leaving: Vec::new(),
             proxy,
             arguments,
         })
@@ -288,14 +299,20 @@ impl Supervisor {
             match self.start() {
                 Err(error) => say(format!("starting the ingress failed: {error}")),
                 Ok((mut child, ready)) => {
-                    let lived = tokio::select! {
-                        ended = self.attend(&mut child, ready, &say) => ended,
+                    let over = tokio::select! {
+                        over = self.attend(&mut child, ready, &say) => over,
                         () = &mut stopped => {
                             self.stop(child, &say).await;
                             return;
                         }
                     };
-                    say(format!("the ingress ended: {lived}; starting another"));
+                    match over {
+                        Over::Ended(how) => say(format!("the ingress ended: {how}; starting another")),
+                        Over::Leaving => {
+                            say("the ingress drains, which nobody here told it to; starting another".into());
+                            self.let_go(child);
+                        }
+                    }
                 }
             }
             crashes = if began.elapsed() >= GOOD_LIFE { 0 } else { crashes.saturating_add(1) };
@@ -367,18 +384,17 @@ impl Supervisor {
         Ok(file)
     }
 
-    /// Waits for its readiness, then lets the earlier ingress go; returns how it ended.
+    /// Waits for its readiness, then lets the earlier ingress go; returns when another one is needed.
     async fn attend(
         &mut self,
         child: &mut Child,
-        mut ready: tokio::net::unix::pipe::Receiver,
+        mut words: tokio::net::unix::pipe::Receiver,
         say: &impl Fn(String),
-    ) -> String {
+    ) -> Over {
         let mut word = [0; 16];
-        let is_ready = async { matches!(ready.read(&mut word).await, Ok(1..)) };
         let ended = tokio::select! {
-            is_ready = is_ready => {
-                if is_ready {
+            read = words.read(&mut word) => {
+                if matches!(read, Ok(1..)) {
                     match (&self.http, &self.https) {
                         (Some((_, http)), Some((_, https))) => {
                             say(format!("the ingress serves on {http}, with TLS on {https}"));
@@ -387,15 +403,28 @@ impl Supervisor {
                         (None, _) => say("the node's proxy serves other machines".into()),
                     }
                     self.relieve_earlier(say);
+                    // Its second word is that it drains; its end comes without one.
+                    tokio::select! {
+                        Ok(1..) = words.read(&mut word) => return Over::Leaving,
+                        ended = child.wait() => ended,
+                    }
+                } else {
+                    child.wait().await
                 }
-                child.wait().await
             }
             ended = child.wait() => ended,
         };
-        match ended {
+        Over::Ended(match ended {
             Ok(status) => status.to_string(),
             Err(error) => format!("waiting for it failed: {error}"),
-        }
+        })
+    }
+
+    /// The next one accepts what this one does not any more, under another name: to the server they are two.
+    fn let_go(&mut self, child: Child) {
+        self.leaving.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        self.leaving.push(child);
+        self.proxy = (self.proxy + 1) % PROXY_NAMES.len();
     }
 
     fn relieve_earlier(&mut self, say: &impl Fn(String)) {
@@ -414,10 +443,16 @@ impl Supervisor {
         if let Some(earlier) = self.earlier.take()
             && earlier.control.drain().is_ok()
         {
-            let limits = Limits::default();
-            let longest = limits.drain.max(limits.upgrade_grace) + DRAIN_MARGIN;
-            let _ = tokio::time::timeout(longest, earlier.ended()).await;
+            let _ = tokio::time::timeout(self.longest_drain(), earlier.ended()).await;
         }
+    }
+
+    /// By the settings that it is started with.
+    fn longest_drain(&self) -> Duration {
+        let said: Vec<String> =
+            self.arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        let limits = limits_of(&said);
+        limits.drain.max(limits.upgrade_grace) + DRAIN_MARGIN
     }
 
     /// Returns when the ingress is seen to hang: one that drains still says how it is.
@@ -440,8 +475,7 @@ impl Supervisor {
             // It has not been waited for, so the number is still its own. Its end may come first.
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
         }
-        let limits = Limits::default();
-        let longest = limits.drain.max(limits.upgrade_grace) + DRAIN_MARGIN;
+        let longest = self.longest_drain();
         let hangs = self.hangs();
         let why = tokio::select! {
             _ = child.wait() => None,
@@ -451,6 +485,11 @@ impl Supervisor {
         if let Some(why) = why {
             say(format!("the ingress {why} and is killed"));
             let _ = child.kill().await;
+        }
+        for mut child in std::mem::take(&mut self.leaving) {
+            if tokio::time::timeout(longest, child.wait()).await.is_err() {
+                let _ = child.kill().await;
+            }
         }
         self.stop_earlier().await;
     }

@@ -338,11 +338,13 @@ fn an_ingress_that_drains_closes_connections_over_tls_in_order() {
     let mut client = connect(stage.https(), "shop.localhost", &trusted(&stage));
     assert_eq!(ask(&mut client, "shop.localhost").text(), "hello");
     let silent = TcpStream::connect(stage.https()).unwrap();
+    let before = stage.status();
     kill(stage.pid(), Signal::SIGTERM).unwrap();
     // With the protocol's own end, not just the socket's: nobody cut it off.
     let mut rest = Vec::new();
     client.stream.read_to_end(&mut rest).expect("the end was not announced");
-    stage.await_event("the ingress ended: exit status: 0");
+    stage.await_event("starting another");
+    stage.server.await_leaving(&before.proxy);
     drop(silent);
 }
 

@@ -234,8 +234,8 @@ fn a_setting_that_the_ingress_does_not_know_is_refused_before_anything_starts() 
     let mut rung = Rung::start();
     rung.kill_9();
     let vain = |setting: &str| rung.up_in_vain(&["--ingress".to_owned(), setting.to_owned()]);
-    vain("hsts=600").ends_with(2).mentions("--hsts").mentions("docs/ingress.md");
-    vain("hsts-s=a year").ends_with(2).mentions("a year");
+    vain("hsts=600").ends_with(2).mentions("there are").mentions("hsts-s").mentions("docs/ingress.md");
+    vain("hsts-s=a year").ends_with(2).mentions("a year").mentions("write seconds");
     vain("data=/tmp").ends_with(2);
 }
 
