@@ -18,6 +18,10 @@
 //! plan: somebody else wrote, and the next plan starts from what is there. An unknown outcome makes everything be read
 //! again.
 
+mod elsewhere;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -29,11 +33,14 @@ use rung_model::{
     AppName, Assignment, DeploymentNumber, Generation, InstanceId, InstanceState, Intent, NodeId,
     ObservedInstance, keys,
 };
+use rung_planner::proxies::SILENT_AFTER;
 use rung_planner::{
     Clock, Input, Liveness, Order, Plan, Progress, Proxies, Proxy, SHARED_MAX, Step, Traffic, Waiting,
     WaitingRun, World, plan,
 };
 use rung_store::{Batch, Entry, Event as StoreEvent, Guard, Op, Revision, Txn};
+
+use elsewhere::Elsewhere;
 
 /// How long to wait after the store could not be written.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -48,6 +55,9 @@ const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How many removed route documents are remembered for proxies that were away; beyond it they get everything.
 const TOMBSTONES_MAX: usize = 1000;
+
+/// The name of whatever proxy a server that has just begun to lead has not heard of; none of these can have it.
+const UNHEARD: &str = "?";
 
 #[derive(Debug)]
 pub enum Event {
@@ -150,8 +160,9 @@ pub struct Reconcile {
     frozen: Option<Frozen>,
     /// The key under which this server tells of its own proxies; `None` where it is alone.
     own_served: Option<String>,
-    /// What polls other servers, by the key under which those tell of it.
-    elsewhere: BTreeMap<String, Elsewhere>,
+    elsewhere: Elsewhere,
+    /// When this server began to plan, where it is among others.
+    leads_since: Option<Duration>,
     /// The time of the last step.
     stepped: Duration,
     /// Counts the steps that changed anything that can be asked of this machine: thousands of beats a second do not.
@@ -165,13 +176,6 @@ struct InFlight {
     keys: Vec<String>,
     bytes: usize,
     order: Order,
-}
-
-/// What another server tells.
-#[derive(Debug)]
-struct Elsewhere {
-    nodes: Vec<NodeId>,
-    proxies: BTreeMap<String, Proxy>,
 }
 
 impl Reconcile {
@@ -207,7 +211,8 @@ impl Reconcile {
             tombstone_floor: 0,
             frozen: None,
             own_served: None,
-            elsewhere: BTreeMap::new(),
+            elsewhere: Elsewhere::default(),
+            leads_since: None,
             stepped: Duration::ZERO,
             changes: 0,
         }
@@ -260,7 +265,7 @@ impl Reconcile {
 
     /// What would be done first, in words.
     pub fn preview(&self, clock: Clock) -> Vec<String> {
-        let proxies = self.all_proxies();
+        let proxies = self.all_proxies(clock.elapsed);
         let plan = plan(self.input(&proxies, clock), &mut self.progress.clone());
         let world = &self.world;
         let given = world.assignments.values().flat_map(|held| self.given(&held.value));
@@ -285,7 +290,7 @@ impl Reconcile {
         starts.chain(ends.map(|(id, _)| format!("{node} ends {id}"))).collect()
     }
 
-    /// Takes in what another server tells of its proxies; what it tells no more is not waited for any more.
+    /// Takes in what another server tells of its proxies.
     fn hear_from_afar(&mut self, key: &str, value: Option<&[u8]>) {
         let Some(server) = key.strip_prefix(keys::SERVED) else { return };
         if self.own_served.as_deref().is_none_or(|own| own == key) {
@@ -294,16 +299,14 @@ impl Reconcile {
         let served = value.and_then(|value| serde_json::from_slice::<Served>(value).ok());
         match served {
             Some(served) => {
-                let nodes = served.nodes.clone();
                 for (proxy, counted) in &served.traffic {
                     let cohorts = counted.cohorts.iter().cloned();
                     let cohorts = cohorts.map(|counted| (counted.app, counted.cohort, counted.counts));
                     self.traffic.hear_from_afar(&format!("{server}/{proxy}"), counted.life, cohorts);
                 }
-                let proxies = served.into_proxies(server).collect();
-                self.elsewhere.insert(key.to_owned(), Elsewhere { nodes, proxies });
+                self.elsewhere.hear(server, served, self.stepped);
             }
-            None => drop(self.elsewhere.remove(key)),
+            None => self.elsewhere.lose(server, self.stepped),
         }
         self.liveness.nodes_changed();
         self.is_dirty = true;
@@ -325,11 +328,18 @@ impl Reconcile {
         told.collect()
     }
 
-    /// Those that poll here, and those that poll other servers.
-    fn all_proxies(&self) -> Proxies {
+    /// Those that poll here, and those that poll other servers. One that has just begun to lead may not have heard of all
+    /// that serve, by a server that died or was restarted meanwhile: it waits for a whole window as if there was another one.
+    fn all_proxies(&self, elapsed: Duration) -> Proxies {
         let mut all = self.proxies.clone();
-        for elsewhere in self.elsewhere.values() {
-            all.0.extend(elsewhere.proxies.iter().map(|(name, proxy)| (name.clone(), proxy.clone())));
+        all.0.extend(self.elsewhere.proxies(&self.proxies));
+        if let Some(since) = self.leads_since.filter(|since| elapsed < *since + SILENT_AFTER) {
+            let unheard = Proxy {
+                acknowledged: Generation::ZERO,
+                draining: BTreeMap::new(),
+                silent_since: Some(since),
+            };
+            all.0.insert(UNHEARD.to_owned(), unheard);
         }
         all
     }
@@ -408,7 +418,7 @@ impl Reconcile {
 
     /// Nodes that are heard by other servers were heard at that time.
     fn look(&mut self, heard_elsewhere: Duration, now: Duration) {
-        for node in self.elsewhere.values().flat_map(|served| &served.nodes) {
+        for node in self.elsewhere.nodes() {
             self.is_dirty |= self.liveness.heard(node, heard_elsewhere);
         }
         self.is_dirty |= self.liveness.look(self.world.nodes.keys(), now);
@@ -442,6 +452,9 @@ impl Reconcile {
             Event::Heard { node } => self.is_dirty |= self.liveness.heard(&node, clock.elapsed),
             Event::Lead(fence) => {
                 self.fence = fence;
+                self.leads_since = fence.and(self.own_served.as_ref()).map(|_| clock.elapsed);
+                // What those before it wrote was written before its token, and nothing after.
+                self.written = self.written.max(fence.unwrap_or(0));
                 // Every node counts as alive for a whole window.
                 self.liveness = Liveness::default();
                 // Timers begin anew with each leadership, and what an earlier one planned is not written any more.
@@ -486,8 +499,10 @@ impl Reconcile {
         self.world = world;
         let frozen = entries.iter().find(|entry| entry.key == keys::FROZEN);
         self.freeze(frozen.map(|entry| entry.value.as_slice()));
-        self.elsewhere.clear();
-        for entry in entries.iter().filter(|entry| entry.key.starts_with(keys::SERVED)) {
+        let served = || entries.iter().filter(|entry| entry.key.starts_with(keys::SERVED));
+        let there: Vec<&str> = served().filter_map(|entry| entry.key.strip_prefix(keys::SERVED)).collect();
+        self.elsewhere.lose_others(&there, self.stepped);
+        for entry in served() {
             self.hear_from_afar(&entry.key, Some(&entry.value));
         }
         self.own.clear();
@@ -616,7 +631,7 @@ impl Reconcile {
     fn make_plan(&mut self, clock: Clock) {
         self.is_dirty = false;
         self.changes += 1;
-        let proxies = self.all_proxies();
+        let proxies = self.all_proxies(clock.elapsed);
         let mut progress = std::mem::take(&mut self.progress);
         let Plan { steps, waiting, waiting_runs, wake_at } = plan(self.input(&proxies, clock), &mut progress);
         self.progress = progress;

@@ -5,7 +5,9 @@
 //! them by its watch like everything else. It is written when it changes, at most ten times a second: a handoff has a few
 //! stages, and how many requests an instance still has in flight is told as none or some.
 //!
-//! The lease ends five seconds after a server has died; its proxies are not waited for then, and its nodes count as silent.
+//! The lease ends five seconds after a server has died; its nodes count as silent then, and so do its proxies, which are
+//! waited for until they were silent for as long as any. A server that was started again and knows nobody yet does not take
+//! back what it told before: its document has another life.
 //! A server that could not keep its lease for so long is cut off: it sends nodes and proxies to the others.
 
 use std::collections::BTreeMap;
@@ -23,6 +25,8 @@ use crate::shared::Control;
 /// Short enough that with a node's window behind it what ran beside a server that died runs elsewhere within 15 s.
 const LEASE: Duration = Duration::from_secs(5);
 const KEEP_EVERY: Duration = Duration::from_millis(1500);
+/// When a document goes with its lease, its server has not kept it for at least so long.
+pub const UNHEARD_WHEN_GONE: Duration = LEASE.checked_sub(KEEP_EVERY).expect("it is kept before it ends");
 
 /// Between two writes; a stage of a handoff waits for as long at most.
 const AT_MOST_EVERY: Duration = Duration::from_millis(100);
@@ -30,6 +34,10 @@ const AT_MOST_EVERY: Duration = Duration::from_millis(100);
 /// At `served/<server>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
+    /// Another one when the server's process, or what it knew, is another: who is told of no more has not left then. The
+    /// lease of the document.
+    #[serde(default)]
+    pub life: u64,
     /// Whose agents let themselves be heard here.
     #[serde(default)]
     pub nodes: Vec<NodeId>,
@@ -60,15 +68,15 @@ impl Served {
                 proxy.draining.iter().filter(|(_, count)| **count > 0).map(|(id, _)| id.clone()).collect();
             (name.clone(), ServedProxy { acknowledged: proxy.acknowledged, busy })
         });
-        Self { nodes: Vec::new(), proxies: told.collect(), traffic: BTreeMap::new() }
+        Self { proxies: told.collect(), ..Self::default() }
     }
 
-    /// For the planner, under names that no proxy of another server has.
-    pub fn into_proxies(self, server: &str) -> impl Iterator<Item = (String, Proxy)> {
-        self.proxies.into_iter().map(move |(name, told)| {
+    /// For the planner.
+    pub fn into_proxies(self) -> impl Iterator<Item = (String, Proxy)> {
+        self.proxies.into_iter().map(|(name, told)| {
             let draining = told.busy.into_iter().map(|id| (id, 1)).collect();
             let proxy = Proxy { acknowledged: told.acknowledged, draining, silent_since: None };
-            (format!("{server}/{name}"), proxy)
+            (name, proxy)
         })
     }
 }
@@ -97,6 +105,7 @@ pub(crate) async fn tell(control: Control) {
             ..Served::of(reconcile.proxies(), now)
         });
         served.nodes = control.heard_lately();
+        served.life = lease.map_or(0, |(LeaseId(id), _)| id);
         if let Some((lease, _)) = lease
             && told.as_ref() != Some(&served)
         {
@@ -165,8 +174,8 @@ mod tests {
         proxies.0.insert("gone".into(), proxy(Some(Duration::ZERO)));
         let served = Served::of(&proxies, Duration::from_secs(60));
         assert_eq!(served.proxies.len(), 1, "a proxy that is silent for a minute is waited for");
-        let far: BTreeMap<String, Proxy> = served.into_proxies("server-2").collect();
-        let told = &far["server-2/ingress"];
+        let far: BTreeMap<String, Proxy> = served.into_proxies().collect();
+        let told = &far["ingress"];
         assert_eq!((told.acknowledged, told.draining[&instance]), (Generation::new(2, 7), 1));
     }
 }
