@@ -37,7 +37,7 @@ pub struct Audit {
     steps: rollouts::Steps,
 }
 
-fn parse<T: Document>(bytes: &[u8]) -> T {
+pub(crate) fn parse<T: Document>(bytes: &[u8]) -> T {
     T::from_json(bytes).expect("only documents of the model are stored")
 }
 
@@ -345,7 +345,7 @@ impl Story {
     }
 }
 
-fn unhealthy_listed(world: &World, document: &RouteDocument) -> Option<String> {
+pub(crate) fn unhealthy_listed(world: &World, document: &RouteDocument) -> Option<String> {
     endpoints(document).into_iter().find_map(|id| {
         let seen = world.observed.values().find_map(|held| held.value.instances.get(id));
         let state = seen.map(|seen| seen.state);
@@ -355,7 +355,7 @@ fn unhealthy_listed(world: &World, document: &RouteDocument) -> Option<String> {
 }
 
 /// A planned change never leaves less than the floor of those that were there and healthy.
-fn below_floor(world: &World, document: &RouteDocument) -> Option<String> {
+pub(crate) fn below_floor(world: &World, document: &RouteDocument) -> Option<String> {
     let held = &world.routes.get(&document.app)?.value;
     held.backends.iter().find_map(|(service, was)| {
         let healthy = was.endpoints.iter().filter(|endpoint| {

@@ -2,28 +2,34 @@
 //!
 //! Three servers with the real [`rung_control::reconcile::Reconcile`] over one store, one of which leads; four nodes that
 //! take assignments, ask for leases, keep processes and report. Cables are pulled on either side of a server or a node, in
-//! one direction or both; servers stand still and wake up believing that they lead, or die and begin with nothing; clocks
-//! step; machines lose their power, and their disks; messages are late, lost and doubled; processes crash. Some stories
-//! are stormy, in others there is time between two faults for what takes long: a loss, a lease that ends, a move.
-//! [`audit`] looks at every start and every commit.
+//! one direction or both; servers stand still and wake up believing that they lead, die between two effects and begin with
+//! nothing, or hear late of what is written; the store can't be written, does not say what became of a transaction, or has
+//! dropped what a watch asks for; clocks step; machines lose their power, and their disks, most of them at once; messages
+//! are late, lost, doubled and overtaken; processes crash. Some stories are stormy, in others there is time between two
+//! faults for what takes long: a loss, a lease that ends, a move. [`audit`] and [`handoff`] look at every start, every
+//! commit and every request.
+//!
+//! Left to the stories of one machine: people who deploy, destroy and create anew under one name, and runs. Torn writes and
+//! versions side by side are below what is simulated: the suites of the store, the agent and the model have them.
 //!
 //! The nodes are simpler than those of one machine: nothing is fetched. What is real is what decides over several nodes:
 //! liveness, the planner, the fence, the order of question, answer and stop on which leases hang, and the proxies' view
 //! ([`proxy`]): two of them poll any of the servers, which tell the one that plans what was acknowledged.
 
 mod audit;
+mod handoff;
 mod machine;
 mod proxy;
 mod server;
 mod stage;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
 use rung_api::wire::{ProxyDocuments, ProxyPoll};
 use rung_control::reconcile::{PollId, StepId};
-use rung_model::{Assignment, InstanceId, Observed};
+use rung_model::{Assignment, Generation, InstanceId, Observed};
 use rung_store::memory::{Core, LogLimits};
 use rung_store::{Guard, Op, Revision, Txn};
 
@@ -61,19 +67,28 @@ pub enum Mistake {
     AcknowledgesForTheProxy,
     /// No server tells the others of its proxies.
     FollowersAreMute,
+    /// What a server tells of its proxies does not say that it was started again.
+    RestartsUnnoticed,
+    /// A proxy acknowledges routes, and does not always keep them on its disk.
+    ForgetsToKeep,
+    /// A proxy that asks another server takes whatever that one has, also what is older.
+    BeginsAnewElsewhere,
 }
 
 impl Mistake {
     /// Each with what is said of what it breaks.
-    pub const ALL: [(Self, &str); 8] = [
+    pub const ALL: [(Self, &str); 11] = [
         (Self::LeasesFromMemory, "are alive"),
         (Self::LaunchesWithoutLease, "are alive"),
         (Self::OutlivesItsLease, "are alive"),
         (Self::NoFence, "although another leads"),
         (Self::TakesOlderAssignments, "went back"),
         (Self::LosesBatches, "is not at rest"),
-        (Self::AcknowledgesForTheProxy, "told to stop"),
-        (Self::FollowersAreMute, "told to stop"),
+        (Self::AcknowledgesForTheProxy, "has not acknowledged"),
+        (Self::FollowersAreMute, "has not acknowledged"),
+        (Self::RestartsUnnoticed, "has not acknowledged"),
+        (Self::ForgetsToKeep, "although it has acknowledged"),
+        (Self::BeginsAnewElsewhere, "went back"),
     ];
 }
 
@@ -109,6 +124,8 @@ enum Happening {
         fence: Option<Revision>,
         guards: Vec<Guard>,
         ops: Vec<Op>,
+        /// What it was planned against that must hold.
+        against: Option<String>,
     },
     /// To the process that asked: one that was started since knows nothing of it.
     Written {
@@ -228,6 +245,7 @@ fn tell(seed: u64, mistake: Mistake, trace: Trace) -> Story {
             story.fail(format!("the story does not end: the last was {happening:?}"));
         }
         story.happen(happening);
+        story.note_contacts();
     }
     story
 }
@@ -260,8 +278,8 @@ struct Story {
     proxies: Vec<Proxy>,
     /// Counts the polls of proxies.
     polls: u64,
-    /// Instances with a port, by an assignment that reached a node which nobody takes for lost.
-    told_to_stop: BTreeSet<InstanceId>,
+    /// Which routes were the first without an instance that was in them before.
+    unrouted: BTreeMap<InstanceId, Generation>,
     lives: u64,
     highest_fence: u64,
     /// Where the exclusive instance was started last.
@@ -271,6 +289,7 @@ struct Story {
     /// When the lease of the key `leader` was kept last.
     kept: Duration,
     pace: Pace,
+    full_until: Duration,
     faults_have_ended: bool,
     summary: Summary,
     trace: Trace,
@@ -291,7 +310,7 @@ impl Story {
             servers: (0..SERVERS).map(|server| Server::new(server, store.epoch())).collect(),
             proxies: (0..PROXIES).map(Proxy::new).collect(),
             polls: 0,
-            told_to_stop: BTreeSet::new(),
+            unrouted: BTreeMap::new(),
             machines: (0..NODES).map(Machine::new).collect(),
             store,
             lives: 0,
@@ -300,6 +319,7 @@ impl Story {
             scaled_to: BTreeMap::new(),
             kept: Duration::ZERO,
             pace: if rng.bool() { Pace::Stormy } else { Pace::Calm },
+            full_until: Duration::ZERO,
             faults_have_ended: false,
             summary: Summary::default(),
             trace: Trace::Off,
@@ -330,8 +350,8 @@ impl Story {
             H::Tick(server) => self.tick(server),
             H::Watch(server) => self.watch(server),
             H::Beat { server, node } => self.heard(server, node),
-            H::Commit { server, life, step, fence, guards, ops } => {
-                self.commit(server, (life, step), fence, &guards, ops)
+            H::Commit { server, life, step, fence, guards, ops, against } => {
+                self.commit(server, (life, step), fence, &guards, ops, against)
             }
             H::Written { server, life, step, outcome } => self.written(server, life, step, outcome),
             H::Campaign => self.campaign(),

@@ -1,5 +1,7 @@
-//! Stories of several servers and nodes. `RUNG_SIM_SEED=7` tells one of them; `RUNG_SIM_SEEDS=5000` tells so many.
+//! Stories of several servers and nodes. `RUNG_SIM_SEED=7` tells one of them; `RUNG_SIM_SEEDS=5000` tells so many, and with
+//! `RUNG_SIM_FROM=10000` the ones from that seed on.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,12 +23,12 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-/// Tells the stories of so many seeds on all cores.
-fn tell(seeds: u64) -> (Summary, Vec<String>) {
-    let next = AtomicU64::new(0);
+/// Tells the stories of these seeds on all cores.
+fn tell(seeds: Range<u64>) -> (Summary, Vec<String>) {
+    let next = AtomicU64::new(seeds.start);
     let told = Mutex::new((Summary::default(), Vec::new()));
     let work = || {
-        while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds) {
+        while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds.end) {
             let outcome = run(seed, Mistake::None);
             let (all, failures) = &mut *told.lock().expect("no thread panics while it holds this");
             match outcome {
@@ -55,7 +57,8 @@ fn the_invariants_hold_in_every_story() {
         return;
     }
     let seeds = number("RUNG_SIM_SEEDS").unwrap_or_else(usual);
-    let (all, failures) = tell(seeds);
+    let from = number("RUNG_SIM_FROM").unwrap_or(0);
+    let (all, failures) = tell(from..from + seeds);
     let many = failures.len();
     assert!(failures.is_empty(), "{many} of {seeds} stories failed:\n{}", failures.join("\n"));
     println!("{seeds} stories: {all:?}");

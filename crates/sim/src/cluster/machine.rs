@@ -210,10 +210,6 @@ impl Story {
         let running: Vec<InstanceId> = self.machines[node].processes.keys().cloned().collect();
         for id in running {
             if told.get(&id).is_none_or(|assigned| assigned.intent == Intent::Stop) {
-                let process = &self.machines[node].processes[&id];
-                if is_routed(&process.assigned) && !process.is_ending {
-                    self.audit_stop(node, &id);
-                }
                 self.terminate(node, &id);
             }
         }
@@ -292,6 +288,9 @@ impl Story {
 
     /// As a server does it: an older report is passed over.
     pub(super) fn reported(&mut self, node: usize, observed: &Observed) {
+        if self.store_is_full() {
+            return;
+        }
         let key = keys::observed(&self.machines[node].id);
         let held = self.store.get(&key).value;
         let held = held.map(|entry| Observed::from_json(&entry.value).expect("only documents are stored"));

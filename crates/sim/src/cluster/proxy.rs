@@ -12,19 +12,15 @@ use rung_control::reconcile::{Event as Heard, PollId};
 use rung_control::served::{self, Served};
 use rung_ingress::view::{Effect, Event, View};
 use rung_model::{AppName, Generation, InstanceId, RouteDocument, keys};
-use rung_planner::proxies::SILENT_AFTER;
 use rung_store::Op;
 
+use super::handoff::Contact;
 use super::{Happening, Mistake, PROXIES, SERVERS, Story};
 
 const THREADS: usize = 2;
 const LONG_POLL: Duration = Duration::from_secs(30);
 /// Of a `served` document, as the product has it.
 const SERVED_LEASE: Duration = Duration::from_secs(5);
-/// What a proxy is excused for beyond the time that is waited for it: messages that were late, and the plan they held up.
-const EXCUSED_FOR: Duration = Duration::from_secs(6);
-/// Silence beyond what late messages explain.
-const LATE_AFTER: Duration = Duration::from_secs(7);
 
 pub struct Proxy {
     life: u64,
@@ -41,10 +37,13 @@ pub struct Proxy {
     server: usize,
     pub mute_until: Duration,
     pub deaf_until: Duration,
-    /// When nothing waited for its word for sure, the last time that is known.
-    astray_until: Duration,
-    /// When the last poll of it that waited anywhere ended.
-    silent_from: Option<Duration>,
+    /// The highest that it has sent as acknowledged, in all its lives.
+    pub acknowledged: Generation,
+    /// The same since it had no disk: what it acknowledged is there through its restarts.
+    pub holds: Generation,
+    /// The newest routes that each of its threads has picked from in this life.
+    newest: Vec<BTreeMap<AppName, Generation>>,
+    pub contact: Contact,
 }
 
 #[derive(Clone, Default)]
@@ -77,13 +76,15 @@ impl Proxy {
             server: number % SERVERS,
             mute_until: Duration::ZERO,
             deaf_until: Duration::ZERO,
-            astray_until: Duration::ZERO,
-            silent_from: None,
+            acknowledged: Generation::ZERO,
+            holds: Generation::ZERO,
+            newest: vec![BTreeMap::new(); THREADS],
+            contact: Contact::NONE,
         }
     }
 
-    pub fn is_astray(&mut self, until: Duration) {
-        self.astray_until = self.astray_until.max(until);
+    pub fn sends_to(&self, id: &InstanceId) -> bool {
+        self.in_flight.contains_key(id)
     }
 
     /// What one of its threads picks from.
@@ -93,12 +94,23 @@ impl Proxy {
     }
 }
 
-fn listed(document: &RouteDocument) -> impl Iterator<Item = InstanceId> {
-    let backends = document.backends.values();
-    backends.flat_map(|backend| &backend.endpoints).map(|endpoint| endpoint.instance.clone())
+/// Its disk is lost.
+fn lose_disk(proxy: &mut Proxy) {
+    proxy.disk.clear();
+    proxy.holds = Generation::ZERO;
 }
 
-fn name(proxy: usize) -> String {
+pub fn listed(document: &RouteDocument) -> BTreeSet<InstanceId> {
+    let backends = document.backends.values();
+    backends.flat_map(|backend| &backend.endpoints).map(|endpoint| endpoint.instance.clone()).collect()
+}
+
+pub fn draining(document: &RouteDocument) -> BTreeSet<InstanceId> {
+    let backends = document.backends.values();
+    backends.flat_map(|backend| &backend.draining).map(|endpoint| endpoint.instance.clone()).collect()
+}
+
+pub fn name(proxy: usize) -> String {
     format!("ingress-{proxy}")
 }
 
@@ -113,9 +125,9 @@ impl Story {
         held.life += 1;
         held.view = Some(View::new(THREADS));
         held.threads = vec![Table::default(); THREADS];
+        held.newest = vec![BTreeMap::new(); THREADS];
         held.published.clear();
         (held.polling, held.next_tick) = (None, None);
-        held.is_astray(self.now);
         let documents = held.disk.values().cloned().collect();
         self.note(|_| format!("{} starts", name(proxy)));
         self.step_proxy(proxy, Event::Started { documents });
@@ -129,13 +141,22 @@ impl Story {
         held.threads.clear();
         held.in_flight.clear();
         let (life, server, polling) = (held.life, held.server, held.polling.take());
-        held.is_astray(self.now);
         self.note(|_| format!("{} is killed", name(proxy)));
         if let Some(ticket) = polling {
             self.after_ms(0, 5, Happening::PollClosed { server, proxy, life, ticket });
         }
+        if self.rng.u32(0..4) == 0 {
+            // It picks from nothing, and begins like one that is new.
+            lose_disk(&mut self.proxies[proxy]);
+        }
         let longest = if self.rng.bool() { 100 } else { 15_000 };
         self.after_ms(5, longest, Happening::ProxyStarts(proxy));
+    }
+
+    /// Whether a poll of the process that runs now waits at a server.
+    pub(super) fn polls_at(&self, proxy: usize, server: usize) -> bool {
+        let is_its = |poll: &Poll| poll.proxy == proxy && self.is_proxy(proxy, poll.life);
+        self.servers[server].polls.iter().any(is_its)
     }
 
     fn is_proxy(&self, proxy: usize, life: u64) -> bool {
@@ -171,7 +192,10 @@ impl Story {
                 }
             }
             Effect::Keep(document) => {
-                self.proxies[proxy].disk.insert(document.app.clone(), document);
+                let is_kept = self.mistake != Mistake::ForgetsToKeep || self.rng.bool();
+                if is_kept {
+                    self.proxies[proxy].disk.insert(document.app.clone(), document);
+                }
             }
             Effect::Forget(app) => {
                 self.proxies[proxy].disk.remove(&app);
@@ -204,8 +228,8 @@ impl Story {
         let held = &mut self.proxies[proxy];
         if held.threads[thread].version < version {
             let documents = held.published[&version].clone();
-            self.audit_table(proxy, thread, &documents);
-            self.proxies[proxy].threads[thread] = Table { version, documents };
+            held.threads[thread] = Table { version, documents };
+            self.audit_table(proxy, thread);
         }
         self.step_proxy(proxy, Event::Applied { thread, version });
     }
@@ -215,11 +239,11 @@ impl Story {
     fn send_poll(&mut self, proxy: usize, ticket: u64, poll: ProxyPoll) {
         let held = &mut self.proxies[proxy];
         let (life, server) = (held.life, held.server);
+        held.acknowledged = held.acknowledged.max(poll.after);
+        held.holds = held.holds.max(poll.after);
         if let Some(ticket) = held.polling.replace(ticket) {
             self.after_ms(0, 8, Happening::PollClosed { server, proxy, life, ticket });
         }
-        let (cut, paused) = (self.servers[server].cut_until, self.servers[server].paused_until);
-        self.proxies[proxy].is_astray(cut.max(paused));
         let is_lost = !self.faults_have_ended && self.rng.u32(0..40) == 0;
         if is_lost || self.now < self.proxies[proxy].mute_until {
             return self.poll_is_lost(proxy, life, ticket);
@@ -230,7 +254,6 @@ impl Story {
     /// Noticed by the proxy after a while.
     fn poll_is_lost(&mut self, proxy: usize, life: u64, ticket: u64) {
         let noticed = self.now + self.seconds(1, 10);
-        self.proxies[proxy].is_astray(noticed);
         self.at(noticed, Happening::RoutesFailed { proxy, life, ticket });
     }
 
@@ -244,8 +267,21 @@ impl Story {
         let held = &mut self.proxies[proxy];
         held.polling = None;
         held.server = server;
-        held.is_astray(self.now);
         self.step_proxy(proxy, Event::Failed { ticket });
+        if self.mistake == Mistake::BeginsAnewElsewhere && server != left {
+            self.begins_anew(proxy);
+        }
+    }
+
+    /// Forgets what it knows, and asks as if it held nothing; its threads go on.
+    fn begins_anew(&mut self, proxy: usize) {
+        let held = &mut self.proxies[proxy];
+        held.life += 1;
+        held.view = Some(View::new(THREADS));
+        held.next_tick = None;
+        held.published.clear();
+        held.threads.iter_mut().for_each(|thread| thread.version = 0);
+        self.step_proxy(proxy, Event::Started { documents: Vec::new() });
     }
 
     pub(super) fn routes_answered(&mut self, proxy: usize, life: u64, ticket: u64, answer: ProxyDocuments) {
@@ -274,10 +310,6 @@ impl Story {
         if self.now > self.servers[server].served_until {
             // It is cut off, and sends proxies to the others.
             return self.send(Happening::RoutesFailed { proxy, life, ticket });
-        }
-        let silent_from = self.proxies[proxy].silent_from.take();
-        if silent_from.is_some_and(|from| self.now > from + LATE_AFTER) {
-            self.proxies[proxy].is_astray(self.now);
         }
         self.polls += 1;
         let id = PollId(self.polls);
@@ -312,7 +344,6 @@ impl Story {
     }
 
     fn poll_ended(&mut self, server: usize, proxy: usize, poll: PollId) {
-        self.proxies[proxy].silent_from = Some(self.now);
         self.step(server, Heard::PollEnded { proxy: name(proxy), poll });
     }
 
@@ -343,12 +374,6 @@ impl Story {
         }
     }
 
-    /// Whatever becomes of a server becomes of what its proxies say there.
-    pub(super) fn astray_at(&mut self, server: usize, until: Duration) {
-        let polling = self.proxies.iter_mut().filter(|proxy| proxy.server == server);
-        polling.for_each(|proxy| proxy.is_astray(until));
-    }
-
     /// Each server's document of its own proxies, and its lease.
     pub(super) fn tell_served(&mut self, server: usize) {
         self.after_ms(100, 1500, Happening::TellServed(server));
@@ -362,11 +387,14 @@ impl Story {
             return;
         }
         self.servers[server].served_until = self.now + SERVED_LEASE;
-        if self.mistake == Mistake::FollowersAreMute {
+        if self.mistake == Mistake::FollowersAreMute || self.store_is_full() {
             return;
         }
         let elapsed = self.now - self.servers[server].began;
-        let told = Served::of(self.servers[server].reconcile.proxies(), elapsed);
+        let mut told = Served::of(self.servers[server].reconcile.proxies(), elapsed);
+        if self.mistake != Mistake::RestartsUnnoticed {
+            told.life = self.servers[server].life;
+        }
         let value = serde_json::to_vec(&told).expect("names and numbers serialize");
         if stored.is_none_or(|stored| stored.value != value) {
             self.txn(&[], vec![Op::Put { key, value, lease: None }]);
@@ -423,45 +451,18 @@ impl Story {
 
     // The audit.
 
-    /// Whether the leader may have gone on without the proxy's word.
-    fn is_excused(&self, proxy: usize) -> bool {
-        let held = &self.proxies[proxy];
-        let is_late = held.silent_from.is_some_and(|from| self.now > from + LATE_AFTER);
-        is_late || self.now <= held.astray_until + SILENT_AFTER + EXCUSED_FOR
-    }
-
-    /// Invariant 1: no request after the un-routing was acknowledged, which comes before the word to stop.
-    fn audit_request(&mut self, proxy: usize, id: &InstanceId) {
-        if self.told_to_stop.contains(id) && !self.is_excused(proxy) {
-            self.fail(format!("{} sends a request to {id}, which was told to stop", name(proxy)));
-        }
-    }
-
     /// Invariant 3, of tables: whichever server a proxy asks.
-    fn audit_table(&mut self, proxy: usize, thread: usize, documents: &[RouteDocument]) {
-        let held = &self.proxies[proxy].threads[thread].documents;
-        let older = documents
-            .iter()
-            .find(|next| held.iter().any(|held| held.app == next.app && next.generation < held.generation));
-        if let Some(older) = older.map(|document| document.generation) {
+    fn audit_table(&mut self, proxy: usize, thread: usize) {
+        let held = &mut self.proxies[proxy];
+        let newest = &mut held.newest[thread];
+        let mut older = None;
+        for document in &held.threads[thread].documents {
+            let known = newest.entry(document.app.clone()).or_insert(document.generation);
+            older = (document.generation < *known).then_some(document.generation).or(older);
+            *known = document.generation.max(*known);
+        }
+        if let Some(older) = older {
             self.fail(format!("the routes of {} went back to {older}", name(proxy)));
-        }
-    }
-
-    /// Told by an assignment, on a node that is not lost.
-    pub(super) fn audit_stop(&mut self, node: usize, id: &InstanceId) {
-        let machine = &self.machines[node];
-        let parted = machine.parted_until.iter().copied().max().unwrap_or_default();
-        let lost = machine.mute_until.max(machine.deaf_until).max(machine.off_until).max(parted);
-        if self.now <= lost + EXCUSED_FOR {
-            return;
-        }
-        self.told_to_stop.insert(id.clone());
-        for proxy in 0..PROXIES {
-            if self.proxies[proxy].in_flight.contains_key(id) && !self.is_excused(proxy) {
-                let what = format!("{id} was told to stop while {} sends a request to it", name(proxy));
-                self.fail(what);
-            }
         }
     }
 
@@ -472,8 +473,7 @@ impl Story {
         let stored = read.iter().map(|entry| {
             serde_json::from_slice::<RouteDocument>(&entry.value).expect("only documents are stored")
         });
-        let routed: BTreeSet<InstanceId> =
-            stored.flat_map(|document| listed(&document).collect::<Vec<_>>()).collect();
+        let routed: BTreeSet<InstanceId> = stored.flat_map(|document| listed(&document)).collect();
         if routed != alive {
             self.fail(format!("it is not at rest: {alive:?} are alive, {routed:?} are routed"));
         }

@@ -24,8 +24,10 @@ pub struct Server {
     pub paused_until: Duration,
     /// By how much its wall clock is ahead, in seconds.
     pub clock_ahead: i64,
+    /// It hears late of what is written.
+    pub late_until: Duration,
     /// Counts its processes.
-    life: u64,
+    pub life: u64,
     /// When its process began.
     pub began: Duration,
     /// The polls of proxies that wait here.
@@ -44,6 +46,7 @@ impl Server {
             next_tick: None,
             cut_until: Duration::ZERO,
             paused_until: Duration::ZERO,
+            late_until: Duration::ZERO,
             clock_ahead: 0,
             life: 0,
             began: Duration::ZERO,
@@ -70,6 +73,11 @@ impl Story {
         self.now >= self.servers[server].cut_until
     }
 
+    /// It can be read, and nothing is written.
+    pub(super) fn store_is_full(&self) -> bool {
+        self.now < self.full_until
+    }
+
     pub(super) fn step(&mut self, server: usize, event: Event) {
         let wall = wall(self.now) + SignedDuration::from_secs(self.servers[server].clock_ahead);
         let began = self.servers[server].began;
@@ -86,10 +94,15 @@ impl Story {
                         Guard::Created { revision, .. } => Some(*revision),
                         _ => None,
                     });
+                    let against = self.audit_plan(server, &ops);
                     if self.mistake == Mistake::NoFence {
                         guards.retain(|guard| !matches!(guard, Guard::Created { .. }));
                     }
-                    self.send(Happening::Commit { server, life, step, fence, guards, ops });
+                    self.send(Happening::Commit { server, life, step, fence, guards, ops, against });
+                    if !self.faults_have_ended && self.rng.u32(0..1500) == 0 {
+                        self.note(|_| format!("server {server} dies between two effects"));
+                        return self.kill(server);
+                    }
                 }
                 Effect::List => {
                     self.servers[server].watching_from = None;
@@ -116,7 +129,7 @@ impl Story {
 
     /// Takes in what was written since, or everything.
     pub(super) fn watch(&mut self, server: usize) {
-        if !self.reaches_the_store(server) {
+        if !self.reaches_the_store(server) || self.now < self.servers[server].late_until {
             return;
         }
         let seen = self.servers[server].watching_from.map(|from| self.store.events_after("", from));
@@ -146,13 +159,17 @@ impl Story {
         fence: Option<Revision>,
         guards: &[Guard],
         ops: Vec<Op>,
+        against: Option<String>,
     ) {
-        if !self.reaches_the_store(server) {
+        if !self.reaches_the_store(server) || self.store_is_full() {
             return self.send(Happening::Written { server, life, step, outcome: None });
         }
         let mut outcome = self.txn(guards, ops);
         if matches!(outcome, Txn::Committed(_)) {
             self.audit_leader(server, fence);
+            if let Some(what) = against {
+                self.fail(what);
+            }
         }
         if !self.faults_have_ended && self.rng.u32(0..25) == 0 {
             outcome = Txn::Unknown;
@@ -161,8 +178,12 @@ impl Story {
     }
 
     pub(super) fn txn(&mut self, guards: &[Guard], ops: Vec<Op>) -> Txn {
+        let before = self.routed_before(&ops);
         match self.store.txn(guards, ops) {
             Ok(outcome) => {
+                if let Txn::Committed(revision) = outcome {
+                    self.audit_routes(revision, before);
+                }
                 (0..SERVERS).for_each(|server| self.send(Happening::Watch(server)));
                 outcome
             }
@@ -182,10 +203,13 @@ impl Story {
     /// Its process is killed. Another one knows nothing, and leads when it is elected.
     pub(super) fn kill(&mut self, server: usize) {
         let epoch = self.store.epoch();
-        self.astray_at(server, self.now);
         self.polls_fail(server);
         let now = self.now;
         self.servers[server].restart(server, epoch, now);
+        if self.rng.bool() {
+            // Its machine begins anew, too.
+            self.servers[server].paused_until = now + self.seconds(1, 20);
+        }
         self.after_ms(200, 2000, Happening::Watch(server));
     }
 
@@ -208,7 +232,8 @@ impl Story {
 
     /// The key of whoever led is gone by its lease; the one that led learns of it sooner or later.
     pub(super) fn elect(&mut self, server: usize) {
-        if !self.reaches_the_store(server) || self.now < self.servers[server].paused_until {
+        let is_well = self.reaches_the_store(server) && self.now >= self.servers[server].paused_until;
+        if !is_well || self.store_is_full() {
             return;
         }
         for other in 0..SERVERS {

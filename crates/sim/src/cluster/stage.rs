@@ -151,6 +151,9 @@ impl Story {
             return;
         }
         self.after_ms(3000, 20_000, Happening::PersonScales);
+        if self.store_is_full() {
+            return;
+        }
         let held = self.store.get(&keys::app(&app())).value.expect("nobody destroys it");
         let mut record = self.record();
         let (name, from_file, most) = if self.rng.bool() { ("batch", 5, 10) } else { ("web", 3, 6) };
@@ -180,7 +183,7 @@ impl Story {
         let until = self.now + self.seconds(1, 60);
         let (server, node) = (self.rng.usize(0..SERVERS), self.rng.usize(0..NODES));
         let proxy = self.rng.usize(0..PROXIES);
-        let kind = self.rng.u32(0..19);
+        let kind = self.rng.u32(0..21);
         self.note(|_| {
             format!("fault {kind}, node-{node}, server {server}, until {:.3} s", until.as_secs_f64())
         });
@@ -207,18 +210,15 @@ impl Story {
             9 => self.crash(node),
             10 => {
                 self.servers[server].cut_until = until;
-                self.astray_at(server, until);
             }
             11 => {
                 self.servers[server].paused_until = until;
-                self.astray_at(server, until);
             }
             12 => self.kill(server),
             13 => self.servers[server].clock_ahead = self.rng.i64(-7200..7200),
             14 => {
                 // A server and a node are on one side, everything else on the other.
                 self.servers[server].cut_until = until;
-                self.astray_at(server, until);
                 for other in (0..SERVERS).filter(|other| *other != server) {
                     self.machines[node].parted_until[other] = until;
                 }
@@ -226,12 +226,12 @@ impl Story {
             15 => self.kill_proxy(proxy),
             16 => {
                 self.proxies[proxy].mute_until = until;
-                self.proxies[proxy].is_astray(until);
             }
             17 => {
                 self.proxies[proxy].deaf_until = until;
-                self.proxies[proxy].is_astray(until);
             }
+            18 => self.servers[server].late_until = until,
+            19 => self.full_until = until,
             _ => self.after_ms(0, 100, Happening::Elect(server)),
         }
         self.at(until, Happening::Mended);
@@ -244,6 +244,7 @@ impl Story {
     pub(super) fn end_faults(&mut self) {
         self.faults_have_ended = true;
         let now = self.now;
+        self.full_until = now;
         for machine in &mut self.machines {
             (machine.mute_until, machine.deaf_until, machine.off_until) = (now, now, now);
             machine.parted_until = [now; SERVERS];
@@ -252,7 +253,7 @@ impl Story {
             (proxy.mute_until, proxy.deaf_until) = (now, now);
         }
         for server in &mut self.servers {
-            (server.cut_until, server.paused_until) = (now, now);
+            (server.cut_until, server.paused_until, server.late_until) = (now, now, now);
         }
         self.after_ms(1, 100, Happening::Elect(0));
         self.after_ms(100, 200, Happening::Mended);
