@@ -1,35 +1,34 @@
 //! The typed client: one method an endpoint, over a Unix socket, TCP or TLS.
 //!
-//! Connections are kept and used again. A request whose connection was closed by the other side before a byte of
-//! the answer came is not sent again here: callers are loops, and the next tick is the retry.
+//! Connections are kept and used again, and between machines they are shared: [`lines`] says how. A request whose
+//! connection was closed by the other side before a byte of the answer came is not sent again here: callers are loops, and
+//! the next tick is the retry.
 
 mod access;
 mod authority;
 mod certificates;
 mod cluster;
+mod lines;
 mod maintenance;
 mod nodes;
 mod rollouts;
 mod silence;
 mod traffic;
+mod witness;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -38,7 +37,8 @@ use rung_model::{
 };
 
 pub use self::access::AuditOf;
-use self::silence::{Asked, Who, connect_tcp, in_time};
+use self::lines::{Line, Lines, Way};
+use self::silence::{Asked, Who};
 use crate::error::{Code, ErrorBody};
 use crate::paths;
 use crate::sse::Message;
@@ -141,7 +141,7 @@ struct Inner {
     servers: Mutex<Servers>,
     token: Option<String>,
     tls: Option<Tls>,
-    idle: Mutex<Vec<SendRequest<Body>>>,
+    lines: Lines,
 }
 
 /// Servers that are as good as each other.
@@ -157,16 +157,22 @@ struct Servers {
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
+    /// The same, for connections that are not shared.
+    one_by_one: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
 impl Tls {
     pub fn to_servers(config: Arc<ClientConfig>) -> Self {
-        Self { config, name: rung_trust::server_name(rung_trust::role_name(NodeRole::Server)) }
+        Self::to(config, rung_trust::role_name(NodeRole::Server))
     }
 
     pub fn to_node(config: Arc<ClientConfig>, node: &NodeId) -> Self {
-        Self { config, name: rung_trust::server_name(rung_trust::node_name(node)) }
+        Self::to(config, rung_trust::node_name(node))
+    }
+
+    fn to(config: Arc<ClientConfig>, name: String) -> Self {
+        Self { one_by_one: rung_trust::one_by_one(&config), config, name: rung_trust::server_name(name) }
     }
 }
 
@@ -182,8 +188,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// More than this many connections are never idle at once in a role's normal work.
-const IDLE_MAX: usize = 8;
+const PATHS_ARE_GOOD: &str = "paths are made of checked names and encoded queries";
 
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
@@ -206,7 +211,7 @@ impl Client {
     pub fn to_any(addresses: Vec<Address>, token: Option<String>, tls: Option<Tls>) -> Self {
         assert!(!addresses.is_empty(), "a client has a server");
         let servers = Mutex::new(Servers { addresses, current: 0 });
-        Self { inner: Arc::new(Inner { servers, token, tls, idle: Mutex::new(Vec::new()) }) }
+        Self { inner: Arc::new(Inner { servers, token, tls, lines: Lines::default() }) }
     }
 
     fn servers(&self) -> MutexGuard<'_, Servers> {
@@ -242,182 +247,77 @@ impl Client {
             servers.current = (servers.current + 1) % servers.addresses.len();
         }
         drop(servers);
-        self.idle().clear();
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<SendRequest<Body>>> {
-        self.inner.idle.lock().expect("no panic while held")
+        self.inner.lines.forget_those_to(address);
     }
 
     fn who(&self) -> Who {
         if self.inner.token.is_some() { Who::Person } else { Who::Role }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Body>, ClientError> {
-        let mut tries = self.servers().addresses.len();
-        loop {
-            tries -= 1;
-            let address = self.address();
-            match self.connect_to(&address).await {
-                Ok(sender) => return Ok(sender),
-                Err(error) => {
-                    self.turn_away_from(&address);
-                    if tries == 0 {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn connect_to(&self, address: &Address) -> Result<SendRequest<Body>, ClientError> {
-        let fail = |source| ClientError::Connect { address: address.to_string(), source };
-        match address {
-            Address::Unix(path) => {
-                let stream = tokio::net::UnixStream::connect(path).await.map_err(fail)?;
-                self.handshake(stream).await
-            }
-            Address::Tcp(authority) => {
-                self.handshake(connect_tcp(authority, self.who()).await.map_err(fail)?).await
-            }
-            Address::Tls(authority) => {
-                let stream = self.connect_tls(address, authority).await?;
-                self.handshake(stream).await
-            }
-        }
-    }
-
-    async fn connect_tls(
-        &self,
-        address: &Address,
-        authority: &str,
-    ) -> Result<TlsStream<TcpStream>, ClientError> {
-        let fail = |source| ClientError::Connect { address: address.to_string(), source };
-        let Some(tls) = &self.inner.tls else {
-            return Err(ClientError::NoTrust { address: address.to_string() });
-        };
-        let stream = connect_tcp(authority, self.who()).await.map_err(fail)?;
-        let connecting = TlsConnector::from(tls.config.clone()).connect(tls.name.clone(), stream);
-        in_time(connecting).await.map_err(|source| match rung_trust::explain(&source) {
-            Some(why) => ClientError::Untrusted { address: address.to_string(), why },
-            None => fail(source),
-        })
-    }
-
-    async fn handshake<S>(&self, stream: S) -> Result<SendRequest<Body>, ClientError>
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-    {
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
-        tokio::spawn(async move {
-            // Its end is seen by whoever holds the sender.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(sender)
-    }
-
-    fn broken(&self, source: hyper::Error) -> ClientError {
-        let address = self.address().to_string();
-        // That our certificate was refused shows after the handshake only.
-        match rung_trust::explain(&source) {
-            Some(why) => ClientError::Untrusted { address, why },
-            None => ClientError::Broken { address, source },
-        }
-    }
-
-    fn idle_connection(&self) -> Option<SendRequest<Body>> {
-        let mut idle = self.idle();
-        while let Some(sender) = idle.pop() {
-            if sender.is_ready() {
-                return Some(sender);
-            }
-        }
-        None
-    }
-
     /// Sends a request and answers with the response's head and streaming body. Statuses of 400 and more are errors.
-    pub async fn send(
+    async fn send(
         &self,
+        way: Way,
         method: Method,
         path: &str,
         content_type: &str,
         body: Body,
     ) -> Result<Response<Incoming>, ClientError> {
-        let mut sender = match self.idle_connection() {
-            Some(sender) => sender,
-            None => self.connect().await?,
-        };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "rung")
-            .header("content-type", content_type);
-        if let Some(token) = &self.inner.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let request = request.body(body).expect("paths are made of checked names and encoded queries");
-        let asked = Asked { client: self, at: Instant::now() };
-        let response = sender.send_request(request).await.map_err(|source| self.broken(source))?;
-        // It was answered in time.
-        std::mem::forget(asked);
-        let response = self.refuse_errors(path, response).await?;
-        self.keep(sender);
+        let mut line = self.line(way).await?;
+        let request = line.request(method, path).header("content-type", content_type);
+        let request = self.sign(request).body(body).expect(PATHS_ARE_GOOD);
+        let asked = Asked::by(self, &line);
+        let response = line.send(request).await?;
+        asked.answered();
+        let response = self.refuse_errors(path, &line, response).await?;
+        self.keep(line);
         Ok(response)
+    }
+
+    fn sign(&self, request: hyper::http::request::Builder) -> hyper::http::request::Builder {
+        match &self.inner.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     /// Changes the protocol of a fresh connection to [`crate::attach::PROTOCOL`]; what comes after it are its frames.
     pub async fn upgrade(&self, path: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>, ClientError> {
-        let mut sender = self.connect().await?;
-        let mut request = Request::builder()
-            .uri(path)
-            .header("host", "rung")
-            .header("connection", "upgrade")
-            .header("upgrade", crate::attach::PROTOCOL);
-        if let Some(token) = &self.inner.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let request =
-            request.body(full(Bytes::new())).expect("paths are made of checked names and encoded queries");
-        let response = sender.send_request(request).await.map_err(|source| self.broken(source))?;
-        let response = self.refuse_errors(path, response).await?;
+        let mut line = self.connect(Way::Alone).await?;
+        let request = line.request(Method::GET, path);
+        let request = request.header("connection", "upgrade").header("upgrade", crate::attach::PROTOCOL);
+        let request = self.sign(request).body(full(Bytes::new())).expect(PATHS_ARE_GOOD);
+        let response = line.send(request).await?;
+        let response = self.refuse_errors(path, &line, response).await?;
         if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
             let message = format!("{path} was answered with status {} and no upgrade", response.status());
             return Err(ClientError::Api(ErrorBody::new(Code::Internal, message)));
         }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|source| self.broken(source))?;
+        let upgraded = hyper::upgrade::on(response).await.map_err(|source| line.broken(source))?;
         Ok(TokioIo::new(upgraded))
     }
 
-    fn keep(&self, sender: SendRequest<Body>) {
-        let client = self.clone();
-        tokio::spawn(async move {
-            let mut sender = sender;
-            // Ready again once the response's body was read.
-            if sender.ready().await.is_ok() {
-                let mut idle = client.idle();
-                if idle.len() < IDLE_MAX {
-                    idle.push(sender);
-                }
-            }
-        });
+    /// What a body broke off with, after its head had come.
+    fn broken(&self, source: hyper::Error) -> ClientError {
+        ClientError::Broken { address: self.address().to_string(), source }
     }
 
     async fn refuse_errors(
         &self,
         path: &str,
+        line: &Line,
         response: Response<Incoming>,
     ) -> Result<Response<Incoming>, ClientError> {
         if response.status().as_u16() < 400 {
             return Ok(response);
         }
         let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(|source| self.broken(source))?.to_bytes();
+        let bytes = response.into_body().collect().await.map_err(|source| line.broken(source))?.to_bytes();
         match serde_json::from_slice::<ErrorBody>(&bytes) {
             Ok(body) => {
                 // One that is cut off from the others knows nothing that another one does not know better.
                 if body.code == Code::Unavailable {
-                    self.turn_away_from(&self.address());
+                    self.turn_away_from(line.address());
                 }
                 Err(ClientError::Api(body))
             }
@@ -436,11 +336,12 @@ impl Client {
         input: &I,
     ) -> Result<O, ClientError> {
         let body = full(serde_json::to_vec(input).expect("wire types serialize"));
-        self.read(path, self.send(method, path, "application/json", body).await?).await
+        self.read(path, self.send(Way::Beside, method, path, "application/json", body).await?).await
     }
 
     pub async fn get<O: DeserializeOwned>(&self, path: &str) -> Result<O, ClientError> {
-        self.read(path, self.send(Method::GET, path, "application/json", full(Bytes::new())).await?).await
+        let nothing = full(Bytes::new());
+        self.read(path, self.send(Way::Beside, Method::GET, path, "application/json", nothing).await?).await
     }
 
     async fn read<O: DeserializeOwned>(
@@ -455,7 +356,8 @@ impl Client {
 
     /// Follows a stream of server-sent events; each call of `next` gives one event.
     pub async fn stream<O: DeserializeOwned>(&self, path: &str) -> Result<EventStream<O>, ClientError> {
-        let response = self.send(Method::GET, path, "application/json", full(Bytes::new())).await?;
+        let nothing = full(Bytes::new());
+        let response = self.send(Way::Alone, Method::GET, path, "application/json", nothing).await?;
         Ok(EventStream {
             client: self.clone(),
             path: path.to_owned(),
@@ -570,7 +472,7 @@ impl Client {
 
     pub async fn put_source(&self, digest: &Digest, archive: Body) -> Result<(), ClientError> {
         let path = fill(paths::SOURCE, &[digest]);
-        let response = self.send(Method::PUT, &path, "application/x-tar", archive).await?;
+        let response = self.send(Way::Alone, Method::PUT, &path, "application/x-tar", archive).await?;
         self.read(&path, response).await
     }
 

@@ -1,16 +1,17 @@
 //! The HTTP API: who may call, and which endpoint is which function.
 //!
 //! The Unix socket (mode 0600) is for the roles on this machine and needs no token: whoever can open it owns the data
-//! directory. On TCP every request but `/v1/health` carries a token. Where other machines can reach the port it is TLS,
-//! and a certificate of the cluster's authority says which node asks. What only nodes and proxies may ask (opened secrets
-//! among it) is answered on the socket, and to nodes for themselves. Each endpoint for people states the right it needs
-//! ([`right`]), and [`guard`] asks for it before the endpoint is reached.
+//! directory. On TCP every request but `/v1/health` carries a token. Where other machines can reach the port it is TLS
+//! ([`connections`]), and a certificate of the cluster's authority says which node asks. What only nodes and proxies may
+//! ask (opened secrets among it) is answered on the socket, and to nodes for themselves. Each endpoint for people states
+//! the right it needs ([`right`]), and [`guard`] asks for it before the endpoint is reached.
 
 mod apps;
 mod audit;
 mod callers;
 mod certificates;
 mod cluster;
+mod connections;
 mod deploy;
 mod extract;
 mod git;
@@ -115,8 +116,7 @@ impl Control {
                 }
                 Door::Tls(listener) => {
                     let router = router(self).layer(middleware::from_fn(callers::note_caller));
-                    let service = router.into_make_service_with_connect_info::<callers::CallerInfo>();
-                    axum::serve(callers::TlsListener(listener), service).await
+                    match connections::serve(listener, router).await {}
                 }
             }
         };

@@ -9,8 +9,8 @@ use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme, SupportedProtocolVersion,
+    CertificateError, ClientConfig, CommonState, DigitallySignedStruct, Error, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 
 use crate::explain::Explained;
@@ -20,6 +20,39 @@ use crate::listener::Clients;
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
+/// Offered by machines and taken by servers. It is a name of our own for HTTP/2: what people use (curl, git) offers `h2`
+/// wherever it goes, and would get it without having asked for it.
+const SIDE_BY_SIDE: &[u8] = b"rung-h2";
+const ONE_BY_ONE: &[u8] = b"http/1.1";
+
+/// How questions go over a connection, as both sides have agreed in the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, which every version of Rung speaks, and every person's tool.
+    OneByOne,
+    /// HTTP/2.
+    SideBySide,
+}
+
+impl Protocol {
+    /// What came of a handshake. Who knows of no choice has made none.
+    pub fn agreed(connection: &CommonState) -> Self {
+        if connection.alpn_protocol() == Some(SIDE_BY_SIDE) { Self::SideBySide } else { Self::OneByOne }
+    }
+}
+
+/// Whether its connections may come to carry questions side by side.
+pub fn offers_side_by_side(config: &ClientConfig) -> bool {
+    config.alpn_protocols.iter().any(|name| name == SIDE_BY_SIDE)
+}
+
+/// The same client, for connections that carry one question at a time.
+pub fn one_by_one(config: &ClientConfig) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![ONE_BY_ONE.to_vec()];
+    Arc::new(config)
+}
+
 /// Whom a client takes for its cluster.
 #[derive(Debug, Clone)]
 pub enum Belief {
@@ -28,7 +61,7 @@ pub enum Belief {
     Authority(CertificateDer<'static>),
 }
 
-/// How a client connects; with an identity it shows who it is.
+/// How a client connects; with an identity it shows who it is, and may ask several things at a time.
 ///
 /// # Panics
 /// Never: the versions and algorithms are fixed and fit each other.
@@ -40,13 +73,15 @@ pub fn client_config(belief: Belief, identity: Option<Arc<Identity>>) -> Arc<Cli
         .expect("the provider has TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let mut config = match identity {
-        Some(identity) => builder.with_client_cert_resolver(identity),
-        None => builder.with_no_client_auth(),
+    let (mut config, offered) = match identity {
+        Some(identity) => {
+            (builder.with_client_cert_resolver(identity), vec![SIDE_BY_SIDE.to_vec(), ONE_BY_ONE.to_vec()])
+        }
+        None => (builder.with_no_client_auth(), vec![ONE_BY_ONE.to_vec()]),
     };
     // Each handshake says anew who is there.
     config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = offered;
     Arc::new(config)
 }
 
@@ -71,7 +106,12 @@ pub fn server_config(identity: Arc<Identity>, clients: Clients) -> Arc<ServerCon
     // A resumed session would not be asked again for a certificate.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = match clients {
+        // The first that both know is taken.
+        Clients::Anybody => vec![SIDE_BY_SIDE.to_vec(), ONE_BY_ONE.to_vec()],
+        // Agents and proxies are asked for logs, terminals and instances: each is a connection of its own anyway.
+        Clients::Nodes => vec![ONE_BY_ONE.to_vec()],
+    };
     Arc::new(config)
 }
 

@@ -5,7 +5,8 @@
 //! other end and not by where that is: addresses may change, be translated or float. A node makes its own key and has
 //! it signed ([`Identity`]); a renewal is taken up by the next handshake, without a restart. Before a machine has an
 //! identity it knows the authority by the hash of its certificate alone ([`Fingerprint`]). [`Listener`] accepts TLS,
-//! where whoever shows a certificate must be one of the [`Members`]; a member that is taken away is cut off at once.
+//! where whoever shows a certificate must be one of the [`Members`]; a member that is taken away is cut off at once. Whether
+//! a connection carries questions side by side is agreed there, too ([`Protocol`]).
 //!
 //! A [`TrustDirectory`] keeps a machine's key and certificates for all its roles. Whom the machine trusts beyond the
 //! cluster, [`machine_authorities`] says.
@@ -27,7 +28,7 @@ mod members;
 mod peer;
 
 pub use authority::{Authority, AuthorityError, AuthorityFile, CERTIFICATE_LIFE, Certificate, PublicKey};
-pub use config::{Belief, client_config, server_config};
+pub use config::{Belief, Protocol, client_config, offers_side_by_side, one_by_one, server_config};
 pub use directory::{DirectoryError, TrustDirectory};
 pub use explain::{Explained, explain};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::config::server_config;
+use crate::config::{Protocol, server_config};
 use crate::guard::Guarded;
 use crate::identity::Identity;
 use crate::members::Members;
@@ -40,6 +40,7 @@ pub struct Accepted {
     pub stream: Guarded<TlsStream<TcpStream>>,
     pub address: SocketAddr,
     pub caller: Caller,
+    pub protocol: Protocol,
 }
 
 /// Whom a connection's certificate names.
@@ -137,8 +138,10 @@ async fn admit(door: Arc<Door>, stream: TcpStream, address: SocketAddr, turn: Ow
         Caller::Member(peer) => Some(until_gone(door.members.clone(), peer.clone())),
         Caller::Anybody | Caller::Removed(_) => None,
     };
+    let protocol = Protocol::agreed(stream.get_ref().1);
+    let accepted = Accepted { stream: Guarded::new(stream, gone), address, caller, protocol };
     // Nobody listens any more when the role ends.
-    let _ = door.sender.send(Accepted { stream: Guarded::new(stream, gone), address, caller }).await;
+    let _ = door.sender.send(accepted).await;
 }
 
 fn until_gone(members: Members, peer: Peer) -> Pin<Box<dyn Future<Output = ()> + Send>> {

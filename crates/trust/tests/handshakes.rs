@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use rung_model::{NodeId, NodeRole};
 use rung_trust::{
     Authority, Belief, CERTIFICATE_LIFE, Caller, Certificate, Clients, Credentials, Explained, Fingerprint,
-    Identity, Listener, Member, MemberList, Members, NodeKey, TrustDirectory, client_config, explain,
-    node_name, role_name, server_name,
+    Identity, Listener, Member, MemberList, Members, NodeKey, Protocol, TrustDirectory, client_config,
+    explain, node_name, one_by_one, role_name, server_name,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -121,6 +121,40 @@ async fn members_are_known_by_name_role_and_key() {
         let connecting = connect(&address, belief.clone(), Some(own.clone()), a_server());
         let (_client, accepted) = tokio::join!(connecting, listener.accept());
         assert_eq!(accepted.caller, expected);
+    }
+}
+
+#[tokio::test]
+async fn machines_ask_servers_side_by_side_and_whoever_does_not_know_that_is_understood_too() {
+    let authority = cluster();
+    let server = machine(&authority, "one", NodeRole::Server);
+    let worker = machine(&authority, "two", NodeRole::Worker);
+    let belief = Belief::Authority(worker.authority().clone());
+    let of_a_machine = client_config(belief.clone(), Some(worker.clone()));
+    // The version before this one, and whoever makes no offer at all.
+    let of_before = one_by_one(&of_a_machine);
+    let mut without_offer = (*of_before).clone();
+    without_offer.alpn_protocols.clear();
+    // As `curl` and `git` offer.
+    let mut of_a_tool = (*client_config(belief.clone(), None)).clone();
+    of_a_tool.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    for (who, config, clients, expected) in [
+        ("a machine", of_a_machine.clone(), Clients::Anybody, Protocol::SideBySide),
+        ("a machine of before", of_before, Clients::Anybody, Protocol::OneByOne),
+        ("without an offer", Arc::new(without_offer), Clients::Anybody, Protocol::OneByOne),
+        ("a person", client_config(belief, None), Clients::Anybody, Protocol::OneByOne),
+        ("a person's tool", Arc::new(of_a_tool), Clients::Anybody, Protocol::OneByOne),
+        // A server of before takes the same.
+        ("who asks an agent", of_a_machine, Clients::Nodes, Protocol::OneByOne),
+    ] {
+        let (mut listener, address) = listen(server.clone(), clients, members(&[&worker])).await;
+        let connecting = async {
+            let stream = TcpStream::connect(&address).await?;
+            TlsConnector::from(config).connect(server_name(a_server()), stream).await
+        };
+        let (client, accepted) = tokio::join!(connecting, listener.accept());
+        assert_eq!(accepted.protocol, expected, "{who}");
+        assert_eq!(Protocol::agreed(client.unwrap().get_ref().1), expected, "{who}, on its own side");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use rung_trust::Fingerprint;
 
+use super::lines::Way;
 use super::{Address, Client, ClientError};
 
 impl Client {
@@ -13,7 +14,7 @@ impl Client {
     pub async fn authority(&self, known: Fingerprint) -> Result<Option<Vec<u8>>, ClientError> {
         let address = self.address();
         let Address::Tls(authority) = &address else { return Ok(None) };
-        let stream = self.connect_tls(&address, authority).await?;
+        let stream = self.connect_tls(&address, authority, Way::Alone).await?;
         let (_, session) = stream.get_ref();
         let shown = session.peer_certificates().unwrap_or_default();
         let found = shown.iter().find(|certificate| Fingerprint::of(certificate) == known);

@@ -9,6 +9,7 @@ use rung_model::{
     AppName, Assignment, Digest, Generation, NodeFacts, NodeId, NodeRole, Observed, ReleaseNumber,
 };
 
+use super::lines::Way;
 use super::{Body, Client, ClientError, encode_query, fill, full, with_wait};
 use crate::join::{
     CertificateRequest, Certified, DrainRequest, JoinRequest, JoinTokenIssued, JoinTokenRequest,
@@ -114,12 +115,13 @@ impl Client {
     /// The archive of an artifact or an uploaded source, as a stream.
     pub async fn artifact(&self, digest: &Digest) -> Result<Incoming, ClientError> {
         let path = fill(paths::ARTIFACT, &[digest]);
-        Ok(self.send(Method::GET, &path, "application/json", full(Bytes::new())).await?.into_body())
+        let nothing = full(Bytes::new());
+        Ok(self.send(Way::Alone, Method::GET, &path, "application/json", nothing).await?.into_body())
     }
 
     pub async fn put_artifact(&self, digest: &Digest, archive: Body) -> Result<(), ClientError> {
         let path = fill(paths::ARTIFACT, &[digest]);
-        let response = self.send(Method::PUT, &path, "application/x-tar", archive).await?;
+        let response = self.send(Way::Alone, Method::PUT, &path, "application/x-tar", archive).await?;
         self.read(&path, response).await
     }
 }

@@ -1,14 +1,17 @@
 //! How long nobody is waited for: a machine that is gone says nothing, not even that it is.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use super::Client;
+use super::lines::Line;
+use super::witness::Witness;
 
 /// A machine that is gone answers nothing at all, and another one may be there.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
 /// A connection on which nothing came for so long is asked whether somebody is there, and ended when nobody is: so a long
 /// poll of a machine that lost its power ends after four seconds, and not with its time.
@@ -23,17 +26,30 @@ pub enum Who {
     Person,
 }
 
-/// A request that nobody has answered yet. Given up after a while, it takes the idle connections with it: they lead to the
-/// same silent machine, and each would have to be waited for.
+/// A request that nobody has answered yet. Given up after a while on a connection on which nothing else came either, it
+/// takes the kept connections with it: they lead to the same silent machine, and each would have to be waited for.
 pub struct Asked<'a> {
-    pub client: &'a Client,
-    pub at: Instant,
+    client: &'a Client,
+    on: Arc<Witness>,
+    at: Instant,
+    is_answered: bool,
+}
+
+impl<'a> Asked<'a> {
+    pub fn by(client: &'a Client, line: &Line) -> Self {
+        Self { client, on: line.witness().clone(), at: Instant::now(), is_answered: false }
+    }
+
+    /// It was in time, whenever that was.
+    pub fn answered(mut self) {
+        self.is_answered = true;
+    }
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if self.at.elapsed() > SILENT {
-            self.client.idle().clear();
+        if !self.is_answered && self.at.elapsed() > SILENT && self.on.silent_for() > SILENT {
+            self.client.inner.lines.forget(&self.on);
         }
     }
 }

@@ -2,20 +2,19 @@
 
 use std::net::SocketAddr;
 
+use axum::Extension;
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
+use axum::http::Version;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
-use axum::{Extension, serve};
 use rung_api::{Code, ErrorBody};
 use rung_model::NodeRole;
-use rung_trust::{Caller, Guarded, Listener, Peer};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use rung_trust::{Caller, Peer};
 
 use super::Refused;
-use super::strict::{StrictListener, StrictStream};
+use super::strict::StrictListener;
 use crate::shared::Control;
 
 /// How a request came in.
@@ -34,14 +33,11 @@ impl Via {
     }
 }
 
-/// TLS connections for axum.
-pub(super) struct TlsListener(pub Listener);
-
 /// What a connection's certificate came to.
 #[derive(Debug, Clone)]
 pub(super) struct CallerInfo {
-    caller: Caller,
-    address: SocketAddr,
+    pub caller: Caller,
+    pub address: SocketAddr,
 }
 
 /// The other end of a connection.
@@ -54,36 +50,13 @@ impl Connected<IncomingStream<'_, StrictListener>> for CameFrom {
     }
 }
 
-impl serve::Listener for TlsListener {
-    type Io = StrictStream<Guarded<TlsStream<TcpStream>>>;
-    type Addr = CallerInfo;
-
-    async fn accept(&mut self) -> (Self::Io, CallerInfo) {
-        let accepted = self.0.accept().await;
-        let stream = match accepted.caller {
-            Caller::Member(_) => StrictStream::trusting(accepted.stream),
-            Caller::Anybody | Caller::Removed(_) => StrictStream::judging(accepted.stream),
-        };
-        (stream, CallerInfo { caller: accepted.caller, address: accepted.address })
-    }
-
-    fn local_addr(&self) -> std::io::Result<CallerInfo> {
-        Ok(CallerInfo { caller: Caller::Anybody, address: self.0.local_addr() })
-    }
-}
-
-impl Connected<IncomingStream<'_, TlsListener>> for CallerInfo {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        stream.remote_addr().clone()
-    }
-}
-
 /// On the TLS port: notes who asks, and answers those who do not belong here any more.
 pub(super) async fn note_caller(
     ConnectInfo(CallerInfo { caller, address }): ConnectInfo<CallerInfo>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let version = request.version();
     let via = match caller {
         Caller::Anybody => Via::Tcp,
         Caller::Member(peer) => Via::Node(peer),
@@ -91,7 +64,9 @@ pub(super) async fn note_caller(
             let message = format!("node {} does not belong to this cluster any more", peer.node);
             let body = ErrorBody::new(Code::Removed, message)
                 .hint("to let it join again, make a token with `rung node token` on a server");
-            return super::close(Refused(body).into_response());
+            let response = Refused(body).into_response();
+            // Where several share a connection it is ended otherwise.
+            return if version == Version::HTTP_2 { response } else { super::close(response) };
         }
     };
     let is_person = via == Via::Tcp;
