@@ -100,6 +100,8 @@ impl Artifacts {
     pub async fn ensure(&self, digest: &Digest) -> Result<PathBuf, FetchError> {
         let turn = {
             let mut fetching = self.fetching.lock().expect("no panic while held");
+            // Nobody waits for those any more.
+            fetching.retain(|_, turn| Arc::strong_count(turn) > 1);
             fetching.entry(digest.clone()).or_default().clone()
         };
         let _turn = turn.lock().await;

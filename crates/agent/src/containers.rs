@@ -6,7 +6,7 @@ use rung_api::wire::Launch;
 use rung_model::appfile::AppFile;
 use rung_model::{AppName, ImageSource, ServiceName, VolumeName};
 
-use crate::driver::docker::{Calls, ContainerPort, ContainerSpec, Labels};
+use crate::driver::docker::{APP_LABEL, Calls, ContainerPort, ContainerSpec, Labels, RELEASE_LABEL};
 use crate::engine::{Image, ImageConfig};
 use crate::environment::{self, Identity};
 use crate::facts::Kind;
@@ -86,8 +86,8 @@ pub fn prepare(node: &Node, image: &Image, wanted: Wanted<'_>) -> Result<Contain
     let service = wanted.service.map(ServiceName::as_str);
     let identity = Identity { id: wanted.id, service, port, services };
     let mut labels = Labels::from([
-        ("rung.app", release.app.to_string()),
-        ("rung.release", release.number.to_string()),
+        (APP_LABEL, release.app.to_string()),
+        (RELEASE_LABEL, release.number.to_string()),
         ("rung.attempt", wanted.attempt.to_string()),
     ]);
     if let Some(service) = wanted.service {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 
 use crate::engine::{Engine, EngineError};
+use crate::firewall::walls::Walls;
 use crate::shim::protocol::{EXIT_FILE, Exit, Lease, Life, Spec};
 use docker::{ContainerSpec, Containers, Doors};
 use process::Processes;
@@ -108,6 +109,12 @@ impl Driver {
     #[must_use]
     pub fn with_doors(self, doors: Doors) -> Self {
         Self { containers: self.containers.with_doors(doors), ..self }
+    }
+
+    /// By these, containers of several apps are kept apart.
+    #[must_use]
+    pub fn with_walls(self, walls: Walls) -> Self {
+        Self { containers: self.containers.with_walls(walls), ..self }
     }
 
     pub fn processes(&self) -> &Processes {

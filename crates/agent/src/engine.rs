@@ -22,7 +22,10 @@ use rung_api::client::{Body, full};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-pub use answer::{Container, ContainerState, Healthcheck, Image, ImageConfig, Listed, ListedImage, Version};
+pub use answer::{
+    Attachment, Container, ContainerState, Healthcheck, Image, ImageConfig, Listed, ListedImage,
+    ListedNetwork, Version,
+};
 pub use frames::{Frames, Piece};
 pub use words::{Query, base64_url};
 

@@ -10,6 +10,7 @@ use crate::cgroups::Cgroups;
 use crate::driver::process::{self, Processes};
 use crate::engine::Engine;
 use crate::firewall::Firewall;
+use crate::firewall::walls::Walls;
 use crate::node::Node;
 use crate::shim::protocol::{Access, How, Io, Isolation, Limits, Spec};
 
@@ -50,8 +51,14 @@ impl Capabilities {
         }
     }
 
-    /// `open_ports`: why the firewall does not keep ports of instances, when it does not.
-    pub fn isolation_facts(&self, engine: &ContainerEngine, open_ports: Option<&str>) -> Vec<IsolationFact> {
+    /// `open_ports`: why the firewall does not keep ports of instances, when it does not; `open_addresses`: the same of
+    /// containers' addresses.
+    pub fn isolation_facts(
+        &self,
+        engine: &ContainerEngine,
+        open_ports: Option<&str>,
+        open_addresses: Option<&str>,
+    ) -> Vec<IsolationFact> {
         let fact = |name: &str, available: bool, consequence: &str| IsolationFact {
             name: name.to_owned(),
             available,
@@ -131,9 +138,12 @@ impl Capabilities {
         if matches!(engine, ContainerEngine::Answers { .. }) {
             facts.push(fact(
                 "addresses of containers",
-                false,
-                "containers reach each other, and whoever is on this machine reaches them, by the addresses that the \
-                 engine gives them, past `allow`; let only apps that trust each other share an engine",
+                open_addresses.is_none(),
+                &format!(
+                    "containers reach each other, and whoever is on this machine reaches them, by the addresses that the \
+                     engine gives them, past `allow`; let only apps that trust each other share an engine ({})",
+                    open_addresses.unwrap_or_default()
+                ),
             ));
         }
         facts
@@ -198,15 +208,18 @@ async fn try_life(driver: &Processes, scratch: &Path, isolation: Isolation) -> R
 pub async fn isolation_here(program: PathBuf, scratch: &Path) -> Vec<IsolationFact> {
     let name = format!("rung-trial-{}", std::process::id());
     let firewall = Firewall::new(&name, scratch);
+    let walls = Walls::new(Engine::of_this_machine(), &name, scratch, scratch.join("users"));
     let cgroups = tokio::task::spawn_blocking(move || Cgroups::detect(&name)).await.unwrap_or_default();
     let capabilities = Capabilities::detect(&Processes::new(program), scratch, cgroups).await;
     capabilities.cgroups.release();
     let engine = look_for_engine(&Engine::of_this_machine()).await;
-    let open_ports = match capabilities.kind {
-        Kind::OwnUsers => firewall.trial().await,
-        Kind::UserNamespace | Kind::Plain => Firewall::without_users().shortfall(),
+    let (open_ports, open_addresses) = match capabilities.kind {
+        Kind::OwnUsers => (firewall.trial().await, walls.trial().await),
+        Kind::UserNamespace | Kind::Plain => {
+            (Firewall::without_users().shortfall(), Walls::default().shortfall())
+        }
     };
-    capabilities.isolation_facts(&engine, open_ports.as_deref())
+    capabilities.isolation_facts(&engine, open_ports.as_deref(), open_addresses.as_deref())
 }
 
 /// Where others find what runs on this node.
@@ -232,7 +245,11 @@ pub fn node_facts(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cpu_millis: cores as u64 * 1000,
         memory_bytes: memory_bytes(),
-        isolation: node.capabilities.isolation_facts(&engine, node.firewall.shortfall().as_deref()),
+        isolation: node.capabilities.isolation_facts(
+            &engine,
+            node.firewall.shortfall().as_deref(),
+            node.walls.shortfall().as_deref(),
+        ),
         engine,
         disk_bytes: disk_bytes(node.layout.root()),
         short_of_disk,

@@ -131,6 +131,8 @@ impl Images {
     pub async fn ensure(&self, digest: &Digest) -> Result<Image, ImageError> {
         let turn = {
             let mut coming = self.coming.lock().expect("no panic while held");
+            // Nobody waits for those any more.
+            coming.retain(|_, turn| Arc::strong_count(turn) > 1);
             coming.entry(digest.clone()).or_default().clone()
         };
         let _turn = turn.lock().await;
@@ -476,6 +478,22 @@ mod tests {
         hear_line(b"", &mut told);
         assert_eq!(told.digest.map(|digest| digest.to_string()), Some(digest));
         hear_line(br#"{"errorDetail":{"message":"x"},"error":"x"}"#, &mut told_of("x"));
+    }
+
+    #[tokio::test]
+    async fn images_that_nobody_waits_for_are_not_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let away = directory.path().join("nobody.sock");
+        let client = Client::new(rung_api::Address::Unix(away.clone()), None);
+        let layout = crate::layout::Layout::new(directory.path().to_owned());
+        let artifacts = Artifacts::open(layout, client.clone()).unwrap();
+        let images = Images::new(Engine::at(away), artifacts, client);
+        for letter in "0123456789abcdef".chars() {
+            let digest = Digest::new(format!("sha256:{}", letter.to_string().repeat(64))).unwrap();
+            let error = images.ensure(&digest).await.unwrap_err();
+            assert!(matches!(error, ImageError::Engine(_)), "{error}");
+        }
+        assert_eq!(images.coming.lock().unwrap().len(), 1, "but for the last one");
     }
 
     fn told_of(error: &str) -> Told {

@@ -20,7 +20,7 @@ use crate::layout::Layout;
 
 /// Above what distributions give to people and services, below 65534's neighbours of old systems' overflow and the
 /// ranges of user namespaces (100000 and up).
-const UIDS: std::ops::RangeInclusive<u32> = 70_000..=99_999;
+pub const UIDS: std::ops::RangeInclusive<u32> = 70_000..=99_999;
 pub const PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 #[derive(Debug, thiserror::Error)]

@@ -14,6 +14,7 @@ use crate::driver::Driver;
 use crate::driver::docker::Porter;
 use crate::facts::{Capabilities, Kind};
 use crate::firewall::Firewall;
+use crate::firewall::walls::Walls;
 use crate::images::{ImageError, Images};
 use crate::layout::Layout;
 use crate::leases::Leases;
@@ -42,6 +43,7 @@ pub struct Node {
     pub porter: Option<Arc<dyn Porter>>,
     pub leases: Leases,
     pub firewall: Firewall,
+    pub walls: Walls,
     pub(crate) ledger: Mutex<Ledger>,
     /// Held while a release is fetched.
     pub(crate) fetching: tokio::sync::Mutex<()>,

@@ -26,6 +26,7 @@ use crate::driver::Driver;
 use crate::driver::docker::{Doors, Porter};
 use crate::engine::Engine;
 use crate::facts::{Capabilities, Kind, Reached, look_for_engine, node_facts, short_of_disk};
+use crate::firewall::walls::Walls;
 use crate::firewall::{self, Firewall};
 use crate::images::Images;
 use crate::instances::{Events, Instances};
@@ -161,6 +162,7 @@ pub async fn run(
     tasks.spawn(node.driver.containers().doors().clone().keep());
     tasks.spawn(leases::keep(node.clone()));
     tasks.spawn(firewall::keep(node.clone()));
+    tasks.spawn(node.walls.clone().keep());
     tasks.spawn(send_reports(node.client.clone(), to_report));
     tasks.spawn(follow_assignment(node.clone(), events, following));
     let end = agent.run(received, shutdown).await;
@@ -168,6 +170,7 @@ pub async fn run(
     tasks.shutdown().await;
     if end == End::Quiet {
         firewall::remove(&node).await;
+        node.walls.remove().await;
     }
     node.capabilities.cgroups.release();
     let _ = std::fs::remove_file(&config.socket);
@@ -199,9 +202,11 @@ async fn open(config: &AgentConfig, mode: leases::Mode) -> Result<Shared, AgentE
     })
     .await;
     let capabilities = Capabilities::detect(driver.processes(), layout.root(), cgroups).await;
-    let firewall = match capabilities.kind {
-        Kind::OwnUsers => Firewall::new(&name, layout.root()),
-        Kind::UserNamespace | Kind::Plain => Firewall::without_users(),
+    let (firewall, walls) = match capabilities.kind {
+        Kind::OwnUsers => {
+            (Firewall::new(&name, layout.root()), Walls::new(engine, &name, layout.root(), layout.users()))
+        }
+        Kind::UserNamespace | Kind::Plain => (Firewall::without_users(), Walls::default()),
     };
     // The whole data directory is out of sight: the store and the keys lie beside the node's part of it.
     let masked = vec![layout.root().parent().unwrap_or(layout.root()).to_owned()];
@@ -210,7 +215,7 @@ async fn open(config: &AgentConfig, mode: leases::Mode) -> Result<Shared, AgentE
         layout,
         masked,
         client: config.api.clone(),
-        driver,
+        driver: driver.with_walls(walls.clone()),
         artifacts,
         images,
         capabilities,
@@ -219,6 +224,7 @@ async fn open(config: &AgentConfig, mode: leases::Mode) -> Result<Shared, AgentE
         porter: config.porter.clone(),
         leases: Leases::new(mode),
         firewall,
+        walls,
         ledger: std::sync::Mutex::new(ledger),
         fetching: tokio::sync::Mutex::default(),
     }))
@@ -462,7 +468,7 @@ async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Rece
     loop {
         short = short_of_disk(node.layout.root(), short);
         let found = engine.borrow_and_update().clone();
-        let open_ports = node.firewall.shortfall();
+        let (open_ports, open_addresses) = (node.firewall.shortfall(), node.walls.shortfall());
         let facts = node_facts(&reached, &node, found, short);
         if let Err(error) = in_time(ANSWER_WITHIN, node.client.register(&node.id, &facts)).await {
             if matches!(&error, CallError::Client(error) if error.code() == Some(rung_api::Code::Removed))
@@ -481,6 +487,7 @@ async fn keep_registered(node: Shared, reached: Reached, mut engine: watch::Rece
             && !engine.has_changed().unwrap_or(false)
             && facts.lease_ms == node.leases.promise()
             && open_ports == node.firewall.shortfall()
+            && open_addresses == node.walls.shortfall()
             && short == short_of_disk(node.layout.root(), short)
         {
             tokio::time::sleep(BEAT).await;

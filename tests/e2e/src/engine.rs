@@ -19,9 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Debian's, whatever else calls itself docker on the machine.
 const DOCKER: &str = "/usr/bin/docker";
 /// What `busybox` is called by in the test images.
-const TOOLS: [&str; 17] = [
+const TOOLS: [&str; 18] = [
     "sh", "httpd", "sleep", "cat", "echo", "id", "ls", "wget", "env", "kill", "printf", "date", "test",
-    "stat", "grep", "nc", "touch",
+    "stat", "grep", "nc", "touch", "timeout",
 ];
 
 /// A running dockerd. Dropping it removes its containers, ends it, and takes its bridge down.
@@ -196,6 +196,20 @@ impl Dockerd {
         self.docker(&["ps", "-a", "--format", "{{.Names}}"]).lines().map(str::to_owned).collect()
     }
 
+    /// A network beside the one that containers are on when nobody says another; between the two the machine routes.
+    pub fn make_network(&self, name: &str) {
+        let pid = std::process::id();
+        let subnet = format!("100.{}.{}.0/24", 64 + pid / 250 % 64, pid % 250);
+        self.docker(&["network", "create", "--subnet", &subnet, name]);
+    }
+
+    /// Where a running container is on the network of that name.
+    pub fn address(&self, container: &str, network: &str) -> std::net::Ipv4Addr {
+        let place = format!("{{{{(index .NetworkSettings.Networks {network:?}).IPAddress}}}}");
+        let said = self.docker(&["inspect", "-f", &place, container]);
+        said.parse().unwrap_or_else(|error| panic!("{container} is at {said:?} of {network}: {error}"))
+    }
+
     /// An image of busybox, with these instructions of a Dockerfile on top.
     pub fn import(&self, name: &str, instructions: &[&str]) {
         self.import_with(name, instructions, &[]);
@@ -243,6 +257,7 @@ impl Drop for Dockerd {
                 let arguments = [&["rm", "-f", "-v"], ids.as_slice()].concat();
                 let _ = self.docker_command(&arguments).output();
             }
+            let _ = self.docker_command(&["network", "prune", "-f"]).output();
             if std::thread::panicking() {
                 let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(30).collect();

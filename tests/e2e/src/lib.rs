@@ -19,6 +19,7 @@ mod disk;
 pub mod ending;
 pub mod engine;
 pub mod git;
+pub mod grpc;
 pub mod hosts;
 pub mod http;
 mod load;

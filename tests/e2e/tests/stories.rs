@@ -80,6 +80,8 @@ mod survival;
 mod top;
 #[path = "stories/unheard.rs"]
 mod unheard;
+#[path = "stories/walls.rs"]
+mod walls;
 #[path = "stories/ways_in.rs"]
 mod ways_in;
 #[path = "stories/without_root.rs"]

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::engine::{Container, Engine, EngineError, Query};
+use crate::firewall::walls::Walls;
 use crate::shim::logger::Logger;
 use crate::shim::protocol::{EXIT_FILE, Exit, How};
 
@@ -27,7 +28,7 @@ use super::{Living, SpawnError, Status, TalkError, read_exit};
 use doors::Place;
 pub use doors::{Calls, DoorError, Doors, Porter};
 pub use judge::{Failing, Reached};
-pub use spec::{ContainerPort, ContainerSpec, Labels};
+pub use spec::{APP_LABEL, ContainerPort, ContainerSpec, Labels, NODE_LABEL, RELEASE_LABEL};
 use spec::{RECORD_FILE, Record};
 
 /// Before the engine is asked again after it did not answer.
@@ -50,6 +51,7 @@ pub struct Containers {
     followed: Arc<Mutex<BTreeSet<PathBuf>>>,
     attached: Arc<Mutex<attach::Visits>>,
     doors: Doors,
+    walls: Walls,
 }
 
 impl Containers {
@@ -60,6 +62,7 @@ impl Containers {
             followed: Arc::default(),
             attached: Arc::default(),
             doors: Doors::default(),
+            walls: Walls::default(),
         }
     }
 
@@ -67,6 +70,12 @@ impl Containers {
     #[must_use]
     pub fn with_doors(self, doors: Doors) -> Self {
         Self { doors, ..self }
+    }
+
+    /// By these, containers of several apps are kept apart.
+    #[must_use]
+    pub fn with_walls(self, walls: Walls) -> Self {
+        Self { walls, ..self }
     }
 
     pub fn doors(&self) -> &Doors {
@@ -80,6 +89,8 @@ impl Containers {
     pub async fn spawn(&self, spec: &ContainerSpec) -> Result<Living, SpawnError> {
         let mut record = spec.record(&self.tag);
         write_record(&spec.directory, &record)?;
+        // Its address may have been somebody else's a moment ago.
+        self.walls.ensure().await;
         let made = self.make(spec, &record).await;
         let started = match made {
             Ok(()) => self.engine.post(&format!("/containers/{}/start", record.name), None).await,
@@ -88,6 +99,7 @@ impl Containers {
         if let Err(error) = started {
             return self.explain_start(spec, &record, error).await;
         }
+        self.walls.ensure().await;
         let found = self.engine.container(&record.name).await?;
         self.ensure_door(&record, &found).await;
         let state = found.state;
@@ -175,6 +187,7 @@ impl Containers {
         let mut pid = record.pid;
         let end = self.await_end(directory, &record, &mut pid).await;
         self.doors.shut(&record.name, pid).await;
+        self.walls.left();
         // The follower ends with the container's output.
         let _ = tokio::time::timeout(LAST_LINES_WAIT, lines.join_next()).await;
         match end {
@@ -199,6 +212,7 @@ impl Containers {
                     if *pid != Some(found.state.pid) {
                         // Somebody restarted it by hand: its network is another one.
                         self.doors.shut(&record.name, *pid).await;
+                        self.walls.ensure().await;
                         *pid = Some(found.state.pid);
                     }
                     self.ensure_door(record, &found).await;

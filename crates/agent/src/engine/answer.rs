@@ -215,13 +215,79 @@ impl ImageConfig {
 }
 
 /// A container in a list.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Listed {
     pub id: String,
     /// Each begins with `/`.
     #[serde(default)]
     pub names: Vec<String>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    network_settings: Option<ListedNetworks>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedNetworks {
+    #[serde(default)]
+    networks: Option<BTreeMap<String, Option<Attachment>>>,
+}
+
+impl Listed {
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// Where it is on the engine's networks, while it runs.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        let networks = self.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+        networks.into_iter().flat_map(BTreeMap::values).flatten()
+    }
+}
+
+/// A container's place on a network. What it has not is empty.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Attachment {
+    #[serde(default, rename = "IPAddress")]
+    pub v4: Option<String>,
+    #[serde(default, rename = "GlobalIPv6Address")]
+    pub v6: Option<String>,
+    #[serde(default, rename = "MacAddress")]
+    pub mac: Option<String>,
+    #[serde(default, rename = "Gateway")]
+    pub gateway: Option<String>,
+}
+
+/// A network in a list.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ListedNetwork {
+    #[serde(default, rename = "IPAM")]
+    ipam: Option<Ipam>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Ipam {
+    #[serde(default)]
+    config: Option<Vec<Range>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Range {
+    #[serde(default)]
+    subnet: Option<String>,
+}
+
+impl ListedNetwork {
+    /// `172.17.0.0/16`.
+    pub fn subnets(&self) -> impl Iterator<Item = &str> {
+        let ranges = self.ipam.as_ref().and_then(|ipam| ipam.config.as_ref());
+        ranges.into_iter().flatten().filter_map(|range| range.subnet.as_deref())
+    }
 }
 
 /// An image in a list.

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::artifacts::{blocking, chain};
 use crate::containers::image_name;
 use crate::driver::Start;
-use crate::driver::docker::{ContainerSpec, Labels};
+use crate::driver::docker::{APP_LABEL, ContainerSpec, Labels};
 use crate::engine::Image;
 use crate::environment;
 use crate::images::{self, ARCHIVE, ImageError, Pinned};
@@ -185,7 +185,7 @@ impl RunsDriver {
             names: Default::default(),
             io: Io::Logs,
             time_limit_ms: Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-            labels: Labels::from([("rung.app", run.app.to_string())]),
+            labels: Labels::from([(APP_LABEL, run.app.to_string())]),
         };
         let start = Start::Container(Box::new(spec));
         node.driver.spawn(&start).await.map_err(|error| Failure::of(&error))?;

@@ -16,6 +16,9 @@ pub const RECORD_FILE: &str = "container.json";
 
 /// Which node a container belongs to; the sweep looks for it.
 pub const NODE_LABEL: &str = "rung.node";
+/// Whose it is, and of which release, when it is no build; by these the kernel is told who may reach it.
+pub const APP_LABEL: &str = "rung.app";
+pub const RELEASE_LABEL: &str = "rung.release";
 
 /// The engine keeps output until the agent has read it: as much as an agent may miss while it is being replaced.
 const ENGINE_LOG_SIZE: &str = "10m";
@@ -191,6 +194,8 @@ impl ContainerSpec {
                 "Config": { "max-size": ENGINE_LOG_SIZE, "max-file": ENGINE_LOG_FILES },
             },
             "SecurityOpt": ["no-new-privileges"],
+            // With it a neighbour's address is put on; `ping` needs it no more.
+            "CapDrop": ["NET_RAW"],
         });
         if let Some(processes) = self.limits.processes {
             host["PidsLimit"] = json!(processes);
@@ -285,6 +290,7 @@ pub(crate) mod tests {
         assert_eq!(host["PortBindings"]["80/tcp"][0], json!({ "HostIp": "127.0.0.1", "HostPort": "20001" }));
         assert_eq!((host["Memory"].as_u64(), host["MemorySwap"].as_u64()), (Some(1000), Some(1000)));
         assert_eq!(host["NanoCpus"], 500_000_000);
+        assert_eq!(host["CapDrop"], json!(["NET_RAW"]), "it may put a neighbour's address on");
         assert_eq!(host["ExtraHosts"], json!(["api.shop.internal:127.64.3.7"]));
         assert_eq!(body["Env"], json!(["TOKEN=two\nlines"]));
         assert!(body.get("Cmd").is_none(), "the image's own command is left alone: {body}");
