@@ -116,6 +116,10 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
             ClientError::NotUnderstood { .. } => {
                 Some("use the same version of rung as the server".to_owned())
             }
+            ClientError::Untrusted { why: rung_trust::Explained::Clock, .. } => Some(
+                "compare the clocks of this machine and of that one, and set the one that is wrong"
+                    .to_owned(),
+            ),
             ClientError::Untrusted { .. } => Some(
                 "if another machine took that address, or the cluster was made anew, use the new --ca"
                     .to_owned(),

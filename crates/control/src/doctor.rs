@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use rung_api::wire::{DoctorCheck, DoctorReport, DoctorState};
-use rung_model::Digest;
+use rung_model::{Digest, NodeId};
 use rung_store::{Op, Txn};
 
+use crate::quorum::Backing;
 use crate::shared::Control;
 use crate::trees::{Held, TOGETHER};
 
@@ -129,12 +130,30 @@ impl Control {
         })
     }
 
+    /// Of several servers each agent beats at one, which tells the others.
+    fn heard_of_elsewhere(&self) -> BTreeSet<NodeId> {
+        if !matches!(self.inner.backing, Backing::Several(_)) {
+            return BTreeSet::new();
+        }
+        self.read_loop(|reconcile| {
+            let (nodes, liveness) = (reconcile.world().nodes.keys(), reconcile.liveness());
+            nodes
+                .filter(|node| !liveness.is_lost(node) && !liveness.silent().contains(*node))
+                .cloned()
+                .collect()
+        })
+    }
+
     fn check_agents(&self) -> Vec<DoctorCheck> {
         let beats = self.inner.beats.lock().expect("no panic while held").clone();
         let nodes: Vec<_> = self.read(|world| world.nodes.keys().cloned().collect());
-        let describe = |node: &rung_model::NodeId| match beats.get(node).map(std::time::Instant::elapsed) {
+        let elsewhere = self.heard_of_elsewhere();
+        let describe = |node: &NodeId| match beats.get(node).map(std::time::Instant::elapsed) {
             Some(ago) if ago < AGENT_LOST_AFTER => {
                 check(&format!("agent {node}"), DoctorState::Fine, "beats", None)
+            }
+            _ if elsewhere.contains(node) => {
+                check(&format!("agent {node}"), DoctorState::Fine, "beats, at another server", None)
             }
             Some(ago) => check(
                 &format!("agent {node}"),
@@ -155,7 +174,7 @@ impl Control {
             let nodes = world.nodes.values().map(|held| &held.value);
             nodes.filter_map(|node| Some((node.id.clone(), node.facts.short_of_disk?))).collect()
         });
-        let describe = |(node, free_bytes): (rung_model::NodeId, u64)| {
+        let describe = |(node, free_bytes): (NodeId, u64)| {
             check(
                 &format!("disk of {node}"),
                 DoctorState::Broken,

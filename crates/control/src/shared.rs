@@ -347,7 +347,9 @@ pub(crate) fn store_error(error: &StoreError) -> ErrorBody {
     match code {
         _ if matches!(error, StoreError::Full) => body
             .hint("room is made by itself within seconds; when it is not, `rung cluster` says the way out"),
-        Code::Unavailable => body.hint("nothing was changed; is the disk full? `rung doctor` tells"),
+        Code::Unavailable => body.hint(
+            "nothing was changed; is the disk full, or are the other servers away? `rung doctor` and `rung cluster` tell",
+        ),
         _ => body,
     }
 }

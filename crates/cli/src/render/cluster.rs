@@ -12,6 +12,9 @@ pub fn render(report: &ClusterReport, paint: Paint, clock: &Clock) -> String {
     let servers = report.members.iter().filter(|member| counts(member.state)).count();
     let mut lines = vec![match report.store {
         StoreKind::Sqlite => "one machine: the state is in a file (SQLite)".to_owned(),
+        StoreKind::Etcd if report.members.is_empty() => {
+            "a cluster whose servers can't be told now: the state is in etcd".to_owned()
+        }
         StoreKind::Etcd if servers == 1 => "a cluster of one server: the state is in etcd".to_owned(),
         StoreKind::Etcd => format!("a cluster of {servers} servers: the state is in etcd"),
     }];

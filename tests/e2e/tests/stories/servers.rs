@@ -97,6 +97,12 @@ pub fn load(hosts: &Hosts, ingress: usize, app: &str) -> Load {
 #[test]
 fn any_of_three_servers_may_die_sleep_or_be_cut_off_and_another_one_plans() {
     let mut hosts = cluster(3, 3);
+    // Wherever an agent beats, each server knows that it does.
+    eventually("every server finds every agent well", || {
+        let said = [1, 2, 3].map(|asked| hosts.host(asked).cli(&["doctor"]).out);
+        let well = |out: &String| (1..=3).all(|agent| out.contains(&format!("agent host-{agent}: beats")));
+        if said.iter().all(well) { Ok(()) } else { Err(said.join("\n")) }
+    });
     let app = TestApp::new("shared", 3);
     hosts.host(2).deploy(app.directory()).succeeds();
     for number in 1..=3 {
