@@ -19,6 +19,9 @@ use crate::audit::{below_floor, parse, unhealthy_listed};
 /// From a poll to the leader's plan: a server's document once in 1.5 s, and a message of 4 s.
 const KNOWN_WITHIN: Duration = Duration::from_secs(6);
 
+/// A server tells of its proxies at least this often; one that is gone before has told nobody.
+const TOLD_WITHIN: Duration = Duration::from_millis(1500);
+
 /// Whether a poll of a proxy waits at a server that can tell of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Contact {
@@ -26,11 +29,13 @@ pub struct Contact {
     silent_since: Option<Duration>,
     /// When it came back from a silence after which the word of the server where it is now may come too late.
     back: Option<Duration>,
+    /// Since when it was silent before that.
+    before: Duration,
 }
 
 impl Contact {
     /// Of a proxy that was not started yet.
-    pub const NONE: Self = Self { silent_since: Some(Duration::ZERO), back: None };
+    pub const NONE: Self = Self { silent_since: Some(Duration::ZERO), back: None, before: Duration::ZERO };
 
     /// Whether the leader may go on without the proxy's word.
     fn is_excused(self, now: Duration) -> bool {
@@ -50,11 +55,14 @@ impl Story {
             let now = self.now;
             let contact = &mut self.proxies[proxy].contact;
             match contact.silent_since {
-                None if !is_heard => contact.silent_since = Some(now),
+                None if !is_heard => {
+                    let is_untold = contact.back.is_some_and(|back| now < back + TOLD_WITHIN);
+                    contact.silent_since = Some(if is_untold { contact.before } else { now });
+                }
                 Some(since) if is_heard => {
                     contact.silent_since = None;
                     if now + KNOWN_WITHIN >= since + SILENT_AFTER {
-                        contact.back = Some(now);
+                        (contact.back, contact.before) = (Some(now), since);
                     }
                 }
                 _ => {}
