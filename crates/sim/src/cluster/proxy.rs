@@ -34,7 +34,7 @@ pub struct Proxy {
     /// Outlives the process.
     disk: BTreeMap<AppName, RouteDocument>,
     /// Which one it polls.
-    server: usize,
+    pub server: usize,
     pub mute_until: Duration,
     pub deaf_until: Duration,
     /// The highest that it has sent as acknowledged, in all its lives.

@@ -183,7 +183,7 @@ impl Story {
         let until = self.now + self.seconds(1, 60);
         let (server, node) = (self.rng.usize(0..SERVERS), self.rng.usize(0..NODES));
         let proxy = self.rng.usize(0..PROXIES);
-        let kind = self.rng.u32(0..21);
+        let kind = self.rng.u32(0..24);
         self.note(|_| {
             format!("fault {kind}, node-{node}, server {server}, until {:.3} s", until.as_secs_f64())
         });
@@ -232,6 +232,8 @@ impl Story {
             }
             18 => self.servers[server].late_until = until,
             19 => self.full_until = until,
+            // An upgrade, behind which a proxy is left alone for a moment.
+            20..=22 => self.kill(self.proxies[proxy].server),
             _ => self.after_ms(0, 100, Happening::Elect(server)),
         }
         self.at(until, Happening::Mended);
