@@ -76,6 +76,7 @@ async fn watch(server: &Host, count: usize, rounds: usize, table: &mut Table) ->
     let mut agents = start(server.address, &people, count, &told, &failures).await?;
     wait_for_all(&mut news, count, DeploymentNumber(1)).await?;
     println!("{count} agents have joined and run their part after {:?}", began.elapsed());
+    runs_once_everywhere(&people, count).await?;
     follow_members(&agents.0, &failures, &mut agents.1).await?;
     tokio::time::sleep(POLL).await;
     let (share, bytes) = at_rest(server.pid()).await;
@@ -106,12 +107,23 @@ async fn watch(server: &Host, count: usize, rounds: usize, table: &mut Table) ->
     ));
     table.push(row("the same: until all have reported and it has succeeded", "", &done, in_seconds));
     table.push(row("the same: time of the server's processor", "", &cost, in_seconds));
+    let bytes = process::proportional_memory(server.pid());
+    let asked = format!("its memory after {rounds} of these");
+    table.push(row(asked, "500 MB", &[bytes as f64 / 1e6], |mb| format!("{mb:.0} MB")));
     let failed = failures.told();
     for (why, count) in &failed {
         println!("{count} questions failed: {why}");
     }
     let failed = failed.values().sum::<usize>() as f64;
     table.push(row("questions of these agents that failed", "0", &[failed], |count| format!("{count:.0}")));
+    Ok(())
+}
+
+/// What is measured is one instance on each of them.
+async fn runs_once_everywhere(people: &Client, count: usize) -> anyhow::Result<()> {
+    let status = people.app(&AppName::new(APP)?).await?;
+    let there: usize = status.services.iter().map(|service| service.instances.len()).sum();
+    anyhow::ensure!(there == count, "{there} instances run on {count} nodes");
     Ok(())
 }
 

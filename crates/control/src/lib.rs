@@ -28,6 +28,7 @@ mod launch;
 pub mod leader;
 mod metrics;
 mod notify;
+mod numbers;
 mod others;
 mod outbound;
 pub mod prune;

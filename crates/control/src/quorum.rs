@@ -23,8 +23,9 @@ mod room;
 mod servers;
 mod snapshots;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use rung_store::carry::CarryError;
@@ -98,9 +99,12 @@ pub enum Backing {
 #[derive(Debug)]
 pub struct Quorum {
     pub store: Arc<EtcdStore>,
+    /// As it was when this server started.
     pub record: Record,
     pub member: Member,
     tls: EtcdTls,
+    /// Where members serve clients; they come and go.
+    endpoints: RwLock<Vec<SocketAddr>>,
 }
 
 impl Backing {
@@ -152,8 +156,7 @@ impl Backing {
                 let (mut record, member) = (quorum.record.clone(), quorum.member.clone());
                 record.epoch = store.epoch();
                 record.write(member.data())?;
-                let quorum = Quorum { store: Arc::new(store), record, member, tls: quorum.tls.clone() };
-                Ok(Self::Several(Arc::new(quorum)))
+                Ok(Self::Several(Arc::new(Quorum::new(store, record, member, quorum.tls.clone()))))
             }
         }
     }
@@ -198,12 +201,28 @@ impl Quorum {
             record.epoch = store.epoch();
             record.write(data)?;
         }
-        Ok(Self { store: Arc::new(store), record, member, tls })
+        Ok(Self::new(store, record, member, tls))
+    }
+
+    fn new(store: EtcdStore, record: Record, member: Member, tls: EtcdTls) -> Self {
+        let endpoints = RwLock::new(record.endpoints.clone());
+        Self { store: Arc::new(store), record, member, tls, endpoints }
     }
 
     /// Whichever member answers.
     pub fn admin(&self) -> EtcdAdmin {
-        EtcdAdmin::new(self.record.config(&self.tls).endpoints, Some(self.tls.clone()))
+        EtcdAdmin::new(self.now().config(&self.tls).endpoints, Some(self.tls.clone()))
+    }
+
+    /// The record, with the members of now.
+    fn now(&self) -> Record {
+        let endpoints = self.endpoints.read().expect("no panic while held").clone();
+        Record { endpoints, ..self.record.clone() }
+    }
+
+    /// Whether there is no other server, as far as this one knows.
+    pub fn is_alone(&self) -> bool {
+        self.endpoints.read().expect("no panic while held").len() < 2
     }
 
     /// One member alone.
@@ -214,15 +233,12 @@ impl Quorum {
     /// Looks after this server's place among the members, for as long as it has one.
     pub async fn keep_membership(&self, tell: Tell<'_>) {
         self.promote_itself(tell).await;
-        let mut record = self.record.clone();
         let mut missed = 0;
         while missed < MISSED_FOR_GOOD {
             missed = if self.is_removed().await == Some(true) { missed + 1 } else { 0 };
             match self.endpoints().await {
-                Ok(endpoints) if !endpoints.is_empty() && endpoints != record.endpoints => {
-                    record.endpoints = endpoints;
-                    self.store.set_endpoints(record.config(&self.tls).endpoints);
-                    if let Err(error) = record.write(self.member.data()) {
+                Ok(endpoints) if !endpoints.is_empty() && endpoints != self.now().endpoints => {
+                    if let Err(error) = self.learn(endpoints) {
                         tell(&format!("keeping where etcd's members are: {}", crate::trees::chain(&error)));
                     }
                 }
@@ -232,6 +248,19 @@ impl Quorum {
             tokio::time::sleep(LOOK_AT_MEMBERS_EVERY).await;
         }
         tell("the other servers have taken this one out");
+    }
+
+    /// Goes by these members from now on, also after a restart.
+    fn learn(&self, endpoints: Vec<SocketAddr>) -> Result<(), QuorumError> {
+        self.endpoints.write().expect("no panic while held").clone_from(&endpoints);
+        self.store.set_endpoints(self.now().config(&self.tls).endpoints);
+        let data = self.member.data();
+        match Record::read(data)? {
+            // What an operator has written there meanwhile stays.
+            Some(record) => Record { endpoints, ..record }.write(data),
+            // The state has just moved to one machine.
+            None => Ok(()),
+        }
     }
 
     pub async fn take_snapshot(&self) -> Result<Snapshot, QuorumError> {

@@ -19,6 +19,7 @@ use crate::certificates::Shelf;
 use crate::events::EventLog;
 use crate::git::Repositories;
 use crate::keyring::Keyring;
+use crate::numbers::Numbers;
 use crate::quorum::Backing;
 use crate::reconcile::{Event, Reconcile};
 use crate::shares::Shares;
@@ -87,6 +88,7 @@ pub(crate) struct Inner {
     pub members: Members,
     /// Who this server is to agents on other machines.
     pub identity: OnceLock<Arc<Identity>>,
+    pub numbers: Numbers,
     /// What ingresses tell each other.
     pub shares: Mutex<Shares>,
     /// What they count.
@@ -164,6 +166,7 @@ impl Control {
             authority: OnceLock::new(),
             members: Members::default(),
             identity: OnceLock::new(),
+            numbers: Numbers::default(),
             shares: Mutex::default(),
             tallies: Mutex::default(),
             beats: Mutex::default(),

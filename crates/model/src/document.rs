@@ -7,8 +7,8 @@
 pub use serde_json;
 
 use crate::{
-    AddressBlock, App, Assignment, Deployment, JobState, Member, Node, Observed, Release, RouteDocument, Run,
-    Token,
+    AddressBlock, App, Assignment, Deployment, JobState, Member, Node, NodesCounted, Observed, Release,
+    RouteDocument, Run, Token,
 };
 
 /// A value with a JSON form of its own.
@@ -43,6 +43,7 @@ documents!(
     JobState,
     Member,
     Node,
+    NodesCounted,
     Observed,
     Release,
     RouteDocument,

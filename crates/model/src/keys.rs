@@ -23,6 +23,8 @@ pub const MEMBERS: &str = "members/";
 pub const JOIN_TOKENS: &str = "join-tokens/";
 /// The cluster's certificate authority, its key sealed.
 pub const AUTHORITY: &str = "cluster/authority";
+/// How many nodes have ever joined: each has a number of its own.
+pub const NODES_COUNTED: &str = "cluster/nodes";
 /// What the proxies of each server have acknowledged; leased by that server.
 pub const SERVED: &str = "served/";
 /// There after a restore: nothing is changed until an operator has approved what would be.

@@ -53,7 +53,7 @@ pub use job::{CatchUp, JobRun, JobState, Overlap};
 pub use label::{Label, Labels};
 pub use member::Member;
 pub use network::Network;
-pub use node::{Node, NodeFacts, NodeRole};
+pub use node::{Node, NodeFacts, NodeRole, NodesCounted};
 pub use observed::{InstanceState, Observed, ObservedInstance, ObservedRun};
 pub use release::{Draft, Origin, Promoted, Provenance, Release};
 pub use rollout::Rollout;

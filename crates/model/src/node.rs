@@ -12,7 +12,7 @@ use crate::label::{Labels, ZONE};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Node {
     pub id: NodeId,
-    /// Counted from 1 in the order of joining; its letters (`a`, `b`, …, `aa`) are part of instance ids.
+    /// Counted from 1 in the order of joining, never given to another; its letters (`a`, `b`, …, `aa`) are part of instance ids.
     pub number: u32,
     pub facts: NodeFacts,
     /// What people say of it.
@@ -22,6 +22,12 @@ pub struct Node {
     /// Set while it is to run nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+}
+
+/// The highest number that a node was ever given, at `cluster/nodes`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesCounted {
+    pub highest: u32,
 }
 
 /// A node is being emptied, or was, and is kept so.

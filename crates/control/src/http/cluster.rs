@@ -104,9 +104,11 @@ pub async fn show(State(control): State<Control>) -> Answer<ClusterReport> {
 
 /// Nothing can be changed; this machine's member may know why.
 fn without_etcd(quorum: &Quorum, what: String) -> Vec<ClusterProblem> {
-    let is_alone = quorum.record.endpoints.len() == 1;
-    let first = if is_alone { "mend what it says" } else { "start the other servers" };
-    let lost = if is_alone { "its files are" } else { "they are" };
+    let (first, lost) = if quorum.is_alone() {
+        ("mend what it says", "its files are")
+    } else {
+        ("start the other servers, or mend the network to them", "they are")
+    };
     let way_out = format!(
         "{first}; when {lost} lost for good, stop rung and run `rung cluster restore` with the newest snapshot"
     );

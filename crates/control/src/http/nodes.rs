@@ -32,11 +32,21 @@ pub async fn register(
 ) -> Answer<()> {
     let id: NodeId = named.get("node")?;
     for _ in 0..ATTEMPTS {
-        let (held, highest) = control.read(|world| {
-            let highest = world.nodes.values().map(|held| held.value.number).max();
-            (world.nodes.get(&id).cloned(), highest.unwrap_or(0))
+        let (held, own, highest) = control.read(|world| {
+            let held = world.nodes.get(&id).cloned();
+            let of_others = || {
+                let others = world.nodes.values().filter(|node| node.value.id != id);
+                others.map(|node| node.value.number)
+            };
+            // Versions before this one gave a number twice to machines that joined at the same moment.
+            let own = held.as_ref().map(|held| held.value.number);
+            let own = own.filter(|own| of_others().all(|number| number != *own));
+            (held, own, of_others().max().unwrap_or(0))
         });
-        let number = held.as_ref().map_or(highest + 1, |held| held.value.number);
+        let number = match own {
+            Some(number) => number,
+            None => control.take_number(highest).await?,
+        };
         let drain = held.as_ref().and_then(|held| held.value.drain.clone());
         let labels = labels(held.as_ref().map(|held| &held.value), &facts);
         let node = Node { id: id.clone(), number, facts: facts.clone(), labels, drain };
@@ -64,6 +74,11 @@ impl Control {
     fn heard(&self, node: &NodeId) {
         self.inner.beats.lock().expect("no panic while held").insert(node.clone(), Instant::now());
         let _ = self.inner.mailbox.send(Event::Heard { node: node.clone() });
+    }
+
+    async fn take_number(&self, known: u32) -> Result<u32, ErrorBody> {
+        let taking = self.inner.numbers.take(self.inner.store.as_ref(), known);
+        taking.await.map_err(|error| store_error(&error))
     }
 
     async fn put<T: Document>(

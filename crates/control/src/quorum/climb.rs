@@ -197,7 +197,7 @@ pub async fn descend(data: &Path, quorum: &Arc<Quorum>) -> Result<Climbed, Quoru
             others.join(", ")
         )));
     }
-    let config = quorum.record.config(&quorum.tls);
+    let config = quorum.now().config(&quorum.tls);
     let ended = EtcdStore::connect(config).await?.end().await?;
     let path = data.join(SQLITE);
     let new = data.join("store.db.new");
