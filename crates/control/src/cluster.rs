@@ -13,8 +13,8 @@ use rung_planner::{World, rewrite};
 use rung_store::{Event as StoreEvent, Guard, Op, StoreError, Txn};
 use rung_trust::{
     Authority, AuthorityError, AuthorityFile, CERTIFICATE_LIFE, Certificate, CredentialsError,
-    DirectoryError, Fingerprint, Identity, Member as Known, MemberList, PublicKey, TrustDirectory,
-    renew_after,
+    DirectoryError, Fingerprint, Identity, LOOK_AT_THE_CLOCK, Member as Known, MemberList, PublicKey,
+    TrustDirectory, renewal_is_due,
 };
 
 use crate::keyring::Origin;
@@ -161,12 +161,13 @@ impl Control {
         self.ensure_authority().await?;
         let key = directory.ensure_key()?.public();
         self.admit_itself(&key, api).await?;
+        let made = SystemTime::now();
         let issued = self.certify(&self.inner.node, NodeRole::Server, &key, &addresses)?;
         directory.keep(&issued.certificate, &issued.authority)?;
         let credentials = directory.read()?.ok_or(ClusterError::Damaged)?;
         let identity = Identity::new(&credentials)?;
         let identity = self.inner.identity.get_or_init(|| identity).clone();
-        tokio::spawn(self.clone().renew_own(directory, identity.clone(), key, addresses));
+        tokio::spawn(self.clone().renew_own(directory, identity.clone(), key, addresses, made));
         Ok(identity)
     }
 
@@ -176,17 +177,28 @@ impl Control {
         identity: Arc<Identity>,
         key: PublicKey,
         addresses: Vec<IpAddr>,
+        mut made: SystemTime,
     ) {
         loop {
-            tokio::time::sleep(renew_after(CERTIFICATE_LIFE)).await;
+            tokio::time::sleep(LOOK_AT_THE_CLOCK).await;
+            let now = SystemTime::now();
+            if !renewal_is_due(made, CERTIFICATE_LIFE, now) {
+                continue;
+            }
             let renewed = || -> Result<(), ClusterError> {
                 let issued = self.certify(&self.inner.node, NodeRole::Server, &key, &addresses)?;
                 directory.keep(&issued.certificate, &issued.authority)?;
                 let credentials = directory.read()?.ok_or(ClusterError::Damaged)?;
                 Ok(identity.renew(&credentials)?)
             };
-            if let Err(error) = renewed() {
-                tracing::error!(error = crate::trees::chain(&error), "renewing this server's certificate");
+            match renewed() {
+                Ok(()) => made = now,
+                Err(error) => {
+                    tracing::error!(
+                        error = crate::trees::chain(&error),
+                        "renewing this server's certificate"
+                    );
+                }
             }
         }
     }

@@ -11,7 +11,9 @@ use rung_api::{Address, Client, ClientError, Tls};
 use rung_cli::edge::Hinted;
 use rung_control::quorum;
 use rung_model::{NodeId, NodeRole};
-use rung_trust::{Belief, Explained, Identity, TrustDirectory, client_config, renew_after};
+use rung_trust::{
+    Belief, Explained, Identity, LOOK_AT_THE_CLOCK, TrustDirectory, client_config, renewal_is_due,
+};
 
 const FILE: &str = "cluster.json";
 /// When no server could renew it; then again and again, for hours if need be.
@@ -147,11 +149,11 @@ impl Membership {
         client: Client,
     ) {
         loop {
-            let made = SystemTime::from(self.certified);
-            let left = (made + renew_after(Duration::from_millis(self.life_ms)))
-                .duration_since(SystemTime::now())
-                .unwrap_or_default();
-            tokio::time::sleep(left).await;
+            tokio::time::sleep(LOOK_AT_THE_CLOCK).await;
+            let (made, life) = (SystemTime::from(self.certified), Duration::from_millis(self.life_ms));
+            if !renewal_is_due(made, life, SystemTime::now()) {
+                continue;
+            }
             if let Err(error) = self.renew(&trust, &identity, &client).await {
                 tracing::warn!(error = format!("{error:#}"), until = %self.end(), "renewing this node's certificate");
                 tokio::time::sleep(RENEW_AGAIN).await;

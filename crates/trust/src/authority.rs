@@ -19,8 +19,9 @@ use crate::peer::{node_name, role_name};
 /// Short, so that one that was stolen is soon worth nothing; renewed at two thirds of it.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
-/// Clocks of machines in order differ by less; one that is wrong by more is told.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
+/// What a server signs whose clock is ahead holds for the others at once: one that shows the time of the wrong zone is up to 14
+/// hours ahead. When a certificate ends does not hang on it.
+const BEGINS_EARLIER: Duration = Duration::from_secs(15 * 3600);
 /// An uncompressed point of the curve P-256: 4, x, y.
 const POINT_BYTES: usize = 65;
 
@@ -119,7 +120,7 @@ impl Authority {
     pub fn generate(now: SystemTime) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate().map_err(AuthorityError::Make)?;
         let mut params = params_of(&key);
-        params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(now - CLOCKS_DIFFER);
+        params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(now - BEGINS_EARLIER);
         params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(now + AUTHORITY_LIFE);
         let certificate = params.self_signed(&key).map_err(AuthorityError::Make)?;
         let file = AuthorityFile { certificate: certificate.pem(), key: key.serialize_pem() };
@@ -165,7 +166,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(wanted.now - CLOCKS_DIFFER);
+        params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(wanted.now - BEGINS_EARLIER);
         params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(wanted.now + wanted.life);
         // Renewals are for the same key; no serial number may come twice all the same.
         params.serial_number = Some(random_serial());

@@ -133,15 +133,21 @@ fn certified(credentials: &Credentials) -> Result<CertifiedKey, CredentialsError
     CertifiedKey::from_der(chain, key, &default_provider()).map_err(CredentialsError::Unfit)
 }
 
-/// When a certificate that was made for `life` is to be renewed, counted from its making.
-pub fn renew_after(life: Duration) -> Duration {
-    life * 2 / 3
+/// Whether a certificate that was made for `life` is to be renewed: at two thirds of it, and when the clock by which it was made
+/// has been set back since.
+///
+/// Clocks are set while machines run, at their start most of all, so whoever waits for this looks at the clock every
+/// [`LOOK_AT_THE_CLOCK`].
+pub fn renewal_is_due(made: SystemTime, life: Duration, now: SystemTime) -> bool {
+    match now.duration_since(made) {
+        Ok(age) => age >= life * 2 / 3,
+        Err(ahead) => ahead.duration() > CLOCK_IS_CORRECTED,
+    }
 }
 
-/// What is left until then.
-pub fn until_renewal(made: SystemTime, life: Duration, now: SystemTime) -> Duration {
-    (made + renew_after(life)).duration_since(now).unwrap_or_default()
-}
+pub const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(5);
+/// A time service corrects by less, again and again.
+const CLOCK_IS_CORRECTED: Duration = Duration::from_secs(60);
 
 impl ResolvesServerCert for Identity {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
@@ -156,5 +162,23 @@ impl ResolvesClientCert for Identity {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_of_its_life_and_when_the_clock_was_set() {
+        let (made, life) = (SystemTime::UNIX_EPOCH + HOUR * 1000, HOUR * 24);
+        let is_due = |now| renewal_is_due(made, life, now);
+        assert!(!is_due(made + HOUR * 15), "it is good for hours");
+        assert!(is_due(made + HOUR * 16));
+        assert!(is_due(made + HOUR * 24 * 365), "the clock that made it was a year behind");
+        assert!(is_due(made - HOUR * 3), "the clock that made it was hours ahead");
+        assert!(!is_due(made - Duration::from_secs(2)), "a time service corrects a little all the time");
     }
 }

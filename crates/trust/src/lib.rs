@@ -33,7 +33,7 @@ pub use directory::{DirectoryError, TrustDirectory};
 pub use explain::{Explained, explain};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use guard::Guarded;
-pub use identity::{Credentials, CredentialsError, Identity, NodeKey, renew_after, until_renewal};
+pub use identity::{Credentials, CredentialsError, Identity, LOOK_AT_THE_CLOCK, NodeKey, renewal_is_due};
 pub use leaf::{Leaf, NoCertificate};
 pub use listener::{Accepted, Caller, Clients, Listener};
 pub use machine::{NoAuthorities, machine_authorities};

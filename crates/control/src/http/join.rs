@@ -30,7 +30,7 @@ use crate::status;
 const TOKEN_LIFE: Duration = Duration::from_secs(15 * 60);
 /// Used and ended ones are kept for so long, so that it can be said what became of them.
 const TOKEN_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
-/// Certificates begin a few minutes in the past; a clock that differs by more makes them seem not valid yet.
+/// Clocks of machines in order differ by less; one that is wrong by more is told before anything goes by it.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
 
 /// At `tokens/<name>`. The secret itself is nowhere.

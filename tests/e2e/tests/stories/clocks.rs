@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rung_e2e::{Load, Rung, Start, TestApp, WallClock, eventually};
+use rung_e2e::{Hosts, Load, Rung, Start, TestApp, WallClock, eventually};
 use rung_model::{Run, RunOutcome, RunState};
 
 const TICK: &str = r#"[jobs.tick]
@@ -115,4 +115,35 @@ fn after_a_week_without_the_machine_the_last_night_is_made_up_for_and_the_others
     rung.cli(&["job", "history", "nightly", "--app", "holiday", "--json"])
         .succeeds()
         .mentions("nothing was dispatched");
+}
+
+/// A battery that is empty, a zone that is wrong: the clock is set when a time service has been reached, and the server runs by then.
+#[test]
+fn a_server_that_starts_with_a_wrong_clock_is_believed_by_the_other_machines() {
+    let (mut hosts, clock) = (Hosts::new(2), WallClock::new());
+    hosts.host_mut(1).set_env(clock.environment());
+    hosts.host_mut(1).serve();
+    hosts.join(2, "worker");
+    let app = TestApp::new("shop", 2);
+    hosts.host(1).deploy(app.directory()).succeeds();
+    hosts.host(1).wait_until_routed("shop", 1, |on| on == "host-2");
+
+    clock.set_off_by(11);
+    hosts.host_mut(1).stop();
+    hosts.host_mut(1).serve();
+    hosts.host(1).cli(&["restart", "--app", "shop"]).succeeds();
+    hosts.host(1).wait_until_routed("shop", 1, |on| on == "host-2");
+
+    clock.set_off_by(-72);
+    hosts.host_mut(1).stop();
+    hosts.host_mut(1).serve();
+    clock.set_off_by(0);
+    eventually("the other machine is heard of again", || {
+        // Until its certificate is renewed nobody believes the server, people neither.
+        let said = hosts.host(1).cli(&["node", "list"]);
+        let is_ready = said.out.lines().any(|line| line.contains("host-2") && line.contains("ready"));
+        if is_ready { Ok(()) } else { Err(said.everything()) }
+    });
+    hosts.host(1).cli(&["restart", "--app", "shop"]).succeeds();
+    hosts.host(1).wait_until_routed("shop", 1, |on| on == "host-2");
 }

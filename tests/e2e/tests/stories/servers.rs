@@ -229,7 +229,12 @@ fn without_a_majority_applications_are_served_and_a_snapshot_brings_the_servers_
     hosts.host(1).wait_until_routed("kept", 2, |_| true);
     hosts.power_off(2);
     hosts.host(1).cli(&["config", "set", "A=1", "--app", "kept"]).ends_with(1);
-    hosts.host(1).cli(&["cluster"]).ends_with(1).mentions("rung cluster restore");
+    hosts
+        .host(1)
+        .cli(&["cluster"])
+        .ends_with(1)
+        .mentions("start the other servers")
+        .mentions("rung cluster restore");
     assert!(hosts.host(1).page("kept").contains("version"), "applications are served without a majority");
 
     hosts.host_mut(1).kill_9();
