@@ -104,7 +104,8 @@ fn is_measured(draft: &Draft<'_>, app: &AppName) -> bool {
         && files.into_iter().any(|release| release.file.deploy.rollout.abort_if.is_some())
 }
 
-fn hosts(app: &AppName, file: &AppFile) -> Vec<String> {
+/// Where an app is reached.
+pub(crate) fn hosts(app: &AppName, file: &AppFile) -> Vec<String> {
     let mut hosts = vec![app.host()];
     hosts.extend(file.domains.iter().cloned());
     hosts

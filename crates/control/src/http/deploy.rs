@@ -12,6 +12,7 @@ use rung_model::{
     App, AppFile, AppName, Asked, Deployment, DeploymentKind, DeploymentNumber, Digest, Document, Draft,
     ImageSource, Phase, Provenance, Release, ReleaseCommand, ReleaseNumber, Role, TimelineEntry, keys,
 };
+use rung_planner::World;
 use rung_store::{Guard, Op};
 
 use super::Answer;
@@ -189,6 +190,14 @@ fn read_file(app: &AppName, request: &DeployRequest) -> Result<AppFile, ErrorBod
     Ok(file)
 }
 
+/// Those of a deployment that goes on: they belong to the app when it has succeeded.
+fn domains_that_come<'w>(world: &'w World, app: &AppName) -> Option<&'w [String]> {
+    let deployment = world.active_deployment(app)?;
+    let made = deployment.release.and_then(|number| world.release(app, number)).map(|release| &release.file);
+    let file = made.or(deployment.draft.as_ref().map(|draft| &draft.file))?;
+    Some(&file.domains)
+}
+
 pub(super) fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
     let signing = file.notify.as_ref().and_then(|notify| notify.secret.as_ref());
     let missing: Vec<&str> = file
@@ -216,7 +225,11 @@ impl Control {
             let routed =
                 routed.flat_map(|document| document.hosts.iter().map(|host| (host.clone(), &document.app)));
             let named = world.apps.keys().map(|app| (app.host(), app));
-            let mut others = routed.chain(named).filter(|(_, app)| **app != file.app);
+            let coming = world.apps.keys().flat_map(|app| {
+                let domains = domains_that_come(world, app).unwrap_or_default();
+                domains.iter().map(move |host| (host.clone(), app))
+            });
+            let mut others = routed.chain(named).chain(coming).filter(|(_, app)| **app != file.app);
             others.find(|(host, _)| own(host)).map(|(host, app)| (host, app.clone()))
         });
         match taken {

@@ -27,11 +27,13 @@ use crate::shared::{ATTEMPTS, Committed, Control, contended, store_error};
 
 pub async fn register(
     State(control): State<Control>,
+    Extension(via): Extension<Via>,
     named: Named,
     Body(facts): Body<NodeFacts>,
 ) -> Answer<()> {
     let id: NodeId = named.get("node")?;
     for _ in 0..ATTEMPTS {
+        let belongs = control.belongs(&via, &id)?;
         let (held, own, highest) = control.read(|world| {
             let held = world.nodes.get(&id).cloned();
             let of_others = || {
@@ -53,7 +55,8 @@ pub async fn register(
         if held.as_ref().is_some_and(|held| held.value == node) {
             return Ok(Json(()));
         }
-        let committed = control.put(keys::node(&id), &node, held.map(|held| held.revision)).await?;
+        let replaces = held.map(|held| held.revision);
+        let committed = control.put(keys::node(&id), &node, replaces, belongs).await?;
         if let Committed::Done = committed {
             return Ok(Json(()));
         }
@@ -81,18 +84,33 @@ impl Control {
         taking.await.map_err(|error| store_error(&error))
     }
 
+    /// Holds as long as the machine belongs to the cluster: what it says while it is removed must not stay behind. `None`: one that
+    /// belongs to no cluster.
+    fn belongs(&self, via: &Via, node: &NodeId) -> Result<Option<Guard>, ErrorBody> {
+        let key = keys::member(node);
+        match self.read(|world| world.revision_of(&key)) {
+            Some(revision) => Ok(Some(Guard::Modified { key, revision })),
+            None if matches!(via, Via::Node(_)) => {
+                Err(ErrorBody::new(Code::NotFound, format!("node {node} was removed from this cluster")))
+            }
+            None => Ok(None),
+        }
+    }
+
     async fn put<T: Document>(
         &self,
         key: String,
         document: &T,
         replaces: Option<u64>,
+        belongs: Option<Guard>,
     ) -> Result<Committed, ErrorBody> {
         let value = self.encode(&key, document);
-        let guard = match replaces {
+        let held = match replaces {
             Some(revision) => Guard::Modified { key: key.clone(), revision },
             None => Guard::Absent { key: key.clone() },
         };
-        self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await
+        let guards = belongs.into_iter().chain([held]).collect();
+        self.commit(guards, vec![Op::Put { key, value, lease: None }]).await
     }
 }
 
@@ -144,6 +162,7 @@ pub async fn assignment(
 /// An agent's report. One that is older than what is held is passed over: reports may overtake each other.
 pub async fn report(
     State(control): State<Control>,
+    Extension(via): Extension<Via>,
     named: Named,
     Body(observed): Body<Observed>,
 ) -> Answer<()> {
@@ -159,7 +178,9 @@ pub async fn report(
         if held.as_ref().is_some_and(|held| age(&held.value) >= age(&observed)) {
             return Ok(Json(()));
         }
-        let committed = control.put(keys::observed(&id), &observed, held.map(|held| held.revision)).await?;
+        let belongs = control.belongs(&via, &id)?;
+        let replaces = held.map(|held| held.revision);
+        let committed = control.put(keys::observed(&id), &observed, replaces, belongs).await?;
         if let Committed::Done = committed {
             return Ok(Json(()));
         }

@@ -11,6 +11,7 @@ use rung_model::{
 
 use super::{Followed, RUN_MARGIN, deployed_release, end, enter, fail, follow_run, note, set_budget};
 use crate::draft::Draft;
+use crate::routes::hosts;
 
 /// The steps of a deployment that are runs, as their ids name them.
 const BEFORE: &str = "before";
@@ -64,8 +65,28 @@ pub(super) fn begin_made_release(draft: &mut Draft<'_>, app: &AppName) {
     go_on(draft, app, &release, beginning);
 }
 
+/// A host that the release asks for and that another app has, or is about to have. It was free when the deploy was asked for,
+/// and builds take their time: here, one deployment comes after the other.
+fn taken_host(draft: &Draft<'_>, app: &AppName, release: &Release) -> Option<String> {
+    let own = hosts(app, &release.file);
+    let others = draft.input.world.apps.keys().filter(|other| *other != app);
+    let mut taken = others.flat_map(|other| {
+        let comes = draft.deployment(other).filter(|deployment| !deployment.has_ended());
+        let comes = comes.and_then(|deployment| draft.release(other, deployment.release?));
+        let routed = draft.route_document(other).map(|document| document.hosts.clone());
+        comes.map(|release| hosts(other, &release.file)).into_iter().chain(routed).flatten()
+    });
+    taken.find(|host| own.contains(host))
+}
+
 /// From a release to its release command, to rolling it out, or to the end.
 fn go_on(draft: &mut Draft<'_>, app: &AppName, release: &Release, beginning: String) {
+    if let Some(host) = taken_host(draft, app, release) {
+        let reason =
+            format!("{beginning}; host {host} belongs to another app by now, which was deployed meanwhile");
+        fail(draft, app, reason, Vec::new());
+        return;
+    }
     let deployment = draft.deployment(app).expect("the caller found one");
     let (kind, asked) = (deployment.kind, deployment.asked);
     if asked.goal == Goal::Release {

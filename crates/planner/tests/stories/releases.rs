@@ -179,3 +179,22 @@ fn a_tag_that_has_not_moved_makes_no_release_and_starts_nothing() {
     scene.play("success", |scene| scene.has_ended("shop"));
     assert!(scene.launched.iter().any(|run| run.as_str() == "shop.d4-release"), "{:?}", scene.launched);
 }
+
+#[test]
+fn of_two_first_deployments_that_ask_for_one_host_the_first_to_have_a_release_gets_it() {
+    let mut scene = Scene::new();
+    let asking = |name: &str| {
+        let mut file = app(name, "good", 1);
+        file.domains = vec!["shop.example".into()];
+        file
+    };
+    let mut slow = asking("bazaar");
+    slow.build.command = Some("make".into());
+    scene.deploy(&slow, "tree 1");
+    scene.deploy(&asking("shop"), "tree 2");
+    scene.play("both ends", |scene| scene.has_ended("shop") && scene.has_ended("bazaar"));
+    let phases = [scene.phase("shop"), scene.phase("bazaar")];
+    assert_eq!(phases, [Phase::Succeeded, Phase::Failed], "both have it, or nobody");
+    assert!(scene.trouble("bazaar").contains("host shop.example belongs to another app by now"));
+    assert!(scene.routes("bazaar").is_none_or(|document| document.hosts.is_empty()));
+}
