@@ -159,6 +159,40 @@ fn any_of_three_servers_may_die_sleep_or_be_cut_off_and_another_one_plans() {
 }
 
 #[test]
+fn each_rung_of_a_cluster_is_replaced_in_its_turn_and_no_request_is_lost() {
+    let mut hosts = cluster(3, 5);
+    hosts.join(4, "worker");
+    hosts.join(5, "ingress");
+    let app = TestApp::new("lasting", 4);
+    hosts.host(1).deploy(app.directory()).succeeds();
+    (1..=3).for_each(|number| hosts.host(number).wait_until_routed("lasting", 4, |_| true));
+    let loads: Vec<Load> = [1, 2, 3, 5].map(|ingress| load(&hosts, ingress, "lasting")).into();
+    let go_on = || loads.iter().for_each(|load| load.wait_for(50));
+    go_on();
+    for number in 1..=5 {
+        if number <= 3 {
+            hosts.host(number).cli(&["upgrade", "-y"]).succeeds();
+        } else {
+            // As the unit of the machine does it.
+            hosts.host_mut(number).kill_9();
+            hosts.host_mut(number).run(&["join"]);
+        }
+        eventually(&format!("host-{number} answers for itself"), || match number {
+            1..=3 => leader(&hosts, number).map(drop),
+            _ => Ok(()),
+        });
+        until_members_are_well(&hosts, number % 3 + 1, 3);
+        // Whatever was replaced takes part in what is changed next.
+        let count = if number % 2 == 0 { 4 } else { 5 };
+        until_scaled(&hosts, number % 3 + 1, "lasting", count);
+        go_on();
+    }
+    for load in loads {
+        load.stop().assert_none_lost("the replacement of every rung");
+    }
+}
+
+#[test]
 fn what_was_deployed_by_a_server_that_is_lost_is_started_by_the_others() {
     let mut hosts = Hosts::new(4);
     hosts.host_mut(1).serve();
