@@ -46,6 +46,18 @@ impl Cli {
         Self::parse_from(spelled(std::env::args_os().collect())).settled()
     }
 
+    /// Reads words that are to be said later.
+    ///
+    /// # Errors
+    /// What is wrong with them, in a line.
+    pub fn from_words<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
+        let words = std::iter::once("rung").chain(words);
+        Self::try_parse_from(words).map(Self::settled).map_err(|error| {
+            let said = error.to_string();
+            said.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        })
+    }
+
     /// `--api` means where the server is, and to `rung up` where it shall be.
     #[must_use]
     pub fn settled(mut self) -> Self {
@@ -204,6 +216,27 @@ pub struct JoinArgs {
     pub keep: bool,
 }
 
+impl JoinArgs {
+    /// As they are said when the machine starts again: what belongs to joining is left out.
+    pub fn again(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        let mut say = |option: &str, value: Option<String>| {
+            said.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+        };
+        say("--address", self.address.map(|address| address.to_string()));
+        say("--listen", self.listen.map(|address| address.to_string()));
+        say("--http", self.http.clone());
+        say("--https", self.https.clone().flatten());
+        say("--floating", self.floating.map(|address| address.to_string()));
+        say("--artifacts", self.artifacts.clone());
+        self.ingress.iter().for_each(|setting| say("--ingress", Some(setting.to_string())));
+        self.labels.iter().for_each(|label| say("--label", Some(label.to_string())));
+        let flags = [("--https", self.https == Some(None)), ("--keep", self.keep)];
+        said.extend(flags.into_iter().filter(|(_, is_said)| *is_said).map(|(flag, _)| flag.to_owned()));
+        said
+    }
+}
+
 /// An argument of `rung ingress`, as `name=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IngressSetting {
@@ -296,12 +329,15 @@ pub enum ServiceCommand {
 
 #[derive(Debug, Clone, Args)]
 pub struct ServiceInstallArgs {
-    /// Where apps are served
+    /// Where apps are served [default: 0.0.0.0:80; a worker serves none]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
     /// Only print the unit
     #[arg(long)]
     pub print: bool,
+    /// What else is said at the start, as `rung up` takes it (on a machine that has joined: `rung join`), after `--`: like -- --keep --https 0.0.0.0:443
+    #[arg(last = true, value_name = "OPTIONS")]
+    pub more: Vec<String>,
 }
 
 /// Arguments of a role that the platform starts itself.

@@ -52,6 +52,18 @@ impl Data {
         Ok(Self { root, _lock: lock })
     }
 
+    /// The process that has the data directory now.
+    pub fn holder(root: &Path) -> Option<u32> {
+        let mut file = File::open(root.join("lock")).ok()?;
+        let mut holder = String::new();
+        file.read_to_string(&mut holder).ok()?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // What is written there is of one that has ended.
+            Ok(_) => None,
+            Err(_) => holder.trim().parse().ok(),
+        }
+    }
+
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -22,7 +22,7 @@ use crate::membership::{Membership, refuse_servers};
 use crate::porter::Porter;
 use crate::signals::Signals;
 use crate::up::{PORTS_TRIED, STOP_MARGIN, WORKERS, check_ingress, parse_address, told_when_slow};
-use crate::{node_name, server, up};
+use crate::{node_name, server, successor, up};
 
 /// Beside the API's 7864: where the agent is asked by servers, and where instances are asked by other machines.
 pub const AGENT_PORT: u16 = 7865;
@@ -43,12 +43,20 @@ async fn start(global: &Global, args: &JoinArgs) -> anyhow::Result<Exit> {
         server::ensure_entered(&data, &trust, &membership, args).await?;
         return up::serve(&data, global, &server::as_up(args)).await;
     }
-    let mut signals = Signals::listen()?;
+    let (mut signals, mut successors) = (Signals::listen()?, successor::Requests::listen()?);
     let mut node = Node::start(&data, trust, membership, args).await?;
+    successor::say_running(&data)?;
     say!("Ctrl-C stops this node{}", if args.keep { "; its instances go on" } else { " and its instances" });
-    tokio::select! {
-        () = signals.end() => {}
-        ended = node.agent_ended() => return Err(ended),
+    loop {
+        tokio::select! {
+            () = signals.end() => break,
+            ended = node.agent_ended() => return Err(ended),
+            () = successors.next() => {
+                // Returns only when it did not work.
+                let error = successor::take_over(&data, args);
+                note!("error: upgrade: {error:#}");
+            }
+        }
     }
     tokio::select! {
         ended = node.stop(args.keep) => ended?,

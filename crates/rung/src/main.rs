@@ -19,6 +19,7 @@ mod restore;
 mod server;
 mod service;
 mod signals;
+mod successor;
 mod up;
 mod upgrade;
 

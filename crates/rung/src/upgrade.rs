@@ -15,11 +15,12 @@ use anyhow::{Context, bail};
 use rung_api::ClientError;
 use rung_cli::args::IngressSetting;
 use rung_cli::edge::Hinted;
-use rung_cli::{Exit, Global, UpgradeArgs};
+use rung_cli::{Exit, Global, UpgradeArgs, data_directory};
 use rung_cli::{note, say};
 use rung_control::quorum::Backing;
 
 use crate::data::Data;
+use crate::successor;
 
 /// Backups of the store that upgrades leave.
 const BACKUPS_KEPT: usize = 5;
@@ -37,6 +38,12 @@ pub fn ask(global: &Global, upgrade: &UpgradeArgs) -> anyhow::Result<Exit> {
         None => std::env::current_exe().context("finding rung's own program file")?,
     };
     let version = version_of(&program)?;
+    if global.api.is_none() {
+        let data = data_directory(global.data.as_deref())?;
+        if let Some(node) = successor::node_in(&data)? {
+            return successor::ask(&data, &node, &program, &version);
+        }
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = rung_cli::connect::connect(global)?;

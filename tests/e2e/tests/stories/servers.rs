@@ -163,6 +163,7 @@ fn each_rung_of_a_cluster_is_replaced_in_its_turn_and_no_request_is_lost() {
     let mut hosts = cluster(3, 5);
     hosts.join(4, "worker");
     hosts.join(5, "ingress");
+    hosts.host(4).cli(&["service", "install", "--print"]).succeeds().mentions("\"join\"");
     let app = TestApp::new("lasting", 4);
     hosts.host(1).deploy(app.directory()).succeeds();
     (1..=3).for_each(|number| hosts.host(number).wait_until_routed("lasting", 4, |_| true));
@@ -170,17 +171,10 @@ fn each_rung_of_a_cluster_is_replaced_in_its_turn_and_no_request_is_lost() {
     let go_on = || loads.iter().for_each(|load| load.wait_for(50));
     go_on();
     for number in 1..=5 {
+        hosts.host(number).cli(&["upgrade", "-y"]).succeeds().mentions("instances and requests went on");
         if number <= 3 {
-            hosts.host(number).cli(&["upgrade", "-y"]).succeeds();
-        } else {
-            // As the unit of the machine does it.
-            hosts.host_mut(number).kill_9();
-            hosts.host_mut(number).run(&["join"]);
+            eventually("it answers for itself", || leader(&hosts, number).map(drop));
         }
-        eventually(&format!("host-{number} answers for itself"), || match number {
-            1..=3 => leader(&hosts, number).map(drop),
-            _ => Ok(()),
-        });
         until_members_are_well(&hosts, number % 3 + 1, 3);
         // Whatever was replaced takes part in what is changed next.
         let count = if number % 2 == 0 { 4 } else { 5 };
