@@ -304,6 +304,11 @@ impl Control {
 
     /// For people: what the index shows may be old while nothing can be written.
     pub(crate) fn store_trouble(&self) -> Option<String> {
+        if self.is_cut_off() && matches!(self.inner.backing, Backing::Several(_)) {
+            let message = "what is shown may be old: this server does not reach most of the others; ask one of those, or look at \
+                           `rung cluster`. What runs goes on, and what crashes is started again where it was";
+            return Some(message.to_owned());
+        }
         let trouble = self.inner.store_trouble.lock().expect("no panic while held").clone();
         trouble.map(|why| format!("what is shown may be old: {why}. What runs goes on; what crashes is not started again before that is mended"))
     }

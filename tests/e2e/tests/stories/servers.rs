@@ -145,6 +145,14 @@ fn any_of_three_servers_may_die_sleep_or_be_cut_off_and_another_one_plans() {
     load.wait_for(20);
     hosts.cut(third);
     until_another_plans(&hosts, asked, third, Blow::CutCable);
+    eventually("it says that it knows nothing new", || {
+        let said = hosts.host(third).cli(&["status", "--app", "shared"]);
+        if said.out.contains("what is shown may be old: this server does not reach") {
+            Ok(())
+        } else {
+            Err(said.everything())
+        }
+    });
     hosts.host(asked).cli(&["node", "token"]).succeeds();
     hosts.host(asked).wait_until_routed("shared", 2, |node| node != format!("host-{third}"));
     hosts.mend(third);
