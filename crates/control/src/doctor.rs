@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rung_api::wire::{DoctorCheck, DoctorReport, DoctorState};
-use rung_model::{Digest, NodeId};
+use rung_model::{Digest, Generation, NodeId};
 use rung_store::{Op, Txn};
 
 use crate::quorum::Backing;
@@ -195,6 +195,15 @@ impl Control {
             .filter(|(_, proxy)| proxy.silent_since.is_none())
             .map(|(name, _)| name)
             .collect();
+        let ever = Generation::new(u64::MAX, u64::MAX);
+        let silent = proxies.given_up(ever, self.clock().elapsed);
+        let silent: Vec<&str> =
+            self.read(|world| silent.into_iter().filter(|name| world.knows_machine_of(name)).collect());
+        if !silent.is_empty() && !following.is_empty() {
+            let said = format!("not heard of: {}; what is served there may be old", silent.join(", "));
+            let hint = "start rung there; when the machine is gone for good, `rung node remove` it";
+            return check("ingress", DoctorState::Broken, said, Some(hint));
+        }
         match following.as_slice() {
             [] => check(
                 "ingress",

@@ -335,6 +335,14 @@ impl<'a> Draft<'a> {
         self.input.proxies.have_acknowledged(generation, self.input.clock.elapsed)
     }
 
+    /// Proxies that nobody waits for any more and that may not follow the app's stored route document; those of machines that
+    /// were removed are not missed.
+    pub(crate) fn given_up_proxies(&self, app: &AppName) -> Vec<&'a str> {
+        let Some(document) = self.route_document(app) else { return Vec::new() };
+        let given_up = self.input.proxies.given_up(document.generation, self.input.clock.elapsed);
+        given_up.into_iter().filter(|proxy| self.input.world.knows_machine_of(proxy)).collect()
+    }
+
     // Changing.
 
     pub(crate) fn change_app(&mut self, app: &AppName) -> &mut App {

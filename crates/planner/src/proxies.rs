@@ -1,6 +1,6 @@
 //! What the proxies have acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rung_model::{Generation, InstanceId};
@@ -24,10 +24,16 @@ pub struct Proxy {
 }
 
 impl Proxies {
-    fn waited_for(&self, elapsed: Duration) -> impl Iterator<Item = &Proxy> {
-        self.0.values().filter(move |proxy| {
+    /// Those that are waited for.
+    pub fn heard(&self, elapsed: Duration) -> impl Iterator<Item = (&str, &Proxy)> {
+        let all = self.0.iter().map(|(name, proxy)| (name.as_str(), proxy));
+        all.filter(move |(_, proxy)| {
             proxy.silent_since.is_none_or(|since| elapsed.saturating_sub(since) < SILENT_AFTER)
         })
+    }
+
+    fn waited_for(&self, elapsed: Duration) -> impl Iterator<Item = &Proxy> {
+        self.heard(elapsed).map(|(_, proxy)| proxy)
     }
 
     /// Whether every proxy that is waited for picks from this generation or newer.
@@ -53,11 +59,13 @@ impl Proxies {
         leaving.chain(first).filter(|at| *at > elapsed).min()
     }
 
-    /// Proxies that left the wait, to be named in timelines.
-    pub fn silent(&self, elapsed: Duration) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(move |(name, proxy)| {
-            (elapsed.saturating_sub(proxy.silent_since?) >= SILENT_AFTER).then_some(name.as_str())
-        })
+    /// Proxies that left the wait without having acknowledged this generation, to be named in timelines. One that is heard of at
+    /// another server, as `<server>/<proxy>`, is not silent.
+    pub fn given_up(&self, generation: Generation, elapsed: Duration) -> BTreeSet<&str> {
+        let own = |name| str::rsplit(name, '/').next().unwrap_or(name);
+        let heard: BTreeSet<&str> = self.heard(elapsed).map(|(name, _)| own(name)).collect();
+        let behind = self.0.iter().filter(|(_, proxy)| proxy.acknowledged < generation);
+        behind.map(|(name, _)| own(name)).filter(|name| !heard.contains(name)).collect()
     }
 }
 
@@ -89,5 +97,21 @@ mod tests {
         assert!(!proxies.have_acknowledged(wanted, Duration::from_secs(109)), "b was not waited for");
         assert!(proxies.have_acknowledged(wanted, Duration::from_secs(110)), "b was waited for, for ever");
         assert_eq!(proxies.next_silence(Duration::from_secs(105)), Some(Duration::from_secs(110)));
+    }
+
+    #[test]
+    fn who_was_given_up_is_named_unless_it_is_heard_of_at_another_server() {
+        let mut proxies = Proxies::default();
+        proxies.0.insert("a".into(), proxy(9, None));
+        proxies.0.insert("b".into(), proxy(3, Some(100)));
+        let given_up = |proxies: &Proxies, revision, elapsed| -> Vec<String> {
+            let named = proxies.given_up(Generation::new(1, revision), Duration::from_secs(elapsed));
+            named.into_iter().map(str::to_owned).collect()
+        };
+        assert!(given_up(&proxies, 9, 109).is_empty(), "it is still waited for");
+        assert_eq!(given_up(&proxies, 9, 110), ["b"]);
+        assert!(given_up(&proxies, 3, 110).is_empty(), "it had acknowledged that before");
+        proxies.0.insert("server-2/b".into(), proxy(9, None));
+        assert!(given_up(&proxies, 9, 110).is_empty(), "it asks another server now");
     }
 }

@@ -27,6 +27,7 @@ use crate::aftercare;
 use crate::course::{self, Target};
 use crate::draft::Draft;
 use crate::fleet::{Member, Routing, members};
+use crate::proxies::SILENT_AFTER;
 use crate::reconcile::{aimed_count, changes_hands_last, desired_count};
 use crate::schedule::choose_node;
 
@@ -298,6 +299,7 @@ fn advance_rolling(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
         }
         standing.push(state);
     }
+    note_silent_proxies(draft, app);
     if steps::judge(draft, app, &release, step) {
         return;
     }
@@ -313,6 +315,15 @@ fn advance_rolling(draft: &mut Draft<'_>, app: &AppName, remaining: Duration) {
         Stage::Holding | Stage::AwaitingWord | Stage::AwaitingTraffic => {
             steps::stay(draft, app, &release, step, remaining);
         }
+    }
+}
+
+/// A dead ingress does not hold a deployment up, and somebody should look at it.
+fn note_silent_proxies(draft: &mut Draft<'_>, app: &AppName) {
+    for proxy in draft.given_up_proxies(app) {
+        let silent = SILENT_AFTER.as_secs();
+        let message = format!("proxy {proxy} was not heard of for {silent} s and is not waited for");
+        note_once(draft, app, message);
     }
 }
 

@@ -224,6 +224,12 @@ impl World {
         self.last_deployment(app).filter(|deployment| !deployment.has_ended())
     }
 
+    /// Whether the machine of a proxy, which is called `<node>.ingress`, belongs to the cluster.
+    pub fn knows_machine_of(&self, proxy: &str) -> bool {
+        let node = proxy.rsplit_once('.').and_then(|(node, _)| NodeId::new(node).ok());
+        node.is_none_or(|node| self.nodes.contains_key(&node) || self.members.contains_key(&node))
+    }
+
     /// Whether a release is being judged by its traffic.
     pub fn is_judging(&self) -> bool {
         self.apps.keys().any(|app| self.is_judged(app))

@@ -54,7 +54,7 @@ impl Story {
         let elapsed = self.server_clock().elapsed;
         let proxies = reconcile.proxies();
         let nobody = proxies.0.is_empty() && elapsed >= SILENT_AFTER;
-        if nobody || proxies.silent(elapsed).next().is_some() {
+        if nobody || proxies.heard(elapsed).count() < proxies.0.len() {
             self.audit.silent = Some(self.now);
         }
     }

@@ -159,6 +159,8 @@ fn a_silent_proxy_leaves_the_wait_after_ten_seconds() {
     assert_eq!(scene.phase("shop"), Phase::Succeeded);
     let waited = scene.clock().elapsed - silent;
     assert!((10..12).contains(&waited.as_secs()), "a silent proxy was waited for {waited:?}");
+    let named = format!("proxy {PROXY} was not heard of for 10 s and is not waited for");
+    assert!(scene.says("shop", &named), "{:?}", scene.deployment("shop").timeline);
 }
 
 #[test]

@@ -148,6 +148,18 @@ fn a_second_ingress_serves_the_same_apps_also_while_the_server_is_gone() {
     hosts.host_mut(1).kill_9();
     load.wait_for(200);
     load.stop().assert_none_lost("serving by a second ingress while the server is gone");
+
+    // Its machine is lost in the midst of what comes next, which does not wait for it for ever, and says so.
+    hosts.host_mut(1).serve();
+    hosts.host(1).wait_until_routed("shop", 2, |_| true);
+    eventually("the server has heard of the ingress again", || {
+        let said = hosts.host(1).cli(&["doctor"]).out;
+        if said.contains("3 follow the routes") { Ok(()) } else { Err(said) }
+    });
+    hosts.power_off(3);
+    let said = hosts.host(1).cli(&["restart", "--app", "shop"]).succeeds();
+    said.mentions("proxy host-3.ingress was not heard of for 10 s and is not waited for");
+    hosts.host(1).cli(&["doctor"]).mentions("not heard of: host-3.ingress");
 }
 
 #[test]
