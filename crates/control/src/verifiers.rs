@@ -47,16 +47,24 @@ fn verifiers(auth: &Auth, secret: &SecretName, value: &str, salt: &str) -> Vec<V
     match auth {
         Auth::ApiKey(keys) if keys.secret == *secret => lines
             .enumerate()
-            .map(|(nth, line)| match line.split_once(':') {
-                Some((name, key)) => verifier(name.trim(), key.trim()),
-                None => verifier(&format!("key-{}", nth + 1), line),
+            .filter_map(|(nth, line)| match said(line) {
+                Some((_, "")) => None,
+                Some((name, key)) => Some(verifier(name, key)),
+                None => Some(verifier(&format!("key-{}", nth + 1), line)),
             })
             .collect(),
-        Auth::Basic(people) if people.secret == *secret => {
-            lines.filter_map(|line| Some(verifier(line.split_once(':')?.0, line))).collect()
-        }
+        Auth::Basic(people) if people.secret == *secret => lines
+            .filter_map(said)
+            .filter(|(_, password)| !password.is_empty())
+            .map(|(name, password)| verifier(name, &format!("{name}:{password}")))
+            .collect(),
         Auth::ApiKey(_) | Auth::Basic(_) | Auth::Jwt(_) => Vec::new(),
     }
+}
+
+/// Blanks around the colon are how people write it, and no part of a name or of a secret.
+fn said(line: &str) -> Option<(&str, &str)> {
+    line.split_once(':').map(|(name, secret)| (name.trim(), secret.trim()))
 }
 
 /// It becomes the value of a header.
@@ -74,7 +82,7 @@ mod tests {
     fn each_line_of_a_secret_is_a_key_and_none_can_be_read() {
         let secret = SecretName::new("API_KEYS").unwrap();
         let auth = Auth::ApiKey(ApiKeyAuth { secret: secret.clone(), header: None });
-        let value = "# for partners\nacme: k-123\n\nk-456\n";
+        let value = "# for partners\nacme: k-123\n\nk-456\nnobody:\n";
         let known = verifiers(&auth, &secret, value, "salt");
         let names: Vec<&str> = known.iter().map(|verifier| verifier.name.as_str()).collect();
         assert_eq!(names, ["acme", "key-2"]);
@@ -86,9 +94,11 @@ mod tests {
     fn a_person_is_known_by_name_and_password_together() {
         let secret = SecretName::new("STAFF").unwrap();
         let auth = Auth::Basic(BasicAuth { secret: secret.clone(), realm: "r".into() });
-        let known = verifiers(&auth, &secret, "ada:love:lace\nno password\n", "salt");
-        assert_eq!(known.len(), 1, "a line without a password lets nobody in");
+        let value = "ada:love:lace\nno password\nnobody:\ngrace: hopper\n";
+        let known = verifiers(&auth, &secret, value, "salt");
+        assert_eq!(known.len(), 2, "a line without a password lets nobody in");
         assert_eq!((known[0].name.as_str()), "ada");
         assert_eq!(known[0].digest, hex::encode(digest(&SHA256, b"saltada:love:lace")));
+        assert_eq!(known[1].digest, hex::encode(digest(&SHA256, b"saltgrace:hopper")));
     }
 }
