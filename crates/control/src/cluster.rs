@@ -109,6 +109,7 @@ impl Control {
 
     async fn keep_authority(&self, authority: Authority) -> Result<Option<Authority>, ClusterError> {
         let file = authority.file();
+        let _sealing = self.inner.keys.sealing().await;
         let kept = KeptAuthority {
             certificate: file.certificate.clone(),
             sealed_key: hex::encode(self.inner.keys.seal(

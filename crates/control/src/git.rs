@@ -294,7 +294,11 @@ impl Repositories {
             old.filter_map(|entry| AppName::new(entry.file_name().to_str()?.strip_suffix(".git")?).ok());
         for app in apps.filter(|app| !is_there(app)).collect::<Vec<_>>() {
             self.forget(&app).await?;
-            self.turns.lock().expect("no panic while held").remove(&app);
+            let mut turns = self.turns.lock().expect("no panic while held");
+            // A push that goes on or waits has it, too: with another one beside it there would be two turns.
+            if turns.get(&app).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+                turns.remove(&app);
+            }
         }
         Ok(())
     }

@@ -29,6 +29,9 @@ pub struct Keyring {
     keys: RwLock<Keys>,
     file: PathBuf,
     source: Source,
+    /// Shared by those who seal, from then until it is written.
+    sealing: tokio::sync::RwLock<()>,
+    rotating: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +109,27 @@ impl Keyring {
             keys: RwLock::new(Keys { primary, others: keys.collect() }),
             file: file.to_owned(),
             source,
+            sealing: tokio::sync::RwLock::default(),
+            rotating: tokio::sync::Mutex::default(),
         })
     }
 
     /// Whether a rotation was begun and not ended.
+    /// To be held from before something is sealed until it is written: a key that wraps it stays for so long.
+    pub(crate) async fn sealing(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.sealing.read().await
+    }
+
+    /// Waits for everybody who may have sealed with the key from before.
+    pub(crate) async fn all_is_written(&self) {
+        drop(self.sealing.write().await);
+    }
+
+    /// One replaces the key at a time: who ends must not end what another one has begun since.
+    pub(crate) async fn turn_to_rotate(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.rotating.lock().await
+    }
+
     pub(crate) fn is_rotating(&self) -> bool {
         self.source == Source::File && next_file(&self.file).exists()
     }

@@ -22,6 +22,7 @@ pub mod election;
 pub mod events;
 mod git;
 mod given;
+mod hosts;
 pub mod http;
 pub mod keyring;
 mod launch;

@@ -275,5 +275,18 @@ mod tests {
             "an upload was not spared"
         );
         assert!(trees.has(&packed.digest).await.unwrap());
+        let hour = Duration::from_secs(3600);
+        let age = || {
+            let hex = packed.digest.as_str().trim_start_matches("sha256:");
+            let path = dir.path().join("artifacts/trees").join(format!("{hex}.tar"));
+            let file = std::fs::File::open(path).unwrap();
+            file.set_modified(std::time::SystemTime::now() - 2 * hour).unwrap();
+        };
+        age();
+        // A deploy has found it, and has not written yet that it needs it.
+        assert!(trees.has(&packed.digest).await.unwrap());
+        assert_eq!(trees.prune(BTreeSet::new, hour, true).await.unwrap(), 0, "it was removed under a deploy");
+        age();
+        assert_eq!(trees.prune(BTreeSet::new, hour, true).await.unwrap(), 1, "what is old stays for ever");
     }
 }

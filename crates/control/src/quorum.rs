@@ -37,8 +37,8 @@ pub use self::member::{EVENT_KIND, Member};
 pub use self::record::Record;
 pub use self::restore::{Frozen, Restored, restore};
 pub(crate) use self::room::is_full;
-pub(crate) use self::servers::socket_of;
 pub use self::servers::{Bundle, enter, state_in};
+pub(crate) use self::servers::{Standing, socket_of};
 pub use self::snapshots::Snapshot;
 
 /// The root of Rung's keys in etcd.

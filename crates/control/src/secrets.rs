@@ -159,6 +159,7 @@ impl Control {
 
     /// Puts every value under another master key. Nothing is restarted: values stay what they are.
     pub(crate) async fn rotate_key(&self) -> Result<KeyRotated, ErrorBody> {
+        let _turn = self.inner.keys.turn_to_rotate().await;
         if self.has_other_servers() {
             let message =
                 "other servers open secrets with the same master key, and would not have the new one";
@@ -166,11 +167,12 @@ impl Control {
             return Err(ErrorBody::new(Code::Refused, message).hint(hint));
         }
         self.inner.keys.begin_rotation().map_err(|error| rotate_error(&error))?;
+        self.inner.keys.all_is_written().await;
         let mut wrapped = 0;
         for _ in 0..ROUNDS {
             let round = self.wrap_all_anew().await?;
             wrapped += round.wrapped;
-            // What was sealed a moment before the key was replaced is found by another look.
+            // What was written while this went over it is found by another look.
             if round.wrapped == 0 {
                 self.inner.keys.end_rotation().map_err(|error| rotate_error(&error))?;
                 return Ok(KeyRotated { wrapped, lost: round.lost });

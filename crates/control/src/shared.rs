@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rung_api::{Code, ErrorBody};
-use rung_model::{AppName, Document, NodeId};
+use rung_model::{AppName, Digest, Document, NodeId, keys};
 use rung_planner::{Clock, World};
-use rung_store::{Guard, Op, Store, StoreError, Txn};
+use rung_store::{Guard, Op, Revision, Store, StoreError, Txn};
 use rung_trust::{Authority, Identity, Members};
 use tokio::sync::{mpsc, watch};
 
@@ -18,6 +18,7 @@ use crate::bells::{Bells, Topic};
 use crate::certificates::Shelf;
 use crate::events::EventLog;
 use crate::git::Repositories;
+use crate::hosts::Hosts;
 use crate::keyring::Keyring;
 use crate::numbers::Numbers;
 use crate::quorum::Backing;
@@ -25,7 +26,7 @@ use crate::reconcile::{Event, Reconcile};
 use crate::shares::Shares;
 use crate::tallies::Tallies;
 use crate::trees::{Trees, TreesError};
-use crate::turns::Turns;
+use crate::turns::{Turn, Turns};
 use crate::{ControlConfig, Ending};
 
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,9 @@ pub(crate) struct Inner {
     pub data: std::path::PathBuf,
     pub trees: Trees,
     /// Artifacts that are being fetched from other servers.
-    pub fetching: Turns,
+    pub fetching: Turns<Digest>,
+    /// Requests that change an app.
+    pub changing: Turns<AppName>,
     pub repositories: Repositories,
     pub events: EventLog,
     pub upgrades: mpsc::Sender<std::path::PathBuf>,
@@ -89,6 +92,7 @@ pub(crate) struct Inner {
     /// Who this server is to agents on other machines.
     pub identity: OnceLock<Arc<Identity>>,
     pub numbers: Numbers,
+    pub hosts: Hosts,
     /// What ingresses tell each other.
     pub shares: Mutex<Shares>,
     /// What they count.
@@ -152,6 +156,7 @@ impl Control {
             data: config.data,
             trees,
             fetching: Turns::default(),
+            changing: Turns::default(),
             repositories,
             events,
             upgrades: config.upgrades,
@@ -167,6 +172,7 @@ impl Control {
             members: Members::default(),
             identity: OnceLock::new(),
             numbers: Numbers::default(),
+            hosts: Hosts::default(),
             shares: Mutex::default(),
             tallies: Mutex::default(),
             beats: Mutex::default(),
@@ -213,7 +219,7 @@ impl Control {
     }
 
     /// What an election came to.
-    pub(crate) fn lead_or_follow(&self, fence: Option<rung_store::Revision>) {
+    pub(crate) fn lead_or_follow(&self, fence: Option<Revision>) {
         let node = &self.inner.node;
         let words = if fence.is_some() { "plans from now on" } else { "plans no more" };
         self.record(None, "leader", format!("server {node} {words}"));
@@ -313,17 +319,42 @@ impl Control {
         trouble.map(|why| format!("what is shown may be old: {why}. What runs goes on; what crashes is not started again before that is mended"))
     }
 
+    /// Waits until the index holds everything up to this revision.
+    pub(crate) async fn see(&self, revision: Revision) {
+        let bell = self.inner.bells.at(revision);
+        if self.read(|world| world.revision < revision) {
+            let _ = tokio::time::timeout(SEEN_WITHIN, bell).await;
+        }
+    }
+
+    /// Waits until the index holds what anybody has written until now: from what is old nothing new would be decided.
+    pub(crate) async fn catch_up(&self) -> Result<(), ErrorBody> {
+        let read = self.inner.store.get(keys::LEADER).await.map_err(|error| store_error(&error))?;
+        self.see(read.revision).await;
+        Ok(())
+    }
+
+    /// Requests that change an app take turns at this server, so that only other servers are in their way, and decide by
+    /// what was written before them, wherever it was asked for.
+    pub(crate) async fn turn_of(&self, app: &AppName) -> Result<Turn<AppName>, ErrorBody> {
+        let turn = self.inner.changing.take(app).await;
+        if let Backing::Several(_) = self.inner.backing {
+            self.catch_up().await?;
+        }
+        Ok(turn)
+    }
+
     /// Commits a request's writes and waits until the index holds them, so that the next read sees them.
     pub(crate) async fn commit(&self, guards: Vec<Guard>, ops: Vec<Op>) -> Result<Committed, ErrorBody> {
         match self.txn(guards, ops).await.map_err(|error| store_error(&error))? {
             Txn::Committed(revision) => {
-                let bell = self.inner.bells.at(revision);
-                if self.read(|world| world.revision < revision) {
-                    let _ = tokio::time::timeout(SEEN_WITHIN, bell).await;
-                }
+                self.see(revision).await;
                 Ok(Committed::Done)
             }
-            Txn::Conflict => Ok(Committed::Conflict),
+            Txn::Conflict => {
+                self.catch_up().await?;
+                Ok(Committed::Conflict)
+            }
             Txn::Unknown => {
                 Err(ErrorBody::new(Code::Unknown, "the store did not say whether the change was made")
                     .hint("look with `rung status` before doing it again"))

@@ -21,7 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -96,7 +96,9 @@ struct Inner {
     disk: Arc<dyn ObjectStore>,
     bucket: Option<(Bucket, Part)>,
     /// What is being brought from the bucket.
-    bringing: Turns,
+    bringing: Turns<Digest>,
+    /// Held alone while a tree is looked at a last time and removed, and shared while one is found and spared.
+    removing: tokio::sync::RwLock<()>,
     is_place_kept: AtomicBool,
 }
 
@@ -144,7 +146,8 @@ impl Trees {
     ) -> Self {
         let (directory, bringing) = (directory.to_owned(), Turns::default());
         let is_place_kept = AtomicBool::new(is_place_kept);
-        Self { inner: Arc::new(Inner { directory, disk, bucket, bringing, is_place_kept }) }
+        let removing = tokio::sync::RwLock::default();
+        Self { inner: Arc::new(Inner { directory, disk, bucket, bringing, removing, is_place_kept }) }
     }
 
     /// The bucket where artifacts live.
@@ -170,8 +173,20 @@ impl Trees {
         }
     }
 
-    pub async fn has(&self, digest: &Digest) -> Result<bool, ErrorBody> {
+    /// Whoever looks for one is about to need it, and it may belong to nothing yet: from now on it is spared as an upload is.
+    async fn find_and_spare(&self, digest: &Digest) -> Result<bool, ErrorBody> {
+        let _kept = self.inner.removing.read().await;
         let on_disk = self.is_on_disk(digest).await?;
+        if on_disk {
+            let path = self.inner.directory.join(object_path(digest).as_ref());
+            let touched = std::fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+            touched.map_err(|error| disk_error("sparing", digest, &error.to_string()))?;
+        }
+        Ok(on_disk)
+    }
+
+    pub async fn has(&self, digest: &Digest) -> Result<bool, ErrorBody> {
+        let on_disk = self.find_and_spare(digest).await?;
         match (on_disk, self.any_bucket()) {
             (false, Some(bucket)) => bucket.has(digest).await,
             (false, None) => Ok(false),
@@ -312,7 +327,13 @@ impl Trees {
         let mut removed = 0;
         for object in listed {
             let is_kept = digest_of(&object.location).is_some_and(|digest| keep.contains(&digest));
-            if !is_kept && is_old(object.last_modified.timestamp()) {
+            if is_kept || !is_old(object.last_modified.timestamp()) {
+                continue;
+            }
+            let _alone = self.inner.removing.write().await;
+            // It may have been found since it was listed.
+            let now = self.inner.disk.head(&object.location).await?;
+            if is_old(now.last_modified.timestamp()) {
                 self.inner.disk.delete(&object.location).await?;
                 removed += 1;
             }

@@ -1,44 +1,50 @@
-//! One at a time for each digest: whoever asks for what is being fetched already waits for it instead.
+//! One at a time for each thing: whoever asks for an artifact that is being fetched already waits for it instead, and who
+//! changes an app decides by what the one before has written.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use rung_model::Digest;
 use tokio::sync::OwnedMutexGuard;
 
-type Waiting = Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>;
+type Waiting<K> = Mutex<BTreeMap<K, Arc<tokio::sync::Mutex<()>>>>;
 
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Turns {
-    waiting: Arc<Waiting>,
+#[derive(Debug, Clone)]
+pub(crate) struct Turns<K> {
+    waiting: Arc<Waiting<K>>,
+}
+
+impl<K> Default for Turns<K> {
+    fn default() -> Self {
+        Self { waiting: Arc::default() }
+    }
 }
 
 /// As long as it lives it is nobody else's turn.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    digest: Digest,
-    waiting: Arc<Waiting>,
+pub(crate) struct Turn<K: Ord> {
+    thing: K,
+    waiting: Arc<Waiting<K>>,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl Turns {
-    pub async fn take(&self, digest: &Digest) -> Turn {
+impl<K: Ord + Clone> Turns<K> {
+    pub async fn take(&self, thing: &K) -> Turn<K> {
         let lock = {
             let mut waiting = self.waiting.lock().expect("no panic while held");
-            waiting.entry(digest.clone()).or_default().clone()
+            waiting.entry(thing.clone()).or_default().clone()
         };
         let guard = Some(lock.lock_owned().await);
-        Turn { digest: digest.clone(), waiting: self.waiting.clone(), guard }
+        Turn { thing: thing.clone(), waiting: self.waiting.clone(), guard }
     }
 }
 
-impl Drop for Turn {
+impl<K: Ord> Drop for Turn<K> {
     fn drop(&mut self) {
         let mut waiting = self.waiting.lock().expect("no panic while held");
         self.guard.take();
         // The table's alone: nobody else waits for it. Whoever comes takes it from the table, which is locked.
-        if waiting.get(&self.digest).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            waiting.remove(&self.digest);
+        if waiting.get(&self.thing).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            waiting.remove(&self.thing);
         }
     }
 }

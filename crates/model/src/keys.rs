@@ -25,6 +25,8 @@ pub const JOIN_TOKENS: &str = "join-tokens/";
 pub const AUTHORITY: &str = "cluster/authority";
 /// How many nodes have ever joined: each has a number of its own.
 pub const NODES_COUNTED: &str = "cluster/nodes";
+/// Written whenever an app asks for host names that it had not before: each is given to one.
+pub const HOSTS_CLAIMED: &str = "cluster/hosts";
 /// What the proxies of each server have acknowledged; leased by that server.
 pub const SERVED: &str = "served/";
 /// There after a restore: nothing is changed until an operator has approved what would be.

@@ -88,7 +88,10 @@ impl TestApp {
             text.push_str(&format!("{name} = {value:?}\n"));
         }
         for service in &self.services {
-            text.push_str(&format!("\n[services.{}]\ninstances = {}\n", service.name, service.instances));
+            text.push_str(&format!("\n[services.{}]\n", service.name));
+            if !service.lines.iter().any(|line| line.starts_with("instances")) {
+                text.push_str(&format!("instances = {}\n", service.instances));
+            }
             if !service.lines.iter().any(|line| line.starts_with("command")) {
                 text.push_str("command = \"exec python3 -B app.py\"\n");
             }

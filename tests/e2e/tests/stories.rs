@@ -6,6 +6,8 @@ mod access;
 mod app_files;
 #[path = "stories/artifacts.rs"]
 mod artifacts;
+#[path = "stories/at_once.rs"]
+mod at_once;
 #[path = "stories/audit_trails.rs"]
 mod audit_trails;
 #[path = "stories/bad_weather.rs"]

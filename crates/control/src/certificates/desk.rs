@@ -161,13 +161,17 @@ impl Control {
             NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
         let (made, credentials) = builder.create(&wanted, account.directory.clone(), None).await?;
         let credentials = serde_json::to_string(&credentials).expect("credentials serialize");
+        let _sealing = self.inner.keys.sealing().await;
         let sealed = seal(&self.inner.keys, keys::TLS_ACCOUNT, &credentials);
         let value = Account { sealed_credentials: Some(sealed), ..account.clone() };
         let value = serde_json::to_vec(&value).expect("documents serialize");
         let key = keys::TLS_ACCOUNT.to_owned();
         let guard = Guard::Modified { key: key.clone(), revision: kept.revision };
         match self.txn(vec![guard], vec![Op::Put { key, value, lease: None }]).await {
-            Ok(Txn::Committed(_)) => Ok(made),
+            Ok(Txn::Committed(revision)) => {
+                self.inner.shelf.reach(revision).await;
+                Ok(made)
+            }
             Ok(_) => Err(OrderError::Store("the account was changed meanwhile".into())),
             Err(error) => Err(OrderError::Store(error.to_string())),
         }
@@ -205,6 +209,7 @@ impl Control {
     async fn keep_certificate(&self, domain: &str, obtained: &Obtained) {
         let at = |time| Timestamp::try_from(time).unwrap_or(Timestamp::MAX);
         let (from, until) = (at(obtained.leaf.from), at(obtained.leaf.until));
+        let _sealing = self.inner.keys.sealing().await;
         let held = Held {
             chain: obtained.chain.clone(),
             sealed_key: seal(&self.inner.keys, &record_key(domain), &obtained.key),

@@ -116,6 +116,7 @@ pub async fn scale(
     Body(request): Body<ScaleRequest>,
 ) -> Answer<AppStatus> {
     let app: AppName = named.get("app")?;
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
         let (mut record, revision) = control.record_of(&app)?;
         let file = control.current_file(&record).ok_or_else(|| {
@@ -170,6 +171,7 @@ pub async fn destroy(
         // Everything else can be deployed again.
         caller.require(Role::Admin, &app)?;
     }
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
         let held = control.read(|world| world.apps.get(&app).cloned()).ok_or_else(|| no_such_app(&app))?;
         let mut record = held.value;

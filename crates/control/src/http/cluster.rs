@@ -278,6 +278,13 @@ pub async fn enter(
         return Err(ErrorBody::new(Code::Unauthorized, message).into());
     };
     let quorum = control.quorum()?;
+    // Nobody begins to replace the master key from here on: there is another server.
+    let _turn = control.inner.keys.turn_to_rotate().await;
+    if control.inner.keys.is_rotating() {
+        let message = "the master key is being replaced, and this server would get the one before";
+        let hint = "take this one out with `rung node remove`, end that with `rung secret rotate-key`, then join again";
+        return Err(ErrorBody::new(Code::Unavailable, message).hint(hint).into());
+    }
     let bundle = quorum.admit(node.as_str(), request.address).await.map_err(|error| refused(&error))?;
     control.record(None, "cluster", format!("server {node} at {} joins", request.address));
     Ok(Json(serde_json::to_value(&bundle).expect("a bundle serializes")))

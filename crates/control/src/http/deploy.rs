@@ -12,13 +12,13 @@ use rung_model::{
     App, AppFile, AppName, Asked, Deployment, DeploymentKind, DeploymentNumber, Digest, Document, Draft,
     ImageSource, Phase, Provenance, Release, ReleaseCommand, ReleaseNumber, Role, TimelineEntry, keys,
 };
-use rung_planner::World;
 use rung_store::{Guard, Op};
 
 use super::Answer;
 use super::extract::{Body, Json, Named, Query};
 use super::rollouts::no_such_deployment;
 use crate::access::Caller;
+use crate::hosts::Claiming;
 use crate::shared::{ATTEMPTS, Committed, Control, contended};
 
 /// What a deployment may take before its first phase sets its own budget.
@@ -71,10 +71,11 @@ pub async fn deploy(
         let message = format!("source {source} was not uploaded");
         return Err(ErrorBody::new(Code::NotFound, message).hint("upload it first, then deploy").into());
     }
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
         let (record, revision) = control.record_or_new(&app)?;
         require_secrets(&record, &file)?;
-        control.refuse_taken_domains(&caller, &file)?;
+        control.refuse_taken_hosts(&caller, &app, Some(&file))?;
         let mut remarks = Vec::new();
         let draft = match &request.source {
             Some(source) => control.drafted(&record, &file, &request, source, &mut remarks).await?,
@@ -190,14 +191,6 @@ fn read_file(app: &AppName, request: &DeployRequest) -> Result<AppFile, ErrorBod
     Ok(file)
 }
 
-/// Those of a deployment that goes on: they belong to the app when it has succeeded.
-fn domains_that_come<'w>(world: &'w World, app: &AppName) -> Option<&'w [String]> {
-    let deployment = world.active_deployment(app)?;
-    let made = deployment.release.and_then(|number| world.release(app, number)).map(|release| &release.file);
-    let file = made.or(deployment.draft.as_ref().map(|draft| &draft.file))?;
-    Some(&file.domains)
-}
-
 pub(super) fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorBody> {
     let signing = file.notify.as_ref().and_then(|notify| notify.secret.as_ref());
     let missing: Vec<&str> = file
@@ -217,38 +210,6 @@ pub(super) fn require_secrets(record: &App, file: &AppFile) -> Result<(), ErrorB
 }
 
 impl Control {
-    /// A host name belongs to one app.
-    pub(super) fn refuse_taken_domains(&self, caller: &Caller, file: &AppFile) -> Result<(), ErrorBody> {
-        let own = |host: &String| *host == file.app.host() || file.domains.contains(host);
-        let taken = self.read(|world| {
-            let routed = world.routes.values().map(|held| &held.value);
-            let routed =
-                routed.flat_map(|document| document.hosts.iter().map(|host| (host.clone(), &document.app)));
-            let named = world.apps.keys().map(|app| (app.host(), app));
-            let coming = world.apps.keys().flat_map(|app| {
-                let domains = domains_that_come(world, app).unwrap_or_default();
-                domains.iter().map(move |host| (host.clone(), app))
-            });
-            let mut others = routed.chain(named).chain(coming).filter(|(_, app)| **app != file.app);
-            others.find(|(host, _)| own(host)).map(|(host, app)| (host, app.clone()))
-        });
-        match taken {
-            None => Ok(()),
-            Some((host, other)) => {
-                let other = match caller.may(Role::Viewer, &other) {
-                    true => format!("app {other}"),
-                    false => "another app".to_owned(),
-                };
-                let message = format!("host {host} belongs to {other}");
-                let way_out = match host == file.app.host() {
-                    true => "give the app or its environment another name",
-                    false => "take it out of the other app's `domains` first",
-                };
-                Err(ErrorBody::new(Code::Refused, message).hint(way_out))
-            }
-        }
-    }
-
     /// The app's record; a fresh one (at revision 0) when it was never heard of.
     pub(crate) fn record_or_new(&self, app: &AppName) -> Result<(App, u64), ErrorBody> {
         match self.record_of(app) {
@@ -325,6 +286,17 @@ impl Control {
                 .unwrap_or_default(),
         };
         self.refuse_lost_secrets(&record.name, &secrets).await?;
+        let file = match &what {
+            Move::Make(draft) => Some(draft.file.clone()),
+            Move::Again(release) | Move::Made(release) => {
+                self.read(|world| world.release(&record.name, *release).map(|release| release.file.clone()))
+            }
+        };
+        let claim = match self.claim_hosts(&record.name, file.as_ref()).await? {
+            Claiming::Own => None,
+            Claiming::Free(claim) => Some(claim),
+            Claiming::Taken => return Ok(None),
+        };
         let number = record.last_deployment.next();
         record.last_deployment = number;
         let at = Timestamp::now();
@@ -376,8 +348,13 @@ impl Control {
         if revision == 0 {
             guard = Guard::Absent { key: keys::app(&record.name) };
         }
-        let guards = vec![guard, Guard::Absent { key: key.clone() }];
-        match self.commit(guards, vec![op, Op::Put { key, value, lease: None }]).await? {
+        let mut guards = vec![guard, Guard::Absent { key: key.clone() }];
+        let mut ops = vec![op, Op::Put { key, value, lease: None }];
+        if let Some(claim) = &claim {
+            guards.push(claim.guard.clone());
+            ops.push(claim.op.clone());
+        }
+        match self.commit(guards, ops).await? {
             Committed::Done => Ok(Some(number)),
             Committed::Conflict => Ok(None),
         }
@@ -451,10 +428,12 @@ pub async fn cancel(State(control): State<Control>, named: Named, Body(by): Body
 
 pub async fn rollback(
     State(control): State<Control>,
+    caller: Caller,
     named: Named,
     Body(request): Body<RollbackRequest>,
 ) -> Answer<Started> {
     let app: AppName = named.get("app")?;
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
         let (record, revision) = control.record_of(&app)?;
         let target = control.rollback_target(&record, request.to)?;
@@ -468,6 +447,7 @@ pub async fn rollback(
                 .hint("`rung releases` shows which ones are; or deploy its source again")
                 .into());
         }
+        control.refuse_taken_hosts(&caller, &app, Some(&target.file))?;
         let draft = Draft {
             file: target.file,
             config: target.config,
@@ -526,6 +506,7 @@ pub async fn restart(
     Body(request): Body<RestartRequest>,
 ) -> Answer<Started> {
     let app: AppName = named.get("app")?;
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
         let (record, revision) = control.record_of(&app)?;
         let Some(current) = record.current else {

@@ -24,12 +24,13 @@ const NEXT_SHOWN: usize = 5;
 
 impl Control {
     /// The release that serves, with the job that it declares.
-    fn job_of(&self, app: &AppName, name: &JobName) -> Result<(ReleaseNumber, Job), ErrorBody> {
-        let (record, _) = self.record_of(app)?;
+    /// And the revision of the app's record.
+    fn job_of(&self, app: &AppName, name: &JobName) -> Result<(ReleaseNumber, Job, u64), ErrorBody> {
+        let (record, revision) = self.record_of(app)?;
         let file = self.current_file(&record);
         let found = file.as_ref().and_then(|file| file.jobs.get(name)).cloned();
         match (record.current, found) {
-            (Some(release), Some(job)) => Ok((release, job)),
+            (Some(release), Some(job)) => Ok((release, job, revision)),
             (None, _) => Err(ErrorBody::new(Code::Refused, format!("app {app} is not deployed yet"))),
             (Some(_), None) => Err(no_such_job(app, name, file.as_ref())),
         }
@@ -62,8 +63,9 @@ impl Control {
         job: &JobName,
         change: impl Fn(&mut JobState),
     ) -> Result<(), ErrorBody> {
-        self.job_of(app, job)?;
+        let _turn = self.turn_of(app).await?;
         for _ in 0..ATTEMPTS {
+            let (_, _, of_app) = self.job_of(app, job)?;
             let (mut state, revision) = self.job_state(app, job);
             change(&mut state);
             let key = keys::job(app, job);
@@ -72,8 +74,10 @@ impl Control {
                 Some(revision) => Guard::Modified { key: key.clone(), revision },
                 None => Guard::Absent { key: key.clone() },
             };
+            // Of an app that is destroyed at this moment it would be left to the next one of that name.
+            let of_app = Guard::Modified { key: keys::app(app), revision: of_app };
             if let Committed::Done =
-                self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
+                self.commit(vec![of_app, guard], vec![Op::Put { key, value, lease: None }]).await?
             {
                 return Ok(());
             }
@@ -168,8 +172,9 @@ pub async fn run(
     Body(request): Body<JobRequest>,
 ) -> Answer<Run> {
     let (app, name): (AppName, JobName) = (named.get("app")?, named.get("job")?);
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
-        let (current, declared) = control.job_of(&app, &name)?;
+        let (current, declared, revision) = control.job_of(&app, &name)?;
         let earlier = control.runs_of_job(&app, &name);
         refuse_overlap(&name, &declared, &earlier)?;
         let pinned = control.job_state(&app, &name).0.pinned;
@@ -200,7 +205,7 @@ pub async fn run(
             cancelled: false,
             state: RunState::Pending,
         };
-        if let Committed::Done = control.create_run(&run).await? {
+        if let Committed::Done = control.create_run(&run, revision).await? {
             control.record(Some(&app), "job", format!("job {name} is run by {}", request.by));
             return Ok(Json(run));
         }

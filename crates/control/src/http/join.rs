@@ -23,6 +23,7 @@ use super::callers::Via;
 use super::extract::{Body, Json, Named, Query};
 use crate::bells::Topic;
 use crate::cluster::ClusterError;
+use crate::quorum::Standing;
 use crate::shared::{ATTEMPTS, Committed, Control, contended, store_error};
 use crate::status;
 
@@ -361,16 +362,16 @@ pub async fn label(
 ) -> Answer<()> {
     let node: NodeId = named.get("node")?;
     let LabelRequest { by, set, remove } = request;
-    let known = control.read(|world| world.nodes.get(&node).map(|held| held.value.labels.len()));
-    if known.unwrap_or(0) + set.len() > LABELS_MAX {
-        let message = format!("node {node} would have more than {LABELS_MAX} labels");
-        let hint = "remove some with `rung node label NODE name=`";
-        return Err(ErrorBody::new(Code::InvalidRequest, message).hint(hint).into());
-    }
     control
         .change_node(&node, |changed| {
+            if changed.labels.len() + set.len() > LABELS_MAX {
+                let message = format!("node {node} would have more than {LABELS_MAX} labels");
+                let hint = "remove some with `rung node label NODE name=`";
+                return Err(ErrorBody::new(Code::InvalidRequest, message).hint(hint));
+            }
             changed.labels.retain(|name, _| !remove.contains(name));
             changed.labels.extend(set.clone());
+            Ok(())
         })
         .await?;
     control.record(None, "node_labelled", format!("{by} changed the labels of node {node}"));
@@ -379,18 +380,22 @@ pub async fn label(
 
 impl Control {
     async fn change_drain(&self, node: &NodeId, drain: Option<Drain>) -> Result<(), ErrorBody> {
-        self.change_node(node, |changed| changed.drain.clone_from(&drain)).await
+        let change = |changed: &mut rung_model::Node| {
+            changed.drain.clone_from(&drain);
+            Ok(())
+        };
+        self.change_node(node, change).await
     }
 
     async fn change_node(
         &self,
         node: &NodeId,
-        change: impl Fn(&mut rung_model::Node),
+        change: impl Fn(&mut rung_model::Node) -> Result<(), ErrorBody>,
     ) -> Result<(), ErrorBody> {
         for _ in 0..ATTEMPTS {
             let held = self.read(|world| world.nodes.get(node).cloned()).ok_or_else(|| no_such_node(node))?;
             let mut changed = held.value;
-            change(&mut changed);
+            change(&mut changed)?;
             let key = keys::node(node);
             let value = self.encode(&key, &changed);
             let guard = Guard::Modified { key: key.clone(), revision: held.revision };
@@ -415,38 +420,49 @@ pub async fn remove(
         let message = format!("node {node} is the server that is asked");
         return Err(ErrorBody::new(Code::Refused, message).hint("ask another server to remove it").into());
     }
-    let running = control.read_loop(|reconcile| {
-        let assigned = reconcile.world().assignments.get(&node);
-        let count = assigned.map_or(0, |held| held.value.instances.len() + held.value.runs.len());
-        let liveness = reconcile.liveness();
-        if liveness.is_lost(&node) || liveness.silent().contains(&node) { 0 } else { count }
-    });
-    if running > 0 && !force {
-        let message = format!("node {node} still runs {running} instances and runs");
-        let hint = format!("move them with `rung node drain {node}`, or end them there with --force");
-        return Err(ErrorBody::new(Code::Refused, message).hint(hint).into());
-    }
-    let is_server = control
-        .read(|world| world.members.get(&node).is_some_and(|held| held.value.role == NodeRole::Server));
-    if let (true, Ok(quorum)) = (is_server, control.quorum()) {
-        quorum.remove(node.as_str()).await.map_err(|error| super::cluster::refused(&error))?;
+    control.refuse_running(&node, force)?;
+    let member = control.read(|world| world.members.get(&node).map(|held| held.value.clone()));
+    let server = member.filter(|member| member.role == NodeRole::Server).zip(control.quorum().ok());
+    if let Some((member, quorum)) = &server {
+        let standing = if member.api.is_some() { Standing::HasServed } else { Standing::Awaited };
+        quorum.remove(node.as_str(), standing).await.map_err(|error| super::cluster::refused(&error))?;
     }
     for _ in 0..ATTEMPTS {
-        let held = control.read(|world| {
-            let own = [keys::member(&node), keys::node(&node), keys::assign(&node), keys::observed(&node)];
-            own.into_iter().filter_map(|key| Some((world.revision_of(&key)?, key))).collect::<Vec<_>>()
-        });
-        if held.is_empty() {
+        // Anew each time, from the same moment as what is deleted: it may have been given something meanwhile.
+        control.refuse_running(&node, force || server.is_some())?;
+        let own = [keys::member(&node), keys::node(&node), keys::assign(&node), keys::observed(&node)];
+        let held = control.read(|world| own.clone().map(|key| (world.revision_of(&key), key)));
+        if held.iter().all(|(revision, _)| revision.is_none()) {
             return Err(no_such_node(&node).into());
         }
-        let guards =
-            held.iter().map(|(revision, key)| Guard::Modified { key: key.clone(), revision: *revision });
-        let guards = guards.collect();
-        let ops = held.iter().map(|(_, key)| Op::Delete { key: key.clone() }).collect();
-        if let Committed::Done = control.commit(guards, ops).await? {
+        let ops = held.iter().filter(|(revision, _)| revision.is_some());
+        let ops = ops.map(|(_, key)| Op::Delete { key: key.clone() }).collect();
+        let guards = held.map(|(revision, key)| match revision {
+            Some(revision) => Guard::Modified { key, revision },
+            // What comes at this moment would stay behind.
+            None => Guard::Absent { key },
+        });
+        if let Committed::Done = control.commit(guards.into(), ops).await? {
             control.record(None, "node_removed", format!("{by} removed node {node}"));
             return Ok(Json(()));
         }
     }
     Err(contended(&format!("node {node}")).into())
+}
+
+impl Control {
+    fn refuse_running(&self, node: &NodeId, force: bool) -> Result<(), ErrorBody> {
+        let running = self.read_loop(|reconcile| {
+            let assigned = reconcile.world().assignments.get(node);
+            let count = assigned.map_or(0, |held| held.value.instances.len() + held.value.runs.len());
+            let liveness = reconcile.liveness();
+            if liveness.is_lost(node) || liveness.silent().contains(node) { 0 } else { count }
+        });
+        if running == 0 || force {
+            return Ok(());
+        }
+        let message = format!("node {node} still runs {running} instances and runs");
+        let hint = format!("move them with `rung node drain {node}`, or end them there with --force");
+        Err(ErrorBody::new(Code::Refused, message).hint(hint))
+    }
 }

@@ -22,6 +22,7 @@ pub async fn maintenance(
         Maintenance::On => "on",
         Maintenance::Off => "off",
     };
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
         let (mut record, revision) = control.record_of(&app)?;
         record.maintenance = request.maintenance;

@@ -104,6 +104,7 @@ pub async fn deploy(
     Body(request): Body<ReleaseRequest>,
 ) -> Answer<Started> {
     let (app, number): (AppName, ReleaseNumber) = (named.get("app")?, named.get("release")?);
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
         let (record, revision) = control.record_of(&app)?;
         let release = control.release_of(&app, number)?;
@@ -117,7 +118,7 @@ pub async fn deploy(
         }
         control.refuse_pruned(&release).await?;
         require_secrets(&record, &release.file)?;
-        control.refuse_taken_domains(&caller, &release.file)?;
+        control.refuse_taken_hosts(&caller, &app, Some(&release.file))?;
         let asked = Asked { release_command: request.release_command, goal: Goal::Serve };
         let (what, remarks) = as_of_now(&record, release);
         let begun =
@@ -162,13 +163,14 @@ pub async fn promote(
     if !caller.may(Role::Viewer, &request.from) {
         return Err(no_such_app(&request.from).into());
     }
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
         let promoted = control.promoted(&request)?;
         control.refuse_pruned(&promoted).await?;
         let (record, revision) = control.record_or_new(&app)?;
         let draft = promotion(&record, promoted, &request)?;
         require_secrets(&record, &draft.file)?;
-        control.refuse_taken_domains(&caller, &draft.file)?;
+        control.refuse_taken_hosts(&caller, &app, Some(&draft.file))?;
         let asked = Asked { release_command: request.release_command, goal: Goal::Serve };
         if let Some(release) = control.is_unchanged(&record, &draft, asked) {
             return Ok(Json(Started::Unchanged { release }));

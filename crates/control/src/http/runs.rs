@@ -26,16 +26,17 @@ pub async fn start(
     Body(request): Body<RunRequest>,
 ) -> Answer<Run> {
     let app: AppName = named.get("app")?;
-    let (record, _) = control.record_of(&app)?;
-    let Some(release) = record.current else {
-        let message = format!("app {app} is not deployed yet: there is no release to run a command in");
-        return Err(ErrorBody::new(Code::Refused, message).hint("rung deploy").into());
-    };
     if request.command.trim().is_empty() {
         return Err(ErrorBody::new(Code::InvalidRequest, "there is no command to run").into());
     }
     given::check_run(&request.command, &BTreeMap::new())?;
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
+        let (record, revision) = control.record_of(&app)?;
+        let Some(release) = record.current else {
+            let message = format!("app {app} is not deployed yet: there is no release to run a command in");
+            return Err(ErrorBody::new(Code::Refused, message).hint("rung deploy").into());
+        };
         let run = Run {
             id: control.next_run_id(&app, "run"),
             app: app.clone(),
@@ -47,7 +48,7 @@ pub async fn start(
             cancelled: false,
             state: RunState::Pending,
         };
-        if let Committed::Done = control.create_run(&run).await? {
+        if let Committed::Done = control.create_run(&run, revision).await? {
             control.record(Some(&app), "run", format!("{} runs `{}`", request.by, request.command));
             tokio::spawn(control.clone().end_with(caller, app, run.id.clone()));
             return Ok(Json(run));
@@ -84,12 +85,14 @@ impl Control {
         }
     }
 
-    /// Records a run if nobody else took its id.
-    pub(crate) async fn create_run(&self, run: &Run) -> Result<Committed, ErrorBody> {
+    /// Records a run if nobody else took its id, and its app is as it was at this revision: one that is destroyed at this
+    /// moment would leave it to the next app of that name.
+    pub(crate) async fn create_run(&self, run: &Run, app: u64) -> Result<Committed, ErrorBody> {
         let key = keys::run(&run.app, &run.id);
         let value = run.to_json();
+        let of_app = Guard::Modified { key: keys::app(&run.app), revision: app };
         let guard = Guard::Absent { key: key.clone() };
-        self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await
+        self.commit(vec![of_app, guard], vec![Op::Put { key, value, lease: None }]).await
     }
 
     /// `<app>.<what>-n<n>`: one more than the highest that is known.

@@ -17,9 +17,10 @@ use super::deploy::Move;
 use super::extract::{Body, Json, Named, Private};
 use crate::access::Caller;
 use crate::given;
+use crate::hosts::Claiming;
 use crate::keyring::Origin;
 use crate::secrets;
-use crate::shared::{ATTEMPTS, Committed, Control, contended};
+use crate::shared::{ATTEMPTS, Committed, Control, contended, store_error};
 
 /// A generated value is no file.
 const GENERATED_MAX: usize = 4096;
@@ -46,8 +47,12 @@ pub async fn set_config(
     let mut set = request.changes.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
     set.try_for_each(|(name, value)| given::check_no_zero_byte(name, value))?;
     caller.note(names.join(", "));
+    let _turn = control.turn_of(&app).await?;
     for _ in 0..ATTEMPTS {
         let (mut record, revision) = control.record_or_new(&app)?;
+        if revision == 0 {
+            control.refuse_taken_hosts(&caller, &app, None)?;
+        }
         refuse_other_kind("secret", &app, names.iter().filter(|name| is_secret(&record, name)))?;
         let mut unset = request.changes.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name);
         if let Some(name) = unset.find(|name| !record.config.contains_key(*name)) {
@@ -175,8 +180,13 @@ impl Control {
         let names: Vec<&str> = request.changes.keys().map(|name| name.as_str()).collect();
         names.iter().try_for_each(|name| check_name(name))?;
         caller.note(names.join(", "));
+        let _turn = self.turn_of(app).await?;
+        let _sealing = self.inner.keys.sealing().await;
         for _ in 0..ATTEMPTS {
             let (mut record, revision) = self.record_or_new(app)?;
+            if revision == 0 {
+                self.refuse_taken_hosts(caller, app, None)?;
+            }
             if existing == Existing::Keep {
                 refuse_set_already(&record, request)?;
             }
@@ -185,7 +195,7 @@ impl Control {
                 set.map(|(name, _)| name.as_str()).filter(|name| record.config.contains_key(*name)).collect();
             refuse_other_kind("config", app, clashing.iter())?;
             self.refuse_required(&record, request)?;
-            let sealed = self.seal_changes(&mut record, request)?;
+            let sealed = self.seal_changes(&mut record, request).await?;
             let reason = format!("secrets: {}", names.join(", "));
             let begun = self
                 .begin_with(record, revision, sealed, DeploymentKind::Secret, reason, &request.by)
@@ -227,8 +237,9 @@ fn refuse_set_already(record: &App, request: &SecretRequest) -> Result<(), Error
 impl Control {
     /// Gives each changed secret its next version in the record; answers the sealed values as store operations.
     ///
-    /// The version counts up over all that were ever set, so an old release never opens a newer value.
-    fn seal_changes(
+    /// The version counts up over all that were ever set, so an old release never opens a newer value; also over those
+    /// whose record was not written, so that nobody's value takes the place of another one's that is about to be named.
+    async fn seal_changes(
         &self,
         record: &mut App,
         request: &SecretRequest,
@@ -245,7 +256,10 @@ impl Control {
                 continue;
             };
             secrets::check_value(name, value)?;
-            let version = self.highest_version(record, name) + 1;
+            let mut version = self.highest_version(record, name) + 1;
+            while self.is_sealed(&record.name, name, version).await? {
+                version += 1;
+            }
             let context = secrets::seal_context(&record.name, name, version);
             let origin = Origin { at: Some(Timestamp::now()), by: Some(request.by.clone()) };
             let bytes = self.inner.keys.seal(&context, value.as_bytes(), origin);
@@ -253,6 +267,11 @@ impl Control {
             record.secrets.insert(name.clone(), version);
         }
         Ok(sealed)
+    }
+
+    async fn is_sealed(&self, app: &AppName, name: &SecretName, version: u64) -> Result<bool, ErrorBody> {
+        let read = self.inner.store.get(&keys::secret(app, name, version)).await;
+        Ok(read.map_err(|error| store_error(&error))?.value.is_some())
     }
 
     fn highest_version(&self, record: &App, name: &SecretName) -> u64 {
@@ -276,13 +295,8 @@ impl Control {
         self.refuse_while_deploying(&record)?;
         // Sealed values first: a release must never name a version that is not there.
         for (key, value) in sealed {
-            // A version that an attempt before this one wrote is written over.
-            let read =
-                self.inner.store.get(&key).await.map_err(|error| crate::shared::store_error(&error))?;
-            let guard = match read.value {
-                Some(entry) => Guard::Modified { key: key.clone(), revision: entry.modified },
-                None => Guard::Absent { key: key.clone() },
-            };
+            // Another server may have taken this version since.
+            let guard = Guard::Absent { key: key.clone() };
             if let Committed::Conflict =
                 self.commit(vec![guard], vec![Op::Put { key, value, lease: None }]).await?
             {
@@ -312,10 +326,22 @@ impl Control {
     }
 
     async fn keep(&self, record: &App, revision: u64) -> Result<bool, ErrorBody> {
-        let (mut guard, op) = self.replace_app(record, revision);
-        if revision == 0 {
-            guard = Guard::Absent { key: keys::app(&record.name) };
+        let (guard, op) = self.replace_app(record, revision);
+        if revision > 0 {
+            return Ok(matches!(self.commit(vec![guard], vec![op]).await?, Committed::Done));
         }
-        Ok(matches!(self.commit(vec![guard], vec![op]).await?, Committed::Done))
+        let guard = Guard::Absent { key: keys::app(&record.name) };
+        let (mut guards, mut ops) = (vec![guard], vec![op]);
+        // An app that begins with its settings has its name from then on.
+        let claim = match self.claim_hosts(&record.name, None).await? {
+            Claiming::Own => None,
+            Claiming::Free(claim) => Some(claim),
+            Claiming::Taken => return Ok(false),
+        };
+        if let Some(claim) = &claim {
+            guards.push(claim.guard.clone());
+            ops.push(claim.op.clone());
+        }
+        Ok(matches!(self.commit(guards, ops).await?, Committed::Done))
     }
 }

@@ -30,6 +30,14 @@ pub struct Bundle {
     token: String,
 }
 
+/// What is known of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It was told that it may come, and did not yet.
+    Awaited,
+    HasServed,
+}
+
 impl std::fmt::Debug for Bundle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bundle").field("record", &self.record).finish_non_exhaustive()
@@ -100,11 +108,13 @@ impl Quorum {
     }
 
     /// Takes a server's member out, if it has one; what it holds is worth nothing then. One that is awaited has no name
-    /// yet, and there is never more than one of them.
-    pub async fn remove(&self, name: &str) -> Result<(), QuorumError> {
+    /// yet, and there is never more than one of them: it is not taken for one that has served and is out already, as when
+    /// two people remove the same server while another one joins.
+    pub(crate) async fn remove(&self, name: &str, standing: Standing) -> Result<(), QuorumError> {
         let members = self.admin().members().await?;
         let named = members.iter().find(|member| member.name == name);
-        match named.or_else(|| members.iter().find(|member| member.name.is_empty())) {
+        let awaited = || members.iter().find(|member| member.name.is_empty());
+        match named.or_else(|| awaited().filter(|_| standing == Standing::Awaited)) {
             Some(found) => Ok(self.admin().remove_member(found.id).await?),
             None => Ok(()),
         }

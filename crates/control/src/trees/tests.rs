@@ -110,7 +110,7 @@ async fn the_cache_drops_what_was_brought_longest_ago_and_nothing_that_is_nowher
     let (first, bytes) = scene.put("one").await;
     let (second, _) = scene.put("two").await;
     let path = scene.directory.path().join(object_path(&first).as_ref());
-    let earlier = std::time::SystemTime::now() - Duration::from_secs(60);
+    let earlier = SystemTime::now() - Duration::from_secs(60);
     std::fs::File::options().write(true).open(path).unwrap().set_modified(earlier).unwrap();
     scene.trees.trim(scene.bucket_of(), bytes.len() as u64 * 3 / 2).await.unwrap();
     let on_disk =
