@@ -31,10 +31,19 @@ fn listing(token: Token) -> TokenListing {
 
 impl Control {
     async fn tokens(&self) -> Result<Vec<Token>, ErrorBody> {
-        let read = self.inner.store.list(keys::TOKENS, None, TOKENS_MAX).await;
-        let entries = read.map_err(|error| store_error(&error))?.value.entries;
-        // One that a newer version wrote is left out; it is refused when it is used, too.
-        Ok(entries.iter().filter_map(|entry| Token::from_json(&entry.value).ok()).collect())
+        let mut tokens = Vec::new();
+        let mut from: Option<String> = None;
+        // To the end: a few more than the most may have been made at the same moment, and none may be hidden.
+        loop {
+            let read = self.inner.store.list(keys::TOKENS, from.as_deref(), TOKENS_MAX).await;
+            let page = read.map_err(|error| store_error(&error))?.value;
+            // One that a newer version wrote is left out; it is refused when it is used, too.
+            tokens.extend(page.entries.iter().filter_map(|entry| Token::from_json(&entry.value).ok()));
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(tokens),
+            }
+        }
     }
 }
 

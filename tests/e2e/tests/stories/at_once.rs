@@ -30,7 +30,6 @@ fn all_succeed(said: Vec<Said>) {
     said.into_iter().for_each(|said| drop(said.succeeds()));
 }
 
-/// Each agent's runs exactly one, and their numbers, which ids of instances begin with, differ.
 fn each_runs_one(hosts: &Hosts, asked: usize, app: &str, count: usize) {
     eventually(&format!("each of {count} nodes runs one instance"), || {
         let instances = hosts.host(asked).instances(app);
@@ -39,8 +38,6 @@ fn each_runs_one(hosts: &Hosts, asked: usize, app: &str, count: usize) {
         let seen = (instances.len(), on.len(), routed);
         if seen == (count, count, count) { Ok(()) } else { Err(format!("{seen:?}: {instances:#?}")) }
     });
-    let nodes: Vec<Value> = hosts.host(asked).cli(&["node", "list", "--json"]).succeeds().json();
-    assert!(nodes.len() >= count, "{nodes:?}");
 }
 
 #[test]
@@ -68,6 +65,12 @@ fn machines_that_join_at_the_same_moment_at_two_servers_run_one_instance_each() 
     let instances = hosts.host(1).instances("everywhere");
     let ids: BTreeSet<String> = instances.iter().map(|instance| instance.id.to_string()).collect();
     assert_eq!(ids.len(), machines, "ids are given twice: {instances:#?}");
+    // By the letters of its node's number, after the last dash.
+    let letters = |id: &String| {
+        id.rsplit('-').next().map(|own| own.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned())
+    };
+    let numbers: BTreeSet<_> = ids.iter().map(letters).collect();
+    assert_eq!(numbers.len(), machines, "nodes have one number: {ids:?}");
 }
 
 #[test]
@@ -199,4 +202,70 @@ fn what_is_asked_of_three_servers_at_the_same_moment_is_kept_once_and_whole() {
     let labels = node.expect("it is there").labels.len();
     assert_eq!(labels, labelled * 8, "what was accepted is not what is there");
     assert!(labels <= 64, "{labels} labels are more than a node may have");
+}
+
+const JOBS: &str = r#"[jobs.slow]
+command = "exec sleep 1000"
+
+[jobs.quick]
+schedule = "0 0 1 1 *"
+overlap = "allow"
+command = "true""#;
+
+#[test]
+fn of_runs_that_forbid_each_other_one_is_begun_at_whichever_server_they_are_asked_for() {
+    let hosts = servers::cluster(3, 3);
+    let mut app = TestApp::new("errand", 1);
+    app.sections.push(JOBS.into());
+    hosts.host(1).deploy(app.directory()).succeeds();
+    let said =
+        at_once(12, |n| hosts.host(n % 3 + 1).cli(&["job", "run", "slow", "--no-wait", "--app", "errand"]));
+    let (begun, refused): (Vec<_>, Vec<_>) = said.into_iter().partition(|said| said.code == Some(0));
+    assert_eq!(begun.len(), 1, "{} runs were begun", begun.len());
+    for said in refused {
+        said.ends_with(1).mentions("overlap is forbidden");
+    }
+    // Those that don't are all begun, each as a run of its own.
+    all_succeed(at_once(12, |n| {
+        hosts.host(n % 3 + 1).cli(&["job", "run", "quick", "--no-wait", "--app", "errand"])
+    }));
+    eventually("each of them has ended well", || {
+        let said = hosts.host(2).cli(&["job", "history", "quick", "--app", "errand", "--json"]).succeeds();
+        let runs: Vec<Value> = said.json();
+        let well = runs.iter().filter(|run| run["state"].to_string().contains("succeeded")).count();
+        if (runs.len(), well) == (12, 12) { Ok(()) } else { Err(said.out) }
+    });
+}
+
+#[test]
+fn an_app_that_is_destroyed_while_everything_is_asked_of_it_leaves_nothing_to_the_next_of_its_name() {
+    let rung = Rung::start();
+    let mut app = TestApp::new("brief", 1);
+    app.sections.push(JOBS.into());
+    rung.deploy(app.directory()).succeeds();
+    let words: [&[&str]; 8] = [
+        &["destroy", "-y", "--app", "brief"],
+        &["job", "run", "quick", "--no-wait", "--app", "brief"],
+        &["job", "pause", "quick", "--app", "brief"],
+        &["scale", "web=3", "--no-wait", "--app", "brief"],
+        &["maintenance", "on", "--app", "brief"],
+        &["run", "--no-tty", "--app", "brief", "true"],
+        &["restart", "--no-wait", "--app", "brief"],
+        &["job", "pin", "quick", "v1", "--app", "brief"],
+    ];
+    let said = at_once(words.len() * 3, |n| rung.cli(words[n % words.len()]));
+    assert!(said.iter().any(|said| said.words.contains("destroy") && said.code == Some(0)), "{said:#?}");
+    eventually("the app is gone", || match rung.try_app("brief") {
+        Ok(status) => Err(format!("{status:?}")),
+        Err(_) => Ok(()),
+    });
+    rung.deploy(app.directory()).succeeds();
+    rung.wait_until_settled("brief", "web", 1);
+    assert_eq!(rung.get("brief", "/").expect("it answers").status, 200, "it is in maintenance still");
+    let said = rung.cli(&["job", "list", "--app", "brief", "--json"]).succeeds();
+    let jobs: Vec<Value> = said.json();
+    for job in &jobs {
+        let left = [&job["paused"], &job["pinned"], &job["last"]].map(Value::is_null);
+        assert_eq!(left, [true; 3], "the job of the app before is left: {job}");
+    }
 }
